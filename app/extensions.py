@@ -1,0 +1,85 @@
+"""The Flask extensions, not yet bound to an app; create_app() binds them."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flask import Flask
+from flask_migrate import Migrate
+from flask_sqlalchemy import SQLAlchemy
+from flask_wtf.csrf import CSRFProtect
+from sqlalchemy import DateTime, Dialect, MetaData, TypeDecorator, event
+from sqlalchemy.orm import DeclarativeBase
+
+from app.config import Config
+
+MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
+SQL_TIMEOUT = 10  # s a statement may take or wait for a lock; the router gives up on a request after 30
+
+
+class Base(DeclarativeBase):
+    """What every model inherits. Constraints have names, so that a migration can speak of them on both databases."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """A moment in time. SQLite forgets the time zone, so it is taken as UTC on the way in and out."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, _dialect: Dialect) -> datetime | None:
+        return value and value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, _dialect: Dialect) -> datetime | None:
+        return value and (value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC))
+
+
+# Objects stay as they are after a commit: a view may show what it has just written without reading it again.
+db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
+migrate = Migrate()
+csrf = CSRFProtect()
+
+
+def init_extensions(app: Flask, config: Config) -> None:
+    """Bind the extensions to the app."""
+    app.config["SQLALCHEMY_DATABASE_URI"] = config.database_url
+    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = _engine_options(config)
+    db.init_app(app)
+    migrate.init_app(app, db, directory=str(MIGRATIONS), render_as_batch=True)
+    csrf.init_app(app)
+    with app.app_context():
+        if db.engine.dialect.name == "sqlite":
+            event.listen(db.engine, "connect", _prepare_sqlite)
+
+
+def _engine_options(config: Config) -> dict[str, Any]:
+    if config.database_url.startswith("sqlite"):
+        return {"connect_args": {"timeout": SQL_TIMEOUT}}
+    return {
+        "pool_size": config.threads,  # a thread never needs a second connection
+        "max_overflow": 0,
+        "pool_pre_ping": True,
+        "pool_timeout": SQL_TIMEOUT,
+        "connect_args": {
+            "connect_timeout": SQL_TIMEOUT,
+            "options": f"-c statement_timeout={SQL_TIMEOUT * 1000} -c lock_timeout={SQL_TIMEOUT * 1000}",
+        },
+    }
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.execute("PRAGMA journal_mode = WAL")  # readers and a writer don't wait for each other
+    cursor.execute("PRAGMA synchronous = NORMAL")
+    cursor.close()
+
