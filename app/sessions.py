@@ -1,0 +1,331 @@
+"""Redis job 1: server-side sessions.
+
+A signed-in visitor's session is one JSON object in Redis under `session:<id>`; the browser holds only the id. An
+anonymous visitor has nothing in Redis at all: the little they may need (a form's CSRF secret, a flash message) rides in
+a signed cookie of its own, so that nobody can fill Redis by asking for forms. Signing in moves a visitor from the one to
+the other, under an id that nobody could have known before.
+
+    session:<id>           string   the session as JSON; lives SESSION_LIFETIME, renewed by each use
+    user:<id>:sessions     zset     the ids of one user's sessions, by last use: what makes "log out everywhere" possible
+
+Reading renews: GETEX does both in one round trip, and a request that changes nothing writes nothing.
+A session that has ended stays ended: an existing one is only ever saved with SET … XX, so a slow request that began
+before the logout finds nothing to overwrite.
+"""
+
+import logging
+import re
+import secrets
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, cast
+
+import msgspec
+from flask import Flask, Request, Response, request, session
+from flask.sessions import SecureCookieSessionInterface
+from flask_session.base import Serializer, ServerSideSession
+from flask_session.redis.redis import RedisSession, RedisSessionInterface
+from itsdangerous import BadSignature, URLSafeTimedSerializer
+from redis import ResponseError
+from redis.client import Pipeline
+
+from app.config import Config
+from app.redis_client import Store, StoreUnavailableError
+
+log = logging.getLogger(__name__)
+
+ID_LENGTH = 24  # bytes: 192 random bits, 32 characters; OWASP asks for 64 bits
+ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{32}")
+LARGEST = 16 * 1024  # bytes; Pipit's own sessions take about 200, so anything larger is not one of them
+SEEN_EVERY = 300  # s: how exact "last seen" is; a session in steady use is written once in that time
+REQUIRED = {"user_id": int, "name": str, "seen": int}  # what makes a JSON object one of Pipit's sessions
+ANONYMOUS_LIFETIME = 3600  # s an anonymous visitor's cookie lasts: long enough to fill in a form
+
+
+class NotASessionError(ValueError):
+    """The bytes under a session key are not one of Pipit's sessions; says why, without quoting them."""
+
+
+class JsonSerializer(Serializer):  # type: ignore[misc]  # Flask-Session has no types
+    """JSON and nothing else. Flask-Session's own serializer falls back to pickle, which runs what it reads."""
+
+    def encode(self, session: RedisSession) -> bytes:
+        """Return the session as a JSON object."""
+        return msgspec.json.encode(dict(session))
+
+    def decode(self, serialized_data: bytes) -> dict[str, Any]:
+        """Return the object. Raises NotASessionError for anything else."""
+        if len(serialized_data) > LARGEST:
+            raise NotASessionError(f"{len(serialized_data)} bytes")
+        try:
+            data = msgspec.json.decode(serialized_data, type=dict[str, Any])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise NotASessionError(str(error)) from None
+        for name, kind in REQUIRED.items():
+            if type(data.get(name)) is not kind:
+                raise NotASessionError(f"no {name}")
+        return data
+
+
+class Session(RedisSession):  # type: ignore[misc]
+    """One visitor's session: a dict that knows its id, `None` for an anonymous visitor."""
+
+    sid: str | None
+
+    def __init__(self, initial: dict[str, Any] | None = None, sid: str | None = None) -> None:
+        super().__init__(initial, sid=sid)
+        self.unavailable = False  # there may be a session, but Redis does not answer: not the same as having none
+
+    @property
+    def user_id(self) -> int | None:
+        """Return whose session this is; None for an anonymous visitor's."""
+        return dict.get(self, "user_id")  # not self.get(): a session is `accessed` when a view asks, not when we do
+
+    def clear(self) -> None:
+        """Remove everything; Flask-Session would leave a "_permanent" behind."""
+        super(ServerSideSession, self).clear()
+
+
+@dataclass(frozen=True)
+class SignIn:
+    """Who signs in, and from where; it becomes the new session's content."""
+
+    user_id: int
+    name: str
+    device: str = ""
+    address: str = ""
+
+
+class PipitSessionInterface(RedisSessionInterface):  # type: ignore[misc]
+    """Flask-Session's Redis interface with the guarantees at the top of this file."""
+
+    session_class = Session
+
+    def __init__(self, app: Flask, store: Store, lifetime: int) -> None:
+        super().__init__(app, client=store.client, key_prefix=store.key("session:"), sid_length=ID_LENGTH)
+        self.serializer = JsonSerializer()
+        self.store = store
+        self.lifetime = lifetime
+        self.anonymous = _AnonymousCookie()
+
+    # What Flask calls around each request
+
+    def open_session(self, app: Flask, request: Request) -> Session:
+        """Return the visitor's session; never raises, whatever the cookie and the store hold."""
+        sid = request.cookies.get(self.get_cookie_name(app))
+        if sid and ID_PATTERN.fullmatch(sid):
+            try:
+                data = self._retrieve_session_data(self._get_store_id(sid))
+            except StoreUnavailableError as error:
+                log.warning("a session can't be read: %s", error)
+                session = Session()
+                session.unavailable = True
+                return session
+            if data is not None:
+                session = Session(data, sid=sid)
+                if time.time() - data["seen"] > SEEN_EVERY:
+                    session["seen"] = int(time.time())
+                    session.accessed = False
+                return session
+        # An id that is not in the store is never adopted, and its cookie is left alone: this may be a request that
+        # the browser sent just before it received its new id, and taking that away would sign it out.
+        return Session(self.anonymous.read(app, request))
+
+    def save_session(self, app: Flask, session: Session, response: Response) -> None:
+        """Write what has changed, and the cookie with it; a request that changed nothing writes nothing."""
+        if session.accessed:
+            response.vary.add("Cookie")
+        if session.unavailable or not session.modified:
+            return
+        if session.sid is None:
+            self.anonymous.write(app, dict(session), response, secure=request.is_secure)
+            return
+        try:
+            self._upsert_session(timedelta(seconds=self.lifetime), session, self._get_store_id(session.sid))
+        except StoreUnavailableError as error:
+            log.warning("a session can't be saved: %s", error)
+        self._set_cookie(app, session.sid, response)
+
+    # What Flask-Session calls
+
+    def _retrieve_session_data(self, store_id: str) -> dict[str, Any] | None:
+        """Return the session and renew it, in one command."""
+        with self.store.commands() as redis:
+            try:
+                value = redis.getex(store_id, ex=self.lifetime)
+            except ResponseError as error:
+                if not str(error).startswith("WRONGTYPE"):
+                    raise
+                value = b""
+        if value is None:
+            return None
+        try:
+            return cast(dict[str, Any], self.serializer.decode(value))
+        except NotASessionError as error:
+            log.warning("a session key holds something that is not a session (%s): treated as none", error)
+            return None
+
+    def _upsert_session(self, session_lifetime: timedelta, session: Session, store_id: str) -> None:
+        """Save a session that exists, together with its place in the user's index; one that has ended stays ended."""
+        seconds = int(session_lifetime.total_seconds())
+        with self.store.commands() as redis:
+            saved = redis.set(store_id, self.serializer.encode(session), ex=seconds, xx=True)
+            if saved:
+                with redis.pipeline() as pipe:
+                    self._index(pipe, cast(int, session.user_id), cast(str, session.sid))
+                    pipe.execute()
+
+    def _delete_session(self, store_id: str) -> None:
+        with self.store.commands() as redis:
+            redis.delete(store_id)
+
+    # What signing in and out mean to the store
+
+    def begin(self, session: Session, sign_in: SignIn) -> None:
+        """Make `session` a signed-in one under a new id, and end the one it was before.
+
+        Raises StoreUnavailableError; then nothing has changed.
+        """
+        now = int(time.time())
+        fresh = Session(
+            {
+                "user_id": sign_in.user_id,
+                "name": sign_in.name,
+                "device": sign_in.device,
+                "address": sign_in.address,
+                "csrf_token": secrets.token_hex(20),
+                "since": now,
+                "seen": now,
+            },
+            sid=self._generate_sid(self.sid_length),
+        )
+        old = session.sid, session.user_id
+        with self.store.commands() as redis, redis.pipeline() as pipe:
+            pipe.set(self._get_store_id(cast(str, fresh.sid)), self.serializer.encode(fresh), ex=self.lifetime)
+            self._index(pipe, sign_in.user_id, cast(str, fresh.sid))
+            pipe.execute()
+        self._forget(*old)
+        session.clear()
+        session.update(fresh)
+        session.sid = fresh.sid
+
+    def end(self, session: Session) -> None:
+        """Sign the visitor out: the session is gone from the store before the answer leaves.
+
+        Raises StoreUnavailableError; then the visitor is still signed in.
+        """
+        self._forget(session.sid, session.user_id)
+        session.clear()
+        session.sid = None
+
+    def end_all(self, user_id: int, *, keep: str | None = None) -> int:
+        """End every session of a user but `keep`, at once and on every process; return how many ended."""
+        with self.store.commands() as redis:
+            ids = [sid.decode() for sid in cast(list[bytes], redis.zrange(self._index_key(user_id), 0, -1))]
+            others = [sid for sid in ids if sid != keep]
+            if others:
+                redis.delete(*(self._get_store_id(sid) for sid in others))
+                redis.zrem(self._index_key(user_id), *others)
+        return len(others)
+
+    # Details
+
+    def get_cookie_name(self, app: Flask) -> str:
+        """Return the cookie's name: over HTTPS the browser itself guards the `__Host-` prefix (RFC 6265bis, 4.1.3)."""
+        return "__Host-session" if request.is_secure else "session"
+
+    def get_cookie_secure(self, app: Flask) -> bool:
+        """Return whether the request came over HTTPS."""
+        return request.is_secure
+
+    def _set_cookie(self, app: Flask, sid: str, response: Response) -> None:
+        response.set_cookie(
+            self.get_cookie_name(app),
+            sid,
+            max_age=self.lifetime,
+            path="/",
+            secure=request.is_secure,
+            httponly=True,
+            samesite="Lax",
+        )
+        response.vary.add("Cookie")
+        self.anonymous.write(app, {}, response, secure=request.is_secure)
+
+    def _index_key(self, user_id: int) -> str:
+        return self.store.key(f"user:{user_id}:sessions")
+
+    def _index(self, pipe: Pipeline, user_id: int, sid: str) -> None:
+        """Note a session's last use, and drop from the index those that must have expired by now."""
+        key, now = self._index_key(user_id), int(time.time())
+        pipe.zadd(key, {sid: now})
+        pipe.zremrangebyscore(key, "-inf", now - self.lifetime - SEEN_EVERY)
+        pipe.expire(key, self.lifetime + SEEN_EVERY)
+
+    def _forget(self, sid: str | None, user_id: int | None) -> None:
+        if sid is None:
+            return
+        with self.store.commands() as redis, redis.pipeline() as pipe:
+            pipe.delete(self._get_store_id(sid))
+            if user_id is not None:
+                pipe.zrem(self._index_key(user_id), sid)
+            pipe.execute()
+
+
+class _AnonymousCookie:
+    """What an anonymous visitor needs between two requests, in a cookie that is signed but not secret.
+
+    Flask's own cookie session does the signing. It holds a CSRF secret and flash messages, never who somebody is.
+    """
+
+    flask = SecureCookieSessionInterface()
+
+    def read(self, app: Flask, request: Request) -> dict[str, Any]:
+        """Return what the cookie holds; nothing if it is missing, forged or too old."""
+        value = request.cookies.get(_anonymous_cookie_name(secure=request.is_secure))
+        if not value:
+            return {}
+        try:
+            return cast(dict[str, Any], self._signer(app).loads(value, max_age=ANONYMOUS_LIFETIME))
+        except BadSignature:
+            return {}
+
+    def write(self, app: Flask, data: dict[str, Any], response: Response, *, secure: bool) -> None:
+        """Set the cookie, or delete it where there is nothing to keep."""
+        name = _anonymous_cookie_name(secure=secure)
+        response.vary.add("Cookie")
+        if not data:
+            if name in request.cookies:
+                response.delete_cookie(name, path="/", secure=secure, httponly=True, samesite="Lax")
+            return
+        response.set_cookie(
+            name,
+            cast(str, self._signer(app).dumps(data)),
+            max_age=ANONYMOUS_LIFETIME,
+            path="/",
+            secure=secure,
+            httponly=True,
+            samesite="Lax",
+        )
+
+    def _signer(self, app: Flask) -> URLSafeTimedSerializer:
+        return cast(URLSafeTimedSerializer, self.flask.get_signing_serializer(app))
+
+
+def _anonymous_cookie_name(*, secure: bool) -> str:
+    return "__Host-visitor" if secure else "visitor"
+
+
+def init_sessions(app: Flask, config: Config, store: Store) -> None:
+    """Give the app its sessions."""
+    app.session_interface = PipitSessionInterface(app, store, config.session_lifetime)
+
+
+def current_session() -> Session:
+    """Return the session of the current request, typed."""
+    return cast(Session, session)
+
+
+def current_interface(app: Flask) -> PipitSessionInterface:
+    """Return the app's session interface, typed."""
+    return cast(PipitSessionInterface, app.session_interface)
