@@ -1,0 +1,8 @@
+"""What is kept in SQL, and what one may do with it. Models know nothing of HTTP."""
+
+from app.models.accounts import EmailTakenError, NameTakenError, User
+from app.models.follows import Follow
+from app.models.post_text import PostTextError
+from app.models.posts import Post, PostTag
+
+__all__ = ["EmailTakenError", "Follow", "NameTakenError", "Post", "PostTag", "PostTextError", "User"]

@@ -1,0 +1,57 @@
+"""Who follows whom."""
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from sqlalchemy import ForeignKey, Index, delete, select
+from sqlalchemy.orm import Mapped, contains_eager, mapped_column, relationship
+
+from app.extensions import Base, UTCDateTime, db
+from app.models.paging import Id, Slice, slice_of
+
+if TYPE_CHECKING:
+    from app.models.accounts import User
+
+PAGE = 50  # people
+
+
+class Follow(Base):
+    """One person follows another. Its id only serves to page through a list that grows, newest first."""
+
+    __tablename__ = "follows"
+    __table_args__ = (
+        Index("uq_follows_follower_id_followed_id", "follower_id", "followed_id", unique=True),
+        Index("ix_follows_followed_id_id", "followed_id", "id"),
+        Index("ix_follows_follower_id_id", "follower_id", "id"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    follower_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    followed_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=lambda: datetime.now(UTC))
+    follower: Mapped["User"] = relationship(foreign_keys=[follower_id], lazy="raise")
+    followed: Mapped["User"] = relationship(foreign_keys=[followed_id], lazy="raise")
+
+    @classmethod
+    def exists(cls, follower_id: int, followed_id: int) -> bool:
+        """Return whether the one follows the other."""
+        query = select(cls.id).where(cls.follower_id == follower_id, cls.followed_id == followed_id)
+        return db.session.scalar(query) is not None
+
+    @classmethod
+    def end(cls, follower_id: int, followed_id: int) -> None:
+        """Delete the follow, if there is one; the commit is the caller's."""
+        db.session.execute(delete(cls).where(cls.follower_id == follower_id, cls.followed_id == followed_id))
+
+    @classmethod
+    def followers_of(cls, user_id: int, before: int | None = None) -> "Slice[Follow]":
+        """Return the follows of a user, each with its `follower`, the newest first."""
+        query = select(cls).join(cls.follower).options(contains_eager(cls.follower)).where(cls.followed_id == user_id)
+        return slice_of(query, cls.id, PAGE, before)
+
+    @classmethod
+    def followed_by(cls, user_id: int, before: int | None = None) -> "Slice[Follow]":
+        """Return the follows by a user, each with whom they `followed`, the newest first."""
+        query = select(cls).join(cls.followed).options(contains_eager(cls.followed)).where(cls.follower_id == user_id)
+        return slice_of(query, cls.id, PAGE, before)

@@ -1,0 +1,105 @@
+"""The text of a post: what counts as a character, what may be said, and what in it is a link."""
+
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import regex
+from linkify_it import LinkifyIt
+
+LENGTH = 280  # characters as a person counts them: extended grapheme clusters (UAX #29)
+LENGTH_CODE_POINTS = 10 * LENGTH  # a flag is 2 code points, a family 7; a pile of a thousand accents is not writing
+TAG_LENGTH = 100  # code points
+
+# What JavaScript's trim() removes. The counter in the browser and this file must agree to the character.
+WHITE_SPACE = " \t\n\v\f\r\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
+
+GRAPHEME = regex.compile(r"\X")
+CONTROL = regex.compile(r"[\p{Cc}--[\t\n]]", regex.VERSION1)
+VISIBLE = regex.compile(r"[^\p{C}\p{Z}\p{M}\u115f\u1160\u2800\u3164\uffa0]")
+NAME_OR_TAG = regex.compile(
+    r"(?<![\w&/@#.])(?:@(?P<mention>[A-Za-z0-9_]{1,30})(?![\w@])|#(?P<tag>[\w\p{M}]*[\p{L}][\w\p{M}]*)(?![\w#]))"
+)
+
+
+class PostTextError(ValueError):
+    """The text can't be a post; its message says why, to the person who wrote it."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of a post's text, and what it is."""
+
+    kind: Literal["text", "url", "mention", "tag"]
+    text: str
+    target: str = ""  # the URL, the account's name, or the tag
+
+
+@dataclass(frozen=True)
+class PostText:
+    """Text that is fit to be a post."""
+
+    body: str
+
+    @classmethod
+    def parse(cls, typed: str) -> "PostText":
+        """Return the text without what nobody sees: white space around it, control characters, the CR of a CRLF.
+
+        Raises PostTextError if nothing is left or it is too long.
+        """
+        text = typed.replace("\r\n", "\n").replace("\r", "\n")
+        text = CONTROL.sub("", text).strip(WHITE_SPACE)
+        if not VISIBLE.search(text):
+            raise PostTextError("Write something first: this post is empty.")
+        length = count_characters(text)
+        if length > LENGTH:
+            raise PostTextError(f"That is {length} characters; a post holds {LENGTH}. Shorten it by {length - LENGTH}.")
+        if len(text) > LENGTH_CODE_POINTS:
+            raise PostTextError("Too many marks are stacked on these characters. Remove some of them.")
+        return cls(text)
+
+    @property
+    def tags(self) -> list[str]:
+        """Return the hashtags in it, as they are looked up, each once."""
+        found = (tag_key(piece.target) for piece in pieces(self.body) if piece.kind == "tag")
+        return list(dict.fromkeys(tag for tag in found if len(tag) <= TAG_LENGTH))
+
+
+def count_characters(text: str) -> int:
+    """Return the number of characters as a person counts them; the browser's Intl.Segmenter agrees."""
+    return sum(1 for _ in GRAPHEME.finditer(text))
+
+
+def tag_key(tag: str) -> str:
+    """Return a hashtag as it is looked up: #Café, #café and #CAFÉ are one, however the accent was typed."""
+    return unicodedata.normalize("NFKC", tag).casefold()
+
+
+def pieces(body: str) -> Iterator[Piece]:
+    """Take a post's text apart into plain text, URLs, mentions and hashtags; their texts joined are the body again."""
+    end = 0
+    for match in _linkify().match(body) or []:
+        yield from _names_and_tags(body[end : match.index])
+        yield Piece("url", body[match.index : match.last_index], match.url)
+        end = match.last_index
+    yield from _names_and_tags(body[end:])
+
+
+def _names_and_tags(text: str) -> Iterator[Piece]:
+    end = 0
+    for match in NAME_OR_TAG.finditer(text):
+        if match.start() > end:
+            yield Piece("text", text[end : match.start()])
+        kind: Literal["mention", "tag"] = "mention" if match["mention"] else "tag"
+        yield Piece(kind, match[0], match[kind])
+        end = match.end()
+    if end < len(text):
+        yield Piece("text", text[end:])
+
+
+@cache
+def _linkify() -> LinkifyIt:
+    """Return the URL finder, for the web's schemes and bare host names only; made when first needed."""
+    return LinkifyIt({"mailto:": None, "ftp:": None, "//": None}, {"fuzzy_email": False})

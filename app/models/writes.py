@@ -1,0 +1,34 @@
+"""The one place where a write meets the cache."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from app.cache import current_cache
+from app.extensions import db
+
+LATEST = "latest"
+
+
+def user_page(user_id: int) -> str:
+    """Return the cache's name for a user's page."""
+    return f"user:{user_id}"
+
+
+@contextmanager
+def write(*pages: str) -> Iterator[None]:
+    """Run a write, commit it, and see to it that none of the cached `pages` it changes is served again.
+
+    Rolls back and raises what the body or the commit raises; raises StoreUnavailableError, with nothing written, if
+    the cache can't be told of a write to its pages.
+    """
+    try:
+        if pages:
+            with current_cache().changing(*pages):
+                yield
+                db.session.commit()
+        else:
+            yield
+            db.session.commit()
+    except BaseException:
+        db.session.rollback()
+        raise
