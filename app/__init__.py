@@ -1,0 +1,33 @@
+"""Pipit: a microblog that keeps its posts in SQL and everything fast-moving in Redis."""
+
+import os
+
+from flask import Flask
+
+from app.cache import init_cache
+from app.cli import init_cli
+from app.config import Config
+from app.extensions import init_extensions
+from app.rate_limit import init_limiter
+from app.redis_client import init_store
+from app.sessions import init_sessions
+from app.web import init_web
+from app.web.assets import Assets
+
+
+def create_app(config: Config | None = None) -> Flask:
+    """Put the parts together, for the environment's settings unless others are given.
+
+    Raises ConfigError, which ends the process with a readable message, if the environment can't be used.
+    """
+    config = config or Config.from_environ(os.environ)
+    app = Flask(__name__, static_folder=None)
+    assets = Assets(app)
+    store = init_store(app, config)
+    init_extensions(app, config)
+    init_sessions(app, config, store)
+    init_cache(app, config, store, assets.version)
+    init_limiter(app, config, store)
+    init_web(app, config, assets)
+    init_cli(app)
+    return app

@@ -1,0 +1,36 @@
+"""The pages: blueprints, and the WSGI layers in front of them."""
+
+from flask import Flask
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from app.config import Config
+from app.web import accounts, errors, health, pages, people, posts
+from app.web.assets import Assets
+from app.web.page_cache import PageCacheLayer
+from app.web.security import SecurityHeaders
+from app.web.viewer import signed_in
+
+LARGEST_REQUEST = 64 * 1024  # bytes; a post of 280 family emoji is some 7,000
+
+
+def init_web(app: Flask, config: Config, assets: Assets) -> None:
+    """Register the blueprints, and stack the WSGI layers: the last one added is the first to see a request."""
+    app.config.update(
+        SECRET_KEY=config.secret_key,
+        MAX_CONTENT_LENGTH=LARGEST_REQUEST,
+        TRUSTED_HOSTS=list(config.trusted_hosts) or None,
+        WTF_CSRF_TIME_LIMIT=None,  # a token is good as long as its session: nobody loses a text to a slow lunch
+        WTF_CSRF_SSL_STRICT=False,  # the token and the __Host- cookie decide; some people's browsers send no Referer
+        SITE_NAME=config.site_name,
+    )
+    for module in (posts, people, accounts, health):
+        app.register_blueprint(module.bp)
+    errors.init_errors(app)
+    pages.init_pages(app, assets)
+    app.context_processor(lambda: {"viewer": signed_in(), "site_name": config.site_name})
+
+    layered = PageCacheLayer(app.wsgi_app, app, config.trusted_hosts)
+    proxies = config.trusted_proxies
+    app.wsgi_app = SecurityHeaders(  # type: ignore[method-assign]
+        ProxyFix(assets.serve_before(layered), x_for=proxies, x_proto=proxies, x_host=0)
+    )

@@ -1,0 +1,92 @@
+"""Accounts: registering, logging in and out, changing the password."""
+
+from flask import Blueprint, flash, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+
+from app.models import EmailTakenError, NameTakenError, User
+from app.rate_limit import current_limiter
+from app.web.errors import TooManyAttemptsError
+from app.web.forms import EMAIL_TAKEN, NAME_TAKEN, LoginForm, PasswordForm, RegisterForm
+from app.web.viewer import end_other_sessions, local_path, login_required, sign_in, sign_out, signed_in, viewer
+
+bp = Blueprint("accounts", __name__)
+
+
+@bp.route("/register", methods=["GET", "POST"])
+def register() -> ResponseReturnValue:
+    """Make an account, and sign in with it."""
+    if signed_in():
+        return redirect(url_for("posts.home"))
+    form = RegisterForm()
+    if request.method == "GET":
+        return render_template("accounts/register.html", form=form)
+    if form.validate():
+        try:
+            user = User.register(form.username.data, form.email.data, form.password.data)
+        except NameTakenError:  # by somebody who was a moment faster
+            form.username.errors.append(NAME_TAKEN.format(form.username.data))
+        except EmailTakenError:
+            form.email.errors.append(EMAIL_TAKEN)
+        else:
+            sign_in(user)
+            flash(f"Welcome, @{user.name}. Say hello!")
+            return redirect(url_for("posts.home"))
+    return render_template("accounts/register.html", form=form), 422
+
+
+@bp.route("/login", methods=["GET", "POST"])
+def login() -> ResponseReturnValue:
+    """Sign in; how often that may be tried is limited before any password is hashed."""
+    if signed_in():
+        return redirect(url_for("posts.home"))
+    form = LoginForm()
+    if request.method == "GET":
+        form.next.data = local_path(request.args.get("next"))
+        return render_template("accounts/login.html", form=form)
+    if not form.validate():
+        return render_template("accounts/login.html", form=form), 422
+    limiter = current_limiter()
+    rules = limiter.login_rules(form.username.data, request.remote_addr or "")
+    window = limiter.hit(rules)
+    if window.exceeded:
+        raise TooManyAttemptsError(window)
+    user = User.authenticate(form.username.data, form.password.data)
+    if user is None:
+        form.password.errors.append("That name and password don't belong together.")
+        return render_template("accounts/login.html", form=form), 422
+    limiter.give_back(rules)
+    sign_in(user)
+    return redirect(local_path(form.next.data) or url_for("posts.home"))
+
+
+@bp.post("/logout")
+def logout() -> ResponseReturnValue:
+    """End this session."""
+    if signed_in():
+        sign_out()
+        flash("You're logged out.")
+    return redirect(url_for("posts.latest"))
+
+
+@bp.route("/settings/password", methods=["GET", "POST"])
+@login_required
+def change_password() -> ResponseReturnValue:
+    """Change the password; that ends all of the user's sessions but this one, which gets a new id."""
+    form = PasswordForm()
+    if request.method == "GET":
+        return render_template("accounts/password.html", form=form)
+    if not form.validate():
+        return render_template("accounts/password.html", form=form), 422
+    rules = current_limiter().login_rules(viewer().name, request.remote_addr or "")
+    window = current_limiter().hit(rules)
+    if window.exceeded:
+        raise TooManyAttemptsError(window)
+    if not viewer().has_password(form.current_password.data):
+        form.current_password.errors.append("That is not your current password.")
+        return render_template("accounts/password.html", form=form), 422
+    current_limiter().give_back(rules)
+    viewer().change_password(form.new_password.data)
+    sign_in(viewer())
+    end_other_sessions()
+    flash("Your password is changed. Everywhere else you're logged out now.")
+    return redirect(url_for("posts.home"))

@@ -1,0 +1,64 @@
+"""Static files under names that hold a hash of their content, so that a browser may keep them for good.
+
+There is no build step: at start the files are copied to a temporary folder under their hashed names and compressed there,
+and WhiteNoise serves that folder.
+"""
+
+import atexit
+import hashlib
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flask import Flask
+from whitenoise import WhiteNoise
+from whitenoise.compress import Compressor
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+HASHED = re.compile(r"\.[0-9a-f]{12}\.[a-z0-9]+$")
+
+
+class Assets:
+    """The static files of one deployment."""
+
+    def __init__(self, app: Flask) -> None:
+        root = Path(app.root_path)
+        self._static = root / "static"
+        self._names: dict[str, str] = {}
+        for path in sorted(self._static.iterdir()):
+            self._names[path.name] = f"{path.stem}.{_digest(path.read_bytes())}{path.suffix}"
+        templates = b"".join(path.read_bytes() for path in sorted((root / "templates").rglob("*.html")))
+        # What a cached page was made with: a deployment that changes how pages look must not serve the older ones.
+        self.version = _digest("".join(self._names.values()).encode() + templates)
+
+    def url(self, name: str) -> str:
+        """Return the URL of a static file. Raises KeyError if there is none of that name."""
+        return f"/static/{self._names[name]}"
+
+    def serve_before(self, application: "WSGIApplication") -> "WSGIApplication":
+        """Return a WSGI application that serves the static files, and leaves the rest to `application`."""
+        folder = Path(tempfile.mkdtemp(prefix="pipit-static-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        compressor = Compressor(quiet=True)
+        for name, hashed in self._names.items():
+            for copy in (folder / name, folder / hashed):
+                shutil.copyfile(self._static / name, copy)
+                if compressor.should_compress(copy.name):
+                    compressor.compress(str(copy))
+        served: WSGIApplication = WhiteNoise(
+            application,
+            root=str(folder),
+            prefix="static/",
+            max_age=3600,
+            allow_all_origins=False,
+            immutable_file_test=lambda _path, url: bool(HASHED.search(url)),
+        )
+        return served
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:12]

@@ -1,0 +1,125 @@
+"""The forms: what a person may type, and what they are told if it can't be used."""
+
+import re
+
+from flask_wtf import FlaskForm
+from wtforms import EmailField, Field, HiddenField, PasswordField, StringField, TextAreaField, ValidationError
+from wtforms.validators import InputRequired, Length, Regexp
+
+from app.models import PostTextError, User
+from app.models.accounts import EMAIL_LENGTH, NAME_LENGTH, NAME_PATTERN, PASSWORD_MAX, PASSWORD_MIN
+from app.models.post_text import PostText
+
+# What <input type=email> takes (HTML standard, 4.10.5.1.5), with a dot in the domain: the browser and we agree.
+EMAIL_PATTERN = re.compile(
+    r"[a-zA-Z0-9.!#$%&'*+/=?^_`{|}~-]+@[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
+    r"(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)+\Z"
+)
+# Names that would read as if the site itself spoke.
+RESERVED_NAMES = {"admin", "administrator", "moderator", "pipit", "root", "support"}
+
+
+def strip(text: str | None) -> str:
+    """Return the text without the white space around it."""
+    return (text or "").strip()
+
+
+def new_password_field(label: str) -> PasswordField:
+    """Return the field for a password that is being chosen."""
+    return PasswordField(
+        label,
+        description=f"At least {PASSWORD_MIN} characters. A sentence is easy to remember and hard to guess.",
+        validators=[
+            InputRequired("Choose a password."),
+            Length(min=PASSWORD_MIN, message=f"Use at least {PASSWORD_MIN} characters."),
+            Length(max=PASSWORD_MAX, message=f"Use at most {PASSWORD_MAX} characters."),
+        ],
+        render_kw={"autocomplete": "new-password", "minlength": PASSWORD_MIN},
+    )
+
+
+class RegisterForm(FlaskForm):
+    """A new account."""
+
+    username = StringField(
+        "Name",
+        filters=[strip],
+        description="Letters, digits and _. It can't be changed later: your page's address is made of it.",
+        validators=[
+            InputRequired("Choose a name."),
+            Length(max=NAME_LENGTH, message=f"Use at most {NAME_LENGTH} characters."),
+            Regexp(NAME_PATTERN.pattern + r"\Z", message="Use only letters from a to z, digits and _."),
+        ],
+        render_kw={"autocomplete": "username", "autocapitalize": "none", "spellcheck": "false"},
+    )
+    email = EmailField(
+        "E-mail",
+        filters=[strip],
+        description="Never shown to anybody.",
+        validators=[
+            InputRequired("Give your e-mail address."),
+            Length(max=EMAIL_LENGTH, message="That is too long for an e-mail address."),
+            Regexp(EMAIL_PATTERN, message="That doesn't look like an e-mail address, such as ada@example.org."),
+        ],
+        render_kw={"autocomplete": "email"},
+    )
+    password = new_password_field("Password")
+
+    def validate_username(self, field: Field) -> None:
+        """Refuse a name that is somebody's already, or that nobody may have."""
+        if field.data.lower() in RESERVED_NAMES or User.named(field.data):
+            raise ValidationError(NAME_TAKEN.format(field.data))
+
+    def validate_email(self, field: Field) -> None:
+        """Refuse an address that has an account."""
+        if User.with_email(field.data):
+            raise ValidationError(EMAIL_TAKEN)
+
+
+NAME_TAKEN = "“{}” is taken. Choose another name."
+EMAIL_TAKEN = "There is an account with that address already. Log in instead?"
+
+
+class LoginForm(FlaskForm):
+    """Coming back."""
+
+    username = StringField(
+        "Name",
+        filters=[strip],
+        validators=[InputRequired("Give your name.")],
+        render_kw={"autocomplete": "username", "autocapitalize": "none", "spellcheck": "false"},
+    )
+    password = PasswordField(
+        "Password",
+        validators=[InputRequired("Give your password."), Length(max=PASSWORD_MAX, message="That is too long.")],
+        render_kw={"autocomplete": "current-password"},
+    )
+    next = HiddenField()
+
+
+class PasswordForm(FlaskForm):
+    """Another password for the same account."""
+
+    current_password = PasswordField(
+        "Current password",
+        validators=[InputRequired("Give your current password."), Length(max=PASSWORD_MAX, message="That is too long.")],
+        render_kw={"autocomplete": "current-password"},
+    )
+    new_password = new_password_field("New password")
+
+
+class PostForm(FlaskForm):
+    """A post being written."""
+
+    body = TextAreaField(
+        "What's happening?",
+        render_kw={"rows": 3, "autocomplete": "off", "data-counter": "", "dir": "auto"},
+    )
+    text: PostText
+
+    def validate_body(self, field: Field) -> None:
+        """Refuse what can't be a post; what can is then in `text`."""
+        try:
+            self.text = PostText.parse(field.data or "")
+        except PostTextError as error:
+            raise ValidationError(str(error)) from None

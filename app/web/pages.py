@@ -1,0 +1,98 @@
+"""Pages that are the same for everyone, with the viewer's own part added around it.
+
+A cached page is rendered as an anonymous visitor sees it. Where a signed-in visitor sees something else (their name, a
+button) the template leaves a *hole*: markup between `<!--[name-->` and `<!--name]-->`. For them the holes are filled
+anew, from the session alone, and the rest is taken as it is. People's own text is escaped, so it can't contain a hole.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from flask import Flask, Response, get_template_attribute, make_response, render_template, request
+from markupsafe import Markup, escape
+
+from app.cache import Served, current_cache, etag_of
+from app.models import Post
+from app.models.post_text import pieces
+from app.web.assets import Assets
+
+CSRF_TOKEN = re.compile(r'name="csrf_token"[^>]*>')
+HOLE = re.compile(r"<!--\[(\w+)-->.*?<!--\1\]-->", re.DOTALL)
+PAGE_NAME = "pipit.page"  # in the WSGI environment: which cached page answered this URL; page_cache.py learns from it
+
+
+def cached_page(name: str, template: str, context: Callable[[], Mapping[str, Any]], **viewer_context: Any) -> Response:
+    """Return a page that comes from the cache, or goes there.
+
+    name: the cache's name for the page.
+    context: called on a miss; what the template needs, the same for every viewer.
+    viewer_context: what the holes need besides.
+    """
+    served = current_cache().get_or_build(name, lambda: render_template(template, **context(), viewer=None))
+    request.environ[PAGE_NAME] = name
+    body = _filled(served.page.body, viewer_context) if request.cookies else served.page.body
+    response = make_response(body)
+    response.headers.update(page_headers(served, private=bool(request.cookies)))
+    response.vary.add("Cookie")
+    if request.cookies:
+        # A CSRF token is signed anew each second, but any of them is as good: the page is the same, weakly.
+        response.set_etag(etag_of(CSRF_TOKEN.sub("", body)), weak=True)
+    return response.make_conditional(request)
+
+
+def page_headers(served: Served, *, private: bool) -> dict[str, str]:
+    """Return the headers of a cached page; browsers may keep it, but ask each time whether it is still the latest."""
+    headers = {
+        "Content-Type": "text/html; charset=utf-8",
+        "Cache-Control": "private, no-cache" if private else "no-cache",
+        "Cache-Status": served.status,
+    }
+    if not private:
+        headers["ETag"] = f'"{served.page.etag}"'
+    return headers
+
+
+def _filled(body: str, viewer_context: dict[str, Any]) -> str:
+    """Return the page with its holes as this viewer sees them."""
+
+    def fill(match: re.Match[str]) -> str:
+        return render_template(f"holes/{match[1]}.html", **viewer_context)
+
+    return HOLE.sub(fill, body)
+
+
+def post_html(post: Post) -> Markup:
+    """Return a post's text as HTML: URLs, mentions and hashtags are links, everything else is escaped."""
+    return Markup("").join(_piece_html(post.body))
+
+
+def _piece_html(body: str) -> Iterator[Markup]:
+    for piece in pieces(body):
+        match piece.kind:
+            case "url":
+                yield Markup('<a href="{}" rel="nofollow ugc noopener">{}</a>').format(piece.target, piece.text)
+            case "mention":
+                yield Markup('<a href="/@{}">{}</a>').format(piece.target, piece.text)
+            case "tag":
+                yield Markup('<a href="/tags/{}" rel="nofollow">{}</a>').format(piece.target, piece.text)
+            case _:
+                yield escape(piece.text)
+
+
+def time_tag(moment: datetime) -> Markup:
+    """Return a moment as <time>: absolute here, in UTC; a script shows it relative to the reader's own clock."""
+    utc = moment.astimezone(UTC)
+    return Markup('<time datetime="{}">{}</time>').format(
+        utc.strftime("%Y-%m-%dT%H:%M:%SZ"), utc.strftime("%-d %b %Y, %H:%M UTC")
+    )
+
+
+def init_pages(app: Flask, assets: Assets) -> None:
+    """Give the templates what they need to draw a page."""
+    app.jinja_env.trim_blocks = True
+    app.jinja_env.lstrip_blocks = True
+    app.jinja_env.globals["asset"] = assets.url
+    app.jinja_env.filters["post_html"] = post_html
+    app.jinja_env.filters["time_tag"] = time_tag

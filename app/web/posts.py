@@ -1,0 +1,82 @@
+"""Posts: everyone's latest, a permalink, the timeline of those you follow, a hashtag; publishing and deleting."""
+
+from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+
+from app.models import Post
+from app.models.paging import LARGEST_ID
+from app.models.writes import LATEST
+from app.web.forms import PostForm
+from app.web.pages import cached_page
+from app.web.viewer import login_required, signed_in, viewer
+
+bp = Blueprint("posts", __name__)
+
+
+def before() -> int | None:
+    """Return the id in ?before=, None if there is none; a page that no link leads to is a 404."""
+    text = request.args.get("before")
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or not 0 < int(text[:20]) <= LARGEST_ID:
+        abort(404)
+    return int(text)
+
+
+@bp.get("/")
+def latest() -> ResponseReturnValue:
+    """Show everyone's latest posts: the page that most visitors see."""
+    older_than = before()
+    if older_than is None:
+        return cached_page(LATEST, "posts/latest.html", lambda: {"posts": Post.latest()})
+    return render_template("posts/latest.html", posts=Post.latest(older_than), older_than=older_than)
+
+
+@bp.get("/home")
+@login_required
+def home() -> ResponseReturnValue:
+    """Show the posts of those you follow, below a form to write one."""
+    return _home(PostForm())
+
+
+@bp.get("/tags/<tag>")
+def tagged(tag: str) -> ResponseReturnValue:
+    """Show the posts with a hashtag."""
+    return render_template("posts/tagged.html", tag=tag, posts=Post.tagged(tag, before()))
+
+
+@bp.get(f"/@<name>/<int(max={LARGEST_ID}):post_id>")
+def permalink(name: str, post_id: int) -> ResponseReturnValue:
+    """Show one post. The name is for people to read; the id decides, and a wrong name is put right."""
+    post = Post.with_author(post_id) or abort(404)
+    if post.author.name != name:
+        return redirect(url_for("posts.permalink", name=post.author.name, post_id=post_id), 301)
+    return render_template("posts/permalink.html", post=post)
+
+
+@bp.post("/posts")
+@login_required
+def publish() -> ResponseReturnValue:
+    """Publish a post, then show it where its author expects it: on top of the page they came from."""
+    form = PostForm()
+    if not form.validate():
+        return _home(form), 422
+    viewer().publish(form.text)
+    flash("Published.")
+    return redirect(url_for("posts.home"))
+
+
+@bp.post(f"/posts/<int(max={LARGEST_ID}):post_id>/delete")
+@login_required
+def delete(post_id: int) -> ResponseReturnValue:
+    """Delete one's own post; somebody else's is a 403."""
+    post = Post.with_author(post_id) or abort(404)
+    if not viewer().delete(post):
+        abort(403)
+    flash("Deleted.")
+    return redirect(url_for("people.profile", name=viewer().name))
+
+
+def _home(form: PostForm) -> str:
+    person = signed_in() or abort(401)
+    return render_template("posts/home.html", form=form, posts=Post.timeline_of(person.id, before()))

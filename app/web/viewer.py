@@ -1,0 +1,89 @@
+"""Who is looking: told by the session alone, without a query."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import ParamSpec
+from urllib.parse import urlsplit
+
+from flask import current_app, flash, g, redirect, request, url_for
+from flask.typing import ResponseReturnValue
+
+from app.extensions import db
+from app.models import User
+from app.redis_client import StoreUnavailableError
+from app.sessions import SignIn, current_interface, current_session
+
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """The signed-in visitor, as far as a page needs to know them."""
+
+    id: int
+    name: str
+
+
+def signed_in() -> Viewer | None:
+    """Return who is signed in, or None."""
+    session = current_session()
+    if session.user_id is None:
+        return None
+    return Viewer(session.user_id, session["name"])
+
+
+def viewer() -> User:
+    """Return the account of the signed-in visitor, for a view that is login_required; reads it from SQL once."""
+    if "viewer" not in g:
+        g.viewer = db.session.get_one(User, current_session().user_id)
+    user: User = g.viewer
+    return user
+
+
+def login_required(view: Callable[P, ResponseReturnValue]) -> Callable[P, ResponseReturnValue]:
+    """Send a visitor who isn't signed in to the login page, and back here afterwards.
+
+    While Redis can't say who is signed in, nobody is sent away: the answer is a 503.
+    """
+
+    @wraps(view)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> ResponseReturnValue:
+        session = current_session()
+        if session.unavailable:
+            raise StoreUnavailableError("the session can't be read")
+        if session.user_id is None:
+            if request.method == "GET":
+                flash("Log in to see that page.")
+                return redirect(url_for("accounts.login", next=request.full_path.rstrip("?")))
+            flash("Log in first.")
+            return redirect(url_for("accounts.login"))
+        return view(*args, **kwargs)
+
+    return wrapped
+
+
+def sign_in(user: User) -> None:
+    """Start a session for this visitor. Raises StoreUnavailableError."""
+    details = SignIn(user.id, user.name, address=request.remote_addr or "")
+    current_interface(current_app).begin(current_session(), details)
+
+
+def sign_out() -> None:
+    """End this visitor's session. Raises StoreUnavailableError."""
+    current_interface(current_app).end(current_session())
+
+
+def end_other_sessions() -> None:
+    """End all of this visitor's sessions but this one, wherever they are. Raises StoreUnavailableError."""
+    session = current_session()
+    current_interface(current_app).end_all(session["user_id"], keep=session.sid)
+
+
+def local_path(url: str | None) -> str | None:
+    """Return the URL if it is a path on this site, else None: nobody is sent elsewhere by a forged ?next=."""
+    if not url or not url.startswith("/") or url.startswith("//") or "\\" in url or not url.isprintable():
+        return None
+    parts = urlsplit(url)
+    return None if parts.scheme or parts.netloc else url
+
