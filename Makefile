@@ -1,0 +1,50 @@
+# The two commands of README.md, `make run` and `make test`, and a few more. Only Python 3.11+ and make are needed.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: run test seed requirements clean
+
+# Pipit on this machine: the web process with reload, an embedded Redis, SQLite. Ctrl-C stops it all.
+run: $(INSTALLED) .env
+	@flask db upgrade
+	@honcho start || [ $$? -eq 130 ]
+
+# Lint, format, types, and every test; what can't run here is reported as skipped, with the reason.
+test: $(INSTALLED)
+	@ruff check .
+	@ruff format --check .
+	@mypy
+	@coverage erase
+	@coverage run -m pytest
+	@coverage combine --quiet
+	@coverage report
+
+# Fill this machine's Pipit with a believable small community.
+seed: $(INSTALLED) .env
+	@flask db upgrade
+	@flask seed
+
+# Compile the exact versions anew from the short list in pyproject.toml.
+requirements: $(INSTALLED)
+	@pip install --quiet uv
+	@uv pip compile -q --upgrade --universal --python-version 3.11 --no-header pyproject.toml -o requirements.txt
+	@uv pip compile -q --upgrade --universal --python-version 3.11 --no-header --extra test -c requirements.txt \
+		pyproject.toml -o requirements-test.txt
+
+# Forget what was installed and what was posted here; .env stays.
+clean:
+	@rm -rf .venv instance
+
+$(INSTALLED): requirements.txt requirements-test.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Pipit needs Python 3.11 or newer; this is " + \
+		sys.version.split()[0] + ". Name another one: make run PYTHON=python3.13")'
+	@echo "Installing into .venv (only this once) ..."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-test.txt
+	@touch $(INSTALLED)
+
+.env:
+	@$(PYTHON) app/cli/dotenv.py

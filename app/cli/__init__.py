@@ -1,0 +1,12 @@
+"""The flask commands."""
+
+from flask import Flask
+
+from app.cli.local import local
+from app.cli.seed import seed
+
+
+def init_cli(app: Flask) -> None:
+    """Register the commands."""
+    app.cli.add_command(seed)
+    app.cli.add_command(local)

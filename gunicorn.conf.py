@@ -1,0 +1,51 @@
+"""How gunicorn runs Pipit, on Heroku and everywhere else. Every number that has a reason carries it."""
+
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from app.config import INSTANCE, Config
+
+settings = Config.from_environ(os.environ)  # what is wrong with it is said here once, not by every worker
+
+wsgi_app = "app:create_app()"
+bind = f"0.0.0.0:{settings.port}"
+workers = settings.workers
+threads = settings.threads
+worker_class = "gthread"
+worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108  # a heartbeat must not wait for a disk
+keepalive = 100  # s; longer than the 90 of Heroku's router, so that it hangs up first
+timeout = 30  # s; the router gives up on a request then
+graceful_timeout = 25  # s; a dyno gets 30 from SIGTERM to SIGKILL
+control_socket_disable = True
+
+# Who may say X-Forwarded-*: nobody here. Pipit itself counts the proxies (TRUSTED_PROXIES), for all these headers alike.
+forwarded_allow_ips = ""
+secure_scheme_headers: dict[str, str] = {}
+
+accesslog = "-"
+access_log_format = "%(m)s %(U)s %(s)s %(M)sms"  # the path without its query: that may hold what is nobody's business
+errorlog = "-"
+
+
+def on_starting(_server: Any) -> None:
+    """Say it in one line if the port is taken; gunicorn itself would try five times first."""
+    if "GUNICORN_PID" in os.environ:  # a running gunicorn hands its socket on (SIGUSR2)
+        return
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("0.0.0.0", settings.port))  # noqa: S104
+        except OSError as error:
+            sys.exit(f"Port {settings.port} can't be used ({error.strerror}). Choose another: PORT={settings.port + 1} make run")
+
+
+def when_ready(server: Any) -> None:
+    """Say where Pipit is, and leave the process id where `flask local watch` finds it."""
+    if not settings.on_heroku:
+        (INSTANCE / "web.pid").write_text(str(server.pid))
+        print(f"{settings.site_name} is ready at http://localhost:{settings.port}", flush=True)
