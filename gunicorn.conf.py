@@ -23,7 +23,7 @@ timeout = 30  # s; the router gives up on a request then
 graceful_timeout = 25  # s; a dyno gets 30 from SIGTERM to SIGKILL
 control_socket_disable = True
 
-# Who may say X-Forwarded-*: nobody here. Pipit itself counts the proxies (TRUSTED_PROXIES), for all these headers alike.
+# Who may say X-Forwarded-*: nobody here. Pipit itself counts the proxies (TRUSTED_PROXIES), for all of them alike.
 forwarded_allow_ips = ""
 secure_scheme_headers: dict[str, str] = {}
 
@@ -41,7 +41,8 @@ def on_starting(_server: Any) -> None:
         try:
             probe.bind(("0.0.0.0", settings.port))  # noqa: S104
         except OSError as error:
-            sys.exit(f"Port {settings.port} can't be used ({error.strerror}). Choose another: PORT={settings.port + 1} make run")
+            another = settings.port + 1
+            sys.exit(f"Port {settings.port} can't be used ({error.strerror}). Choose another: PORT={another} make run")
 
 
 def when_ready(server: Any) -> None:

@@ -1,10 +1,10 @@
 """Redis job 2: cached pages, and how they are invalidated.
 
-Cache-aside: a reader looks in Redis, and on a miss builds the page from SQL and leaves it there for the next. Two things
-go wrong with that when it is written naively. When a busy page expires, every reader rebuilds it at once (a stampede).
-And a reader who read SQL just before a write, but stores its page just after, leaves the old page behind until it
-expires (a stale write-back). One mechanism prevents both, the *lease* (Nishtala et al., "Scaling Memcache at Facebook",
-NSDI 2013, section 3.2.1):
+Cache-aside: a reader looks in Redis, and on a miss builds the page from SQL and leaves it there for the next. Two
+things go wrong with that when it is written naively. When a busy page expires, every reader rebuilds it at once (a
+stampede). And a reader who read SQL just before a write, but stores its page just after, leaves the old page behind
+until it expires (a stale write-back). One mechanism prevents both, the *lease* (Nishtala et al., "Scaling Memcache at
+Facebook", NSDI 2013, section 3.2.1):
 
     page:<name>          string   the page; lives CACHE_TTL
     page:<name>:lease    string   a random token of whoever may fill it, or of the write that is under way
@@ -13,8 +13,8 @@ On a miss one reader gets the lease and builds; the others wait briefly for its 
 whose token is still there, and a write takes the token away. So a fill that began before a write can't be stored after.
 
 A write brackets its commit. Before it, the page is deleted and the lease marked as the writer's, so that nobody can
-store a page while the outcome is open; after it, both are deleted. Should the writer or Redis die between the two, there
-is no page to be stale, and the mark expires by itself. The price is one more round trip for a write.
+store a page while the outcome is open; after it, both are deleted. Should the writer or Redis die between the two,
+there is no page to be stale, and the mark expires by itself. The price is one more round trip for a write.
 """
 
 import hashlib
@@ -88,7 +88,7 @@ class PageCache:
         with self.store.commands() as redis:
             value = cast(bytes | None, redis.get(self._key(name)))
         page = self._decode(value)
-        return page and Served(page, f"Pipit; hit; ttl={self._time_left(page)}")
+        return Served(page, f"Pipit; hit; ttl={self._time_left(page)}") if page else None
 
     def get_or_build(self, name: str, build: Callable[[], str]) -> Served:
         """Return the page from Redis, or build it and leave it there; without Redis, just build it."""

@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
@@ -112,37 +112,41 @@ class Config:
         """
         reader = _Reader(environ)
         on_heroku = is_heroku(environ)
-        redis_variable = "REDIS_URL" if environ.get("REDIS_URL") else "REDISTOGO_URL"
         threads = reader.read("WEB_THREADS", _integer(1, 100), 5)
-        redis = reader.read(redis_variable, parse_redis_url, None if on_heroku else parse_redis_url(LOCAL_REDIS))
-        sqlite = f"sqlite:///{instance / 'pipit.db'}"
-        database_url = reader.read("DATABASE_URL", parse_database_url, None if on_heroku else sqlite)
-        secret_key = reader.read("SECRET_KEY", _secret_key, None if on_heroku else "")
-        values = {
-            "on_heroku": on_heroku,
-            "threads": threads,
-            "port": reader.read("PORT", _integer(1, 65535), 5000),
-            "workers": reader.read("WEB_CONCURRENCY", _integer(1, 100), 2),
-            "redis_max_connections": reader.read("REDIS_MAX_CONNECTIONS", _integer(1, 1000), threads),
-            "redis_prefix": reader.read("REDIS_PREFIX", _redis_prefix, ""),
+        no_hosts: tuple[str, ...] = ()
+        config = cls(
+            redis=reader.read(
+                "REDIS_URL" if environ.get("REDIS_URL") else "REDISTOGO_URL",
+                parse_redis_url,
+                None if on_heroku else parse_redis_url(LOCAL_REDIS),
+            ),
+            database_url=reader.read(
+                "DATABASE_URL", parse_database_url, None if on_heroku else f"sqlite:///{instance / 'pipit.db'}"
+            ),
+            secret_key=reader.read("SECRET_KEY", _secret_key, None if on_heroku else ""),
+            on_heroku=on_heroku,
+            port=reader.read("PORT", _integer(1, 65535), 5000),
+            workers=reader.read("WEB_CONCURRENCY", _integer(1, 100), 2),
+            threads=threads,
+            redis_max_connections=reader.read("REDIS_MAX_CONNECTIONS", _integer(1, 1000), threads),
+            redis_prefix=reader.read("REDIS_PREFIX", _redis_prefix, ""),
             # Heroku signs its servers' certificates itself, so there is nothing there to verify them against.
-            "redis_tls_verify": reader.read("REDIS_TLS_VERIFY", _yes_or_no, not on_heroku),
-            "cache_strategy": reader.read("CACHE_STRATEGY", _one_of("invalidate"), "invalidate"),
-            "cache_ttl": reader.read("CACHE_TTL", _integer(1, 24 * 3600), 60),
-            "login_max_attempts": reader.read("LOGIN_MAX_ATTEMPTS", _integer(1, 1000), 5),
-            "session_lifetime": reader.read("SESSION_LIFETIME", _integer(60, 10 * 365 * 24 * 3600), 14 * 24 * 3600),
-            "site_name": reader.read("SITE_NAME", str.strip, "Pipit"),
-            "trusted_hosts": reader.read("TRUSTED_HOSTS", _host_names, ()),
+            redis_tls_verify=reader.read("REDIS_TLS_VERIFY", _yes_or_no, not on_heroku),
+            cache_strategy=reader.read("CACHE_STRATEGY", _one_of("invalidate"), "invalidate"),
+            cache_ttl=reader.read("CACHE_TTL", _integer(1, 24 * 3600), 60),
+            login_max_attempts=reader.read("LOGIN_MAX_ATTEMPTS", _integer(1, 1000), 5),
+            session_lifetime=reader.read("SESSION_LIFETIME", _integer(60, 10 * 365 * 24 * 3600), 14 * 24 * 3600),
+            site_name=reader.read("SITE_NAME", str, "Pipit"),
+            trusted_hosts=reader.read("TRUSTED_HOSTS", _host_names, no_hosts),
             # Heroku's router is the one proxy that every request there has passed.
-            "trusted_proxies": reader.read("TRUSTED_PROXIES", _integer(0, 10), 1 if on_heroku else 0),
-        }
+            trusted_proxies=reader.read("TRUSTED_PROXIES", _integer(0, 10), 1 if on_heroku else 0),
+        )
         if reader.complaints:
             raise ConfigError(reader.complaints)
-        if not on_heroku:
-            instance.mkdir(exist_ok=True)
-        return cls(
-            redis=redis, database_url=database_url, secret_key=secret_key or kept_secret_key(instance), **values
-        )
+        if on_heroku:
+            return config
+        instance.mkdir(exist_ok=True)
+        return config if config.secret_key else replace(config, secret_key=kept_secret_key(instance))
 
 
 def is_heroku(environ: Mapping[str, str] = os.environ) -> bool:

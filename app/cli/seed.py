@@ -1,5 +1,6 @@
 """`flask seed`: fill an empty Pipit with a believable small community, the same each time."""
 
+from collections import Counter
 from datetime import UTC, datetime
 
 import click
@@ -26,8 +27,10 @@ def seed() -> None:
     if is_heroku():
         raise click.ClickException("All seeded accounts share one known password, so this is for laptops only.")
     town = community()
-    if User.named(town.people[0].name):
-        click.echo(f"This Pipit is seeded already. Log in as {town.people[0].name} with the password “{PASSWORD}”.")
+    busiest = Counter(message.author for message in town.messages).most_common(1)[0][0]
+    invitation = f"Log in as {busiest}, or as anybody else, with the password “{PASSWORD}”."
+    if User.named(busiest):
+        click.echo(f"This Pipit is seeded already. {invitation}")
         return
     taken = [person.name for person in town.people if User.named(person.name)]
     if taken:
@@ -38,7 +41,7 @@ def seed() -> None:
     except StoreUnavailableError:  # nothing is written yet; a laptop's Redis runs only while Pipit does
         with write():
             _insert(town)
-    click.echo(f"Log in as {town.people[0].name}, or anybody else, with the password “{PASSWORD}”.")
+    click.echo(invitation)
 
 
 def _insert(town: Community) -> None:

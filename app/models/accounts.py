@@ -25,8 +25,8 @@ EMAIL_LENGTH = 254  # RFC 5321, 4.5.3.1.3
 PASSWORD_MIN = 8  # NIST SP 800-63B, 3.1.1.2
 PASSWORD_MAX = 1000  # no limit a person meets, but an end to what may be hashed
 
-# Argon2id as OWASP's Password Storage Cheat Sheet sets it: 19 MiB, two passes, one lane. The library's own default takes
-# 64 MiB a hash, and ten threads that hash at once would then fill a 512 MB dyno.
+# Argon2id as OWASP's Password Storage Cheat Sheet sets it: 19 MiB, two passes, one lane. The library's own default
+# takes 64 MiB a hash, and ten threads that hash at once would then fill a 512 MB dyno.
 hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 
 

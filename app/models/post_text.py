@@ -14,7 +14,10 @@ LENGTH_CODE_POINTS = 10 * LENGTH  # a flag is 2 code points, a family 7; a pile 
 TAG_LENGTH = 100  # code points
 
 # What JavaScript's trim() removes. The counter in the browser and this file must agree to the character.
-WHITE_SPACE = " \t\n\v\f\r\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
+WHITE_SPACE = (
+    " \t\n\v\f\r\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000\ufeff"
+)
 
 GRAPHEME = regex.compile(r"\X")
 CONTROL = regex.compile(r"[\p{Cc}--[\t\n]]", regex.VERSION1)

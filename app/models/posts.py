@@ -57,7 +57,8 @@ class Post(Base):
     @classmethod
     def with_author(cls, post_id: int) -> "Post | None":
         """Return one post with its author, or None."""
-        return db.session.scalar(cls._with_author().where(cls.id == post_id))
+        post: Post | None = db.session.scalar(cls._with_author().where(cls.id == post_id))
+        return post
 
     @classmethod
     def _with_author(cls) -> Select[Any]:

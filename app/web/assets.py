@@ -1,7 +1,7 @@
 """Static files under names that hold a hash of their content, so that a browser may keep them for good.
 
-There is no build step: at start the files are copied to a temporary folder under their hashed names and compressed there,
-and WhiteNoise serves that folder.
+There is no build step: at start the files are copied to a temporary folder under their hashed names and compressed
+there, and WhiteNoise serves that folder.
 """
 
 import atexit

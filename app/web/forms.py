@@ -102,7 +102,10 @@ class PasswordForm(FlaskForm):
 
     current_password = PasswordField(
         "Current password",
-        validators=[InputRequired("Give your current password."), Length(max=PASSWORD_MAX, message="That is too long.")],
+        validators=[
+            InputRequired("Give your current password."),
+            Length(max=PASSWORD_MAX, message="That is too long."),
+        ],
         render_kw={"autocomplete": "current-password"},
     )
     new_password = new_password_field("New password")

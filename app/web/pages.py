@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Flask, Response, get_template_attribute, make_response, render_template, request
+from flask import Flask, Response, make_response, render_template, request
 from markupsafe import Markup, escape
 
 from app.cache import Served, current_cache, etag_of
@@ -39,7 +39,8 @@ def cached_page(name: str, template: str, context: Callable[[], Mapping[str, Any
     if request.cookies:
         # A CSRF token is signed anew each second, but any of them is as good: the page is the same, weakly.
         response.set_etag(etag_of(CSRF_TOKEN.sub("", body)), weak=True)
-    return response.make_conditional(request)
+    response.make_conditional(request)
+    return response
 
 
 def page_headers(served: Served, *, private: bool) -> dict[str, str]:

@@ -86,4 +86,3 @@ def local_path(url: str | None) -> str | None:
         return None
     parts = urlsplit(url)
     return None if parts.scheme or parts.netloc else url
-

