@@ -10,6 +10,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from app.config import INSTANCE, Config
 
+WEB_PID = INSTANCE / "web.pid"
+watched = "PROCFILE" in os.environ  # so .env was read: this is a laptop, and a watcher may run beside us
+
 settings = Config.from_environ(os.environ)  # what is wrong with it is said here once, not by every worker
 
 wsgi_app = "app:create_app()"
@@ -48,5 +51,12 @@ def on_starting(_server: Any) -> None:
 def when_ready(server: Any) -> None:
     """Say where Pipit is, and leave the process id where `flask local watch` finds it."""
     if not settings.on_heroku:
-        (INSTANCE / "web.pid").write_text(str(server.pid))
         print(f"{settings.site_name} is ready at http://localhost:{settings.port}", flush=True)
+    if watched:
+        WEB_PID.write_text(str(server.pid))
+
+
+def on_exit(server: Any) -> None:
+    """Take the process id away again, unless another process has put its own there."""
+    if watched and WEB_PID.exists() and WEB_PID.read_text() == str(server.pid):
+        WEB_PID.unlink()

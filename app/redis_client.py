@@ -6,6 +6,7 @@ remembers a server that has stopped answering, so that the next visitors don't w
 """
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -106,6 +107,11 @@ class Store:
 
     def close(self) -> None:
         self.pool.disconnect()
+
+
+def glob_escape(text: str) -> str:
+    """Return the text as a SCAN pattern that matches it literally."""
+    return re.sub(r"([\\*?\[\]])", r"\\\1", text)
 
 
 def describe(error: RedisError) -> str:

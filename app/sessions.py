@@ -9,20 +9,23 @@ one to the other, under an id that nobody could have known before.
     user:<id>:sessions     zset     the ids of one user's sessions, by last use; makes "log out everywhere" possible
 
 Reading renews: GETEX does both in one round trip, and a request that changes nothing writes nothing.
-A session that has ended stays ended: an existing one is only ever saved with SET … XX, so a slow request that began
-before the logout finds nothing to overwrite.
+A session that has ended stays ended: an existing one is only ever changed where it still is, so a slow request that
+began before the logout finds nothing to overwrite.
+Two requests may change one session at once: each brings in only what it changed itself, so neither undoes the other.
 """
 
+import hashlib
 import logging
 import re
 import secrets
 import time
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import msgspec
-from flask import Flask, Request, Response, request, session
+from flask import Flask, Request, Response, current_app, request, session
 from flask.sessions import SecureCookieSessionInterface
 from flask_session.base import Serializer, ServerSideSession
 from flask_session.redis.redis import RedisSession, RedisSessionInterface
@@ -31,7 +34,7 @@ from redis import ResponseError
 from redis.client import Pipeline
 
 from app.config import Config
-from app.redis_client import Store, StoreUnavailableError
+from app.redis_client import Store, StoreUnavailableError, glob_escape
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +43,7 @@ ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{32}")
 LARGEST = 16 * 1024  # bytes; Pipit's own sessions take about 200, so anything larger is not one of them
 SEEN_EVERY = 300  # s: how exact "last seen" is; a session in steady use is written once in that time
 REQUIRED = {"user_id": int, "name": str, "seen": int}  # what makes a JSON object one of Pipit's sessions
+FLASHES = "_flashes"  # Flask's name for them
 ANONYMOUS_LIFETIME = 3600  # s an anonymous visitor's cookie lasts: long enough to fill in a form
 
 
@@ -50,7 +54,7 @@ class NotASessionError(ValueError):
 class JsonSerializer(Serializer):
     """JSON and nothing else. Flask-Session's own serializer falls back to pickle, which runs what it reads."""
 
-    def encode(self, session: RedisSession) -> bytes:
+    def encode(self, session: Mapping[str, Any]) -> bytes:
         """Return the session as a JSON object."""
         return msgspec.json.encode(dict(session))
 
@@ -75,6 +79,8 @@ class Session(RedisSession):
 
     def __init__(self, initial: dict[str, Any] | None = None, sid: str | None = None) -> None:
         super().__init__(initial, sid=sid)
+        self.before = _snapshot(initial or {})
+        self.is_new = False  # begun by this request
         self.unavailable = False  # there may be a session, but Redis does not answer: not the same as having none
 
     @property
@@ -82,9 +88,41 @@ class Session(RedisSession):
         """Return whose session this is; None for an anonymous visitor's."""
         return dict.get(self, "user_id")  # not self.get(): a session is `accessed` when a view asks, not when we do
 
+    def changes_to(self, stored: dict[str, Any]) -> dict[str, Any]:
+        """Return what is stored, with the changes of this request made to it, and nothing else changed.
+
+        Flash messages are brought in one by one, so that one request's new message survives another's showing of an
+        older one, and a shown message does not come back.
+        """
+        merged = {key: value for key, value in stored.items() if key in self or key not in self.before}
+        merged |= {key: value for key, value in self.items() if key not in self.before or self.before[key] != value}
+        flashes, before = _flashes(self), _flashes(self.before)
+        kept = [message for message in _flashes(stored) if message not in before or message in flashes]
+        kept += [message for message in flashes if message not in before]
+        merged.pop(FLASHES, None)
+        return merged | ({FLASHES: kept} if kept else {})
+
     def clear(self) -> None:
         """Remove everything; Flask-Session would leave a "_permanent" behind."""
         super(ServerSideSession, self).clear()
+
+
+@dataclass(frozen=True)
+class ActiveSession:
+    """One place where somebody is signed in."""
+
+    sid: str = field(repr=False)
+    user_id: int
+    name: str
+    device: str
+    address: str
+    since: datetime
+    seen: datetime  # to within SEEN_EVERY
+
+    @property
+    def handle(self) -> str:
+        """Return a name for this session that is fit to be seen: one can't get from it to the id."""
+        return hashlib.sha256(self.sid.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -142,10 +180,14 @@ class PipitSessionInterface(RedisSessionInterface):
             self.anonymous.write(app, dict(session), response, secure=request.is_secure)
             return
         try:
-            self._upsert_session(timedelta(seconds=self.lifetime), session, self._get_store_id(session.sid))
+            saved = self._upsert_session(timedelta(seconds=self.lifetime), session, self._get_store_id(session.sid))
         except StoreUnavailableError as error:
             log.warning("a session can't be saved: %s", error)
-        self._set_cookie(app, session.sid, response)
+            saved = session.is_new
+        # Only a session that is still there gets its cookie renewed: a slow request must not hand the browser an id
+        # that was replaced while it ran.
+        if saved:
+            self._set_cookie(app, session.sid, response)
 
     # What Flask-Session calls
 
@@ -158,23 +200,27 @@ class PipitSessionInterface(RedisSessionInterface):
                 if not str(error).startswith("WRONGTYPE"):
                     raise
                 value = b""
-        if value is None:
-            return None
-        try:
-            return self.serializer.decode(value)
-        except NotASessionError as error:
-            log.warning("a session key holds something that is not a session (%s): treated as none", error)
-            return None
+        return self._decode(value)
 
-    def _upsert_session(self, session_lifetime: timedelta, session: Session, store_id: str) -> None:
-        """Save a session that exists, together with its place in the user's index; one that has ended stays ended."""
-        seconds = int(session_lifetime.total_seconds())
+    def _upsert_session(self, session_lifetime: timedelta, session: Session, store_id: str) -> bool:
+        """Bring a request's changes into the stored session; return False if it has ended meanwhile.
+
+        WATCH makes the read, the change and the write one: if another request writes in between, this starts over.
+        """
+
+        def save(pipe: Pipeline) -> bool:
+            value = cast(bytes | None, pipe.get(store_id))
+            stored = self._decode(value)
+            pipe.multi()
+            if stored is None:
+                return False
+            merged = self.serializer.encode(session.changes_to(stored))
+            pipe.set(store_id, merged, ex=session_lifetime, xx=True)
+            self._index(pipe, cast(int, session.user_id), cast(str, session.sid))
+            return True
+
         with self.store.commands() as redis:
-            saved = redis.set(store_id, self.serializer.encode(session), ex=seconds, xx=True)
-            if saved:
-                with redis.pipeline() as pipe:
-                    self._index(pipe, cast(int, session.user_id), cast(str, session.sid))
-                    pipe.execute()
+            return bool(redis.transaction(cast(Any, save), store_id, value_from_callable=True))
 
     def _delete_session(self, store_id: str) -> None:
         with self.store.commands() as redis:
@@ -208,7 +254,7 @@ class PipitSessionInterface(RedisSessionInterface):
         self._forget(*old)
         session.clear()
         session.update(fresh)
-        session.sid = fresh.sid
+        session.sid, session.before, session.is_new = fresh.sid, fresh.before, True
 
     def end(self, session: Session) -> None:
         """Sign the visitor out: the session is gone from the store before the answer leaves.
@@ -228,6 +274,36 @@ class PipitSessionInterface(RedisSessionInterface):
                 redis.delete(*(self._get_store_id(sid) for sid in others))
                 redis.zrem(self._index_key(user_id), *others)
         return len(others)
+
+    # What people and operators may see and do
+
+    def active(self, user_id: int) -> list[ActiveSession]:
+        """Return where a user is signed in, last used first. Raises StoreUnavailableError."""
+        with self.store.commands() as redis:
+            ids = [sid.decode() for sid in cast(list[bytes], redis.zrevrange(self._index_key(user_id), 0, -1))]
+            values = cast(list[bytes | None], redis.mget([self._get_store_id(sid) for sid in ids])) if ids else []
+        found = []
+        for sid, value in zip(ids, values, strict=True):
+            data = self._decode(value)
+            if data and data["user_id"] == user_id:
+                found.append(_active(sid, data))
+        return found
+
+    def everyones(self) -> Iterator[ActiveSession]:
+        """Yield all sessions there are, in no order, without holding up the server. Raises StoreUnavailableError."""
+        with self.store.commands() as redis:
+            for key in cast(Iterator[bytes], redis.scan_iter(match=glob_escape(self.key_prefix) + "*", count=500)):
+                data = self._decode(cast(bytes | None, redis.get(key)))
+                if data:
+                    yield _active(key.decode().removeprefix(self.key_prefix), data)
+
+    def end_one(self, user_id: int, handle: str) -> bool:
+        """End one session of a user, by its handle; return whether there was one. Raises StoreUnavailableError."""
+        for place in self.active(user_id):
+            if place.handle == handle:
+                self._forget(place.sid, user_id)
+                return True
+        return False
 
     # Details
 
@@ -251,6 +327,15 @@ class PipitSessionInterface(RedisSessionInterface):
         )
         response.vary.add("Cookie")
         self.anonymous.write(app, {}, response, secure=request.is_secure)
+
+    def _decode(self, value: bytes | None) -> dict[str, Any] | None:
+        if value is None:
+            return None
+        try:
+            return self.serializer.decode(value)
+        except NotASessionError as error:
+            log.warning("a session key holds something that is not a session (%s): treated as none", error)
+            return None
 
     def _index_key(self, user_id: int) -> str:
         return self.store.key(f"user:{user_id}:sessions")
@@ -316,6 +401,29 @@ def _anonymous_cookie_name(*, secure: bool) -> str:
     return "__Host-visitor" if secure else "visitor"
 
 
+def _snapshot(data: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy that stays as it is when the session's own lists grow."""
+    return {key: list(value) if isinstance(value, list) else value for key, value in data.items()}
+
+
+def _flashes(data: Mapping[str, Any]) -> list[list[str]]:
+    """Return the flash messages in a session, as JSON gives them back."""
+    messages = dict(data).get(FLASHES) or []
+    return [list(message) for message in messages]
+
+
+def _active(sid: str, data: dict[str, Any]) -> ActiveSession:
+    return ActiveSession(
+        sid=sid,
+        user_id=data["user_id"],
+        name=data["name"],
+        device=str(data.get("device", "")),
+        address=str(data.get("address", "")),
+        since=datetime.fromtimestamp(int(data.get("since", data["seen"])), UTC),
+        seen=datetime.fromtimestamp(data["seen"], UTC),
+    )
+
+
 def init_sessions(app: Flask, config: Config, store: Store) -> None:
     """Give the app its sessions."""
     app.session_interface = PipitSessionInterface(app, store, config.session_lifetime)
@@ -326,6 +434,6 @@ def current_session() -> Session:
     return cast(Session, session)
 
 
-def current_interface(app: Flask) -> PipitSessionInterface:
-    """Return the app's session interface, typed."""
-    return cast(PipitSessionInterface, app.session_interface)
+def current_interface() -> PipitSessionInterface:
+    """Return the current app's session interface, typed."""
+    return cast(PipitSessionInterface, current_app.session_interface)

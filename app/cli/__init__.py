@@ -4,9 +4,11 @@ from flask import Flask
 
 from app.cli.local import local
 from app.cli.seed import seed
+from app.cli.sessions import sessions
 
 
 def init_cli(app: Flask) -> None:
     """Register the commands."""
     app.cli.add_command(seed)
     app.cli.add_command(local)
+    app.cli.add_command(sessions)

@@ -5,6 +5,7 @@ from flask.typing import ResponseReturnValue
 
 from app.models import EmailTakenError, NameTakenError, User
 from app.rate_limit import current_limiter
+from app.sessions import current_interface, current_session
 from app.web.errors import TooManyAttemptsError
 from app.web.forms import EMAIL_TAKEN, NAME_TAKEN, LoginForm, PasswordForm, RegisterForm
 from app.web.viewer import end_other_sessions, local_path, login_required, sign_in, sign_out, signed_in, viewer
@@ -66,6 +67,32 @@ def logout() -> ResponseReturnValue:
         sign_out()
         flash("You're logged out.")
     return redirect(url_for("posts.latest"))
+
+
+@bp.get("/settings/sessions")
+@login_required
+def sessions() -> ResponseReturnValue:
+    """Show every place where the viewer is signed in."""
+    places = current_interface().active(viewer().id)
+    return render_template("accounts/sessions.html", places=places, this=current_session().sid)
+
+
+@bp.post("/settings/sessions/<handle>/end")
+@login_required
+def end_session(handle: str) -> ResponseReturnValue:
+    """End one session of the viewer's, at once and on every process."""
+    ended = current_interface().end_one(viewer().id, handle)
+    flash("That session is ended." if ended else "That session had ended already.")
+    return redirect(url_for("accounts.sessions"))
+
+
+@bp.post("/settings/sessions/end-others")
+@login_required
+def end_all_other_sessions() -> ResponseReturnValue:
+    """End all of the viewer's sessions but this one."""
+    count = end_other_sessions()
+    flash(f"Logged out in {count} other place{'' if count == 1 else 's'}.")
+    return redirect(url_for("accounts.sessions"))
 
 
 @bp.route("/settings/password", methods=["GET", "POST"])

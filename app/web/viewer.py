@@ -6,13 +6,14 @@ from functools import wraps
 from typing import ParamSpec
 from urllib.parse import urlsplit
 
-from flask import current_app, flash, g, redirect, request, url_for
+from flask import flash, g, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
 from app.extensions import db
 from app.models import User
 from app.redis_client import StoreUnavailableError
 from app.sessions import SignIn, current_interface, current_session
+from app.web.device import device_in_words
 
 P = ParamSpec("P")
 
@@ -65,19 +66,20 @@ def login_required(view: Callable[P, ResponseReturnValue]) -> Callable[P, Respon
 
 def sign_in(user: User) -> None:
     """Start a session for this visitor. Raises StoreUnavailableError."""
-    details = SignIn(user.id, user.name, address=request.remote_addr or "")
-    current_interface(current_app).begin(current_session(), details)
+    device = device_in_words(request.user_agent.string)
+    details = SignIn(user.id, user.name, device, request.remote_addr or "")
+    current_interface().begin(current_session(), details)
 
 
 def sign_out() -> None:
     """End this visitor's session. Raises StoreUnavailableError."""
-    current_interface(current_app).end(current_session())
+    current_interface().end(current_session())
 
 
-def end_other_sessions() -> None:
-    """End all of this visitor's sessions but this one, wherever they are. Raises StoreUnavailableError."""
+def end_other_sessions() -> int:
+    """End all of this visitor's sessions but this one; return how many. Raises StoreUnavailableError."""
     session = current_session()
-    current_interface(current_app).end_all(session["user_id"], keep=session.sid)
+    return current_interface().end_all(session["user_id"], keep=session.sid)
 
 
 def local_path(url: str | None) -> str | None:

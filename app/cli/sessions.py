@@ -1,0 +1,84 @@
+"""`flask sessions`: see and end sessions from the command line; on Heroku, `heroku run flask sessions list`."""
+
+from collections import Counter
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import click
+from flask.cli import with_appcontext
+
+from app.models import User
+from app.redis_client import StoreUnavailableError
+from app.sessions import ActiveSession, current_interface
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@click.group()
+def sessions() -> None:
+    """See who is logged in, and end sessions."""
+
+
+def needs_redis(command: Callable[P, R]) -> Callable[P, R]:
+    """Say it in one line if Redis does not answer."""
+
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except StoreUnavailableError as error:
+            raise click.ClickException(
+                f"Redis does not answer: {error}. Check REDIS_URL, and that the server runs."
+            ) from None
+
+    return wrapped
+
+
+@sessions.command("list")
+@click.option("--user", "name", help="Only this user's sessions.")
+@with_appcontext
+@needs_redis
+def list_(name: str | None) -> None:
+    """List sessions: user, handle, device, address, signed in, last seen."""
+    places = current_interface().active(_user(name).id) if name else current_interface().everyones()
+    for place in places:
+        click.echo(_line(place))
+
+
+@sessions.command()
+@with_appcontext
+@needs_redis
+def count() -> None:
+    """Count the sessions, and the users who have them."""
+    users = Counter(place.user_id for place in current_interface().everyones())
+    click.echo(f"{users.total()} sessions of {len(users)} users")
+
+
+@sessions.command()
+@click.argument("name")
+@click.option("--session", "handle", help="Only the session with this handle, as `flask sessions list` shows it.")
+@with_appcontext
+@needs_redis
+def revoke(name: str, handle: str | None) -> None:
+    """End all sessions of the user NAME, or one of them, at once and on every process."""
+    user = _user(name)
+    if handle is None:
+        click.echo(f"Ended {current_interface().end_all(user.id)} sessions of {user.name}.")
+    elif current_interface().end_one(user.id, handle):
+        click.echo(f"Ended the session {handle} of {user.name}.")
+    else:
+        raise click.ClickException(f"{user.name} has no session {handle}. `flask sessions list --user {user.name}`")
+
+
+def _user(name: str) -> User:
+    user = User.named(name)
+    if user is None:
+        raise click.ClickException(f"There is nobody called {name!r}.")
+    return user
+
+
+def _line(place: ActiveSession) -> str:
+    moments = f"{place.since:%Y-%m-%d %H:%M}  {place.seen:%Y-%m-%d %H:%M}"
+    return f"{place.name:<30}  {place.handle}  {place.device:<28}  {place.address:<39}  {moments}"
