@@ -1,19 +1,26 @@
 """How gunicorn runs Pipit, on Heroku and everywhere else. Every number that has a reason carries it."""
 
+import importlib.util
 import os
 import socket
 import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+ROOT = Path(__file__).resolve().parent
 
-from app.config import INSTANCE, Config
+# The file, not the package: what gunicorn's master has imported its workers inherit, and a reload (SIGHUP) would bring
+# them back with the code they had.
+spec = importlib.util.spec_from_file_location("pipit_config", ROOT / "app" / "config.py")
+assert spec is not None  # noqa: S101
+assert spec.loader is not None  # noqa: S101
+module = sys.modules["pipit_config"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
 
-WEB_PID = INSTANCE / "web.pid"
+WEB_PID = module.INSTANCE / "web.pid"
 watched = "PROCFILE" in os.environ  # so .env was read: this is a laptop, and a watcher may run beside us
 
-settings = Config.from_environ(os.environ)  # what is wrong with it is said here once, not by every worker
+settings = module.Config.from_environ(os.environ)  # what is wrong with it is said here once, not by every worker
 
 wsgi_app = "app:create_app()"
 bind = f"0.0.0.0:{settings.port}"

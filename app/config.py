@@ -116,7 +116,7 @@ class Config:
         no_hosts: tuple[str, ...] = ()
         config = cls(
             redis=reader.read(
-                "REDIS_URL" if environ.get("REDIS_URL") else "REDISTOGO_URL",
+                "REDIS_URL" if environ.get("REDIS_URL", "").strip() else "REDISTOGO_URL",
                 parse_redis_url,
                 None if on_heroku else parse_redis_url(LOCAL_REDIS),
             ),
@@ -156,16 +156,17 @@ def is_heroku(environ: Mapping[str, str] = os.environ) -> bool:
 
 def parse_redis_url(url: str) -> RedisAddress:
     """Take a Redis URL apart. Raises InvalidSettingError; its text never quotes the URL, which holds a password."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("redis", "rediss"):
+    if not url.startswith(("redis://", "rediss://")):
         raise InvalidSettingError("must begin with redis:// or rediss://")
     try:
-        port = parts.port or REDIS_PORT
+        parts = urlsplit(url)  # some of its errors quote the URL
+        port = REDIS_PORT if parts.port is None else parts.port
     except ValueError:
+        port = 0
+    if not port or "@" in parts.path + parts.query + parts.fragment:
         raise InvalidSettingError(
-            "has a port that is not a number from 1 to 65535 (or a password with a / ? # or @ that is not "
-            "percent-encoded)"
-        ) from None
+            "has a host or a port that can't be one (or a password with a / ? # [ or @ that is not percent-encoded)"
+        )
     if not parts.hostname:
         raise InvalidSettingError("names no host")
     path = parts.path.strip("/")
@@ -189,10 +190,14 @@ def parse_database_url(url: str) -> str:
         try:
             parts = urlsplit(url)
             named = (parts.hostname or "host=" in parts.query) and parts.path.strip("/") and (parts.port or True)
+            named = named and parts.netloc.count("@") < 2  # SQLAlchemy takes the first one for the password's end
         except ValueError:
             named = False
         if not named:
-            raise InvalidSettingError("must name a host, a port that is a number, and a database")
+            raise InvalidSettingError(
+                "must name a host, a port that is a number, and a database (and percent-encode a / ? # or @ in the "
+                "password)"
+            )
         return f"postgresql+psycopg://{rest}"
     if scheme == "sqlite" and rest.startswith("/"):
         return url

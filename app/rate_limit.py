@@ -4,11 +4,15 @@
 
 The textbook pattern is INCR, then EXPIRE if the answer was 1. A client that dies between the two leaves a counter that
 never expires: a lockout for good. Here both are one transaction (MULTI), so there is no between.
+
+A limit on an account alone would let a stranger lock its owner out. So a browser that has logged in to the account
+before is counted on its own, by its device cookie (OWASP, "Slow Down Online Guessing Attacks with Device Cookies").
 """
 
 import hashlib
 import ipaddress
 import re
+import secrets
 import time
 import unicodedata
 from collections.abc import Sequence
@@ -23,6 +27,8 @@ from app.redis_client import Store
 WINDOW = 60  # s; a clock minute, so that "try again at 20:49" is true for every counter
 LIFETIME = 2 * WINDOW  # s a counter is kept: a clock that is a little off between two dynos loses no count
 ADDRESS_FACTOR = 4  # an address may try this many times as often as an account: a family, a class, an office
+REGISTRATIONS = 60  # a minute and address: a class of thirty may join at once
+POSTS = 120  # a minute and account: more than anybody types, less than a loop sends
 
 # Give an attempt back, but never create a key that would have no expiry. KEYS counter.
 GIVE_BACK = "if redis.call('EXISTS', KEYS[1]) == 1 then return redis.call('DECR', KEYS[1]) end return 0"
@@ -89,18 +95,35 @@ class RateLimiter:
                 pipe.eval(GIVE_BACK, 1, self._key(rule, now))
             pipe.execute()
 
-    def login_rules(self, account: str, address: str) -> list[Rule]:
-        """Return the rules for a login: the account's, and the address's."""
+    def login_rules(self, account: str, address: str, device: str | None = None) -> list[Rule]:
+        """Return the rules for a login: the account's and the address's, or those of a device known to the account."""
+        if device:
+            return [Rule("login-device", f"{login_account(account)}:{device}", self.login_max_attempts)]
         return [
-            Rule("login", account_label(account), self.login_max_attempts),
+            Rule("login", login_account(account), self.login_max_attempts),
             Rule("login-from", address_label(address), ADDRESS_FACTOR * self.login_max_attempts),
         ]
+
+    @staticmethod
+    def new_device() -> str:
+        """Return a nonce to know a browser by; it is part of a key, not a secret."""
+        return secrets.token_urlsafe(9)
 
     def _key(self, rule: Rule, now: float) -> str:
         return self.store.key(f"limit:{rule.what}:{rule.who}:{int(now) // WINDOW}")
 
 
-def account_label(name: str) -> str:
+def registration_rules(address: str) -> list[Rule]:
+    """Return the rules for making an account."""
+    return [Rule("register-from", address_label(address), REGISTRATIONS)]
+
+
+def posting_rules(user_id: int) -> list[Rule]:
+    """Return the rules for publishing a post."""
+    return [Rule("post", str(user_id), POSTS)]
+
+
+def login_account(name: str) -> str:
     """Return an account's name as it is counted: all spellings of one name are one, and no name makes a long key."""
     name = unicodedata.normalize("NFKC", name).strip().casefold()
     if re.fullmatch(r"[a-z0-9_]{1,30}", name):

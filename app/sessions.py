@@ -43,6 +43,7 @@ ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{32}")
 LARGEST = 16 * 1024  # bytes; Pipit's own sessions take about 200, so anything larger is not one of them
 SEEN_EVERY = 300  # s: how exact "last seen" is; a session in steady use is written once in that time
 REQUIRED = {"user_id": int, "name": str, "seen": int}  # what makes a JSON object one of Pipit's sessions
+COOKIES = ("session", "__Host-session", "visitor", "__Host-visitor")
 FLASHES = "_flashes"  # Flask's name for them
 ANONYMOUS_LIFETIME = 3600  # s an anonymous visitor's cookie lasts: long enough to fill in a form
 
@@ -81,6 +82,7 @@ class Session(RedisSession):
         super().__init__(initial, sid=sid)
         self.before = _snapshot(initial or {})
         self.is_new = False  # begun by this request
+        self.was_ended = False  # by this request
         self.unavailable = False  # there may be a session, but Redis does not answer: not the same as having none
 
     @property
@@ -177,6 +179,8 @@ class PipitSessionInterface(RedisSessionInterface):
         if session.unavailable or not session.modified:
             return
         if session.sid is None:
+            if session.was_ended:
+                response.delete_cookie(self.get_cookie_name(app), secure=request.is_secure, httponly=True)
             self.anonymous.write(app, dict(session), response, secure=request.is_secure)
             return
         try:
@@ -263,7 +267,7 @@ class PipitSessionInterface(RedisSessionInterface):
         """
         self._forget(session.sid, session.user_id)
         session.clear()
-        session.sid = None
+        session.sid, session.was_ended = None, True
 
     def end_all(self, user_id: int, *, keep: str | None = None) -> int:
         """End every session of a user but `keep`, at once and on every process; return how many ended."""
@@ -422,6 +426,11 @@ def _active(sid: str, data: dict[str, Any]) -> ActiveSession:
         since=datetime.fromtimestamp(int(data.get("since", data["seen"])), UTC),
         seen=datetime.fromtimestamp(data["seen"], UTC),
     )
+
+
+def has_cookie(cookies: Mapping[str, str]) -> bool:
+    """Return whether a browser brings a session, or what is left of one, by its cookies."""
+    return any(name in cookies for name in COOKIES)
 
 
 def init_sessions(app: Flask, config: Config, store: Store) -> None:

@@ -4,7 +4,7 @@ from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from app.config import Config
-from app.web import accounts, errors, health, pages, people, posts
+from app.web import accounts, errors, health, limits, pages, people, posts
 from app.web.assets import Assets
 from app.web.page_cache import PageCacheLayer
 from app.web.security import SecurityHeaders
@@ -26,6 +26,7 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
     for module in (posts, people, accounts, health):
         app.register_blueprint(module.bp)
     errors.init_errors(app)
+    limits.init_limits(app)
     pages.init_pages(app, assets)
     app.context_processor(lambda: {"viewer": signed_in(), "site_name": config.site_name})
 

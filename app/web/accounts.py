@@ -1,13 +1,13 @@
 """Accounts: registering, logging in and out, changing the password."""
 
-from flask import Blueprint, flash, redirect, render_template, request, url_for
+from flask import Blueprint, flash, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from app.models import EmailTakenError, NameTakenError, User
-from app.rate_limit import current_limiter
+from app.rate_limit import current_limiter, registration_rules
 from app.sessions import current_interface, current_session
-from app.web.errors import TooManyAttemptsError
 from app.web.forms import EMAIL_TAKEN, NAME_TAKEN, LoginForm, PasswordForm, RegisterForm
+from app.web.limits import count_attempt, login_rules, remember_device
 from app.web.viewer import end_other_sessions, local_path, login_required, sign_in, sign_out, signed_in, viewer
 
 bp = Blueprint("accounts", __name__)
@@ -21,6 +21,7 @@ def register() -> ResponseReturnValue:
     form = RegisterForm()
     if request.method == "GET":
         return render_template("accounts/register.html", form=form)
+    count_attempt(registration_rules(request.remote_addr or ""))
     if form.validate():
         try:
             user = User.register(form.username.data, form.email.data, form.password.data)
@@ -31,7 +32,9 @@ def register() -> ResponseReturnValue:
         else:
             sign_in(user)
             flash(f"Welcome, @{user.name}. Say hello!")
-            return redirect(url_for("posts.home"))
+            response = make_response(redirect(url_for("posts.home")))
+            remember_device(user, response)
+            return response
     return render_template("accounts/register.html", form=form), 422
 
 
@@ -46,18 +49,17 @@ def login() -> ResponseReturnValue:
         return render_template("accounts/login.html", form=form)
     if not form.validate():
         return render_template("accounts/login.html", form=form), 422
-    limiter = current_limiter()
-    rules = limiter.login_rules(form.username.data, request.remote_addr or "")
-    window = limiter.hit(rules)
-    if window.exceeded:
-        raise TooManyAttemptsError(window)
+    rules = login_rules(form.username.data)
+    count_attempt(rules)
     user = User.authenticate(form.username.data, form.password.data)
     if user is None:
         form.password.errors.append("That name and password don't belong together.")
         return render_template("accounts/login.html", form=form), 422
-    limiter.give_back(rules)
+    current_limiter().give_back(rules)
     sign_in(user)
-    return redirect(local_path(form.next.data) or url_for("posts.home"))
+    response = make_response(redirect(local_path(form.next.data) or url_for("posts.home")))
+    remember_device(user, response)
+    return response
 
 
 @bp.post("/logout")
@@ -104,10 +106,8 @@ def change_password() -> ResponseReturnValue:
         return render_template("accounts/password.html", form=form)
     if not form.validate():
         return render_template("accounts/password.html", form=form), 422
-    rules = current_limiter().login_rules(viewer().name, request.remote_addr or "")
-    window = current_limiter().hit(rules)
-    if window.exceeded:
-        raise TooManyAttemptsError(window)
+    rules = login_rules(viewer().name)
+    count_attempt(rules)
     if not viewer().has_password(form.current_password.data):
         form.current_password.errors.append("That is not your current password.")
         return render_template("accounts/password.html", form=form), 422

@@ -8,8 +8,9 @@ from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from werkzeug.exceptions import HTTPException, InternalServerError
 
-from app.rate_limit import WINDOW, Window
 from app.redis_client import StoreUnavailableError
+from app.sessions import current_session
+from app.web.limits import TooManyAttemptsError
 
 RETRY_AFTER = 5  # s; a restarted store is back by then
 
@@ -31,14 +32,6 @@ TEXTS = {
     413: "What you sent is larger than anything Pipit takes. Go back and shorten it.",
     500: "We have a note of it. Try again; if it happens again, tell whoever runs this site when it was.",
 }
-
-
-class TooManyAttemptsError(Exception):
-    """A rate limit is exceeded; its window says until when."""
-
-    def __init__(self, window: Window) -> None:
-        super().__init__(f"{window.rule.what}: {window.attempts} of {window.rule.limit}")
-        self.window = window
 
 
 def init_errors(app: Flask) -> None:
@@ -65,6 +58,8 @@ def _http_error(error: HTTPException) -> Response:
 
 
 def _form_out_of_date(_error: CSRFError) -> Response:
+    if current_session().unavailable:  # the token may be good; its session can't be read to tell
+        return _redis_unavailable(StoreUnavailableError("the session can't be read"))
     text = (
         "The form you sent was opened too long ago, or in a browser that keeps no cookies. "
         "Go back, reload the page and send it again."
@@ -74,11 +69,11 @@ def _form_out_of_date(_error: CSRFError) -> Response:
 
 def _too_many_attempts(error: TooManyAttemptsError) -> Response:
     window = error.window
-    again = datetime.now(UTC).replace(second=0, microsecond=0) + timedelta(seconds=WINDOW)
-    response = make_response(render_template("errors/429.html", title=TITLES[429], window=window, again=again), 429)
+    again = datetime.now(UTC) + timedelta(seconds=window.resets_in)
+    response = make_response(
+        render_template("errors/429.html", title=TITLES[429], window=window, again=again, kept=_kept()), 429
+    )
     response.headers["Retry-After"] = str(window.resets_in)
-    response.headers["RateLimit-Policy"] = f'"{window.rule.what}";q={window.rule.limit};w={WINDOW}'
-    response.headers["RateLimit"] = f'"{window.rule.what}";r={window.remaining};t={window.resets_in}'
     response.headers["Cache-Control"] = "no-store"
     return response
 
@@ -102,7 +97,15 @@ def _unavailable(cause: str) -> Response:
 
 def _page(code: int, title: str, text: str) -> Response:
     """Return an error page; it keeps a post that was being written, so that nobody has to write it twice."""
-    kept = request.form.get("body") if code != 413 else None
-    response = make_response(render_template("errors/error.html", code=code, title=title, text=text, kept=kept), code)
+    page = render_template("errors/error.html", code=code, title=title, text=text, kept=_kept())
+    response = make_response(page, code)
     response.headers["Cache-Control"] = "no-store"
     return response
+
+
+def _kept() -> str | None:
+    """Return the post that was sent with the request, if one was, and if it can be read."""
+    try:
+        return request.form.get("body")
+    except HTTPException:  # too large; that can be found out as late as here, on the way to a 404
+        return None

@@ -72,7 +72,7 @@ class RegisterForm(FlaskForm):
 
     def validate_email(self, field: Field) -> None:
         """Refuse an address that has an account."""
-        if User.with_email(field.data):
+        if not field.errors and User.with_email(field.data):
             raise ValidationError(EMAIL_TAKEN)
 
 

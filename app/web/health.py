@@ -12,8 +12,8 @@ from app.redis_client import current_store
 bp = Blueprint("health", __name__)
 
 PATIENCE = 1.0  # s both answers together may take
-# Two threads, so that a store that hangs can hold up no more than its own check.
-checkers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="readyz")
+# A thread each, so that a store that hangs can hold up no more than its own checks, however often it is asked after.
+checkers = {name: ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"readyz-{name}") for name in ("sql", "redis")}
 
 
 @bp.get("/healthz")
@@ -32,7 +32,7 @@ def ready() -> Response:
             db.session.execute(text("SELECT 1"))
 
     checks: dict[str, Callable[[], object]] = {"sql": sql, "redis": current_store().client.ping}
-    futures = {name: checkers.submit(check) for name, check in checks.items()}
+    futures = {name: checkers[name].submit(check) for name, check in checks.items()}
     wait(futures.values(), timeout=PATIENCE)
     states = {name: _state(future) for name, future in futures.items()}
     status = 200 if set(states.values()) == {"ok"} else 503

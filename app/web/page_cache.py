@@ -1,4 +1,4 @@
-"""The WSGI layer ahead of Flask: it answers a visitor without a cookie from the cache, without building a request.
+"""The WSGI layer ahead of Flask: it answers a visitor without a session from the cache, without building a request.
 
 It knows no routes. When a view has served a cached page it says so in the WSGI environment, and this layer remembers
 which page belongs to that path: names never change and ids are never given again, so that stays true.
@@ -8,10 +8,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from flask import Flask
+from werkzeug.http import parse_cookie
 from werkzeug.sansio.utils import host_is_trusted
 
 from app.cache import PageCache, Served
 from app.redis_client import StoreUnavailableError
+from app.sessions import has_cookie
 from app.web.pages import PAGE_NAME, page_headers
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ class PageCacheLayer:
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Answer from the cache if this is somebody's plain look at a page that is in it."""
         plain = environ["REQUEST_METHOD"] in ("GET", "HEAD") and not environ.get("QUERY_STRING")
-        if plain and "HTTP_COOKIE" not in environ and self._is_trusted(environ):
+        if plain and not _has_session(environ) and self._is_trusted(environ):
             served = self._look_up(environ["PATH_INFO"])
             if served:
                 return _answer(served, environ, start_response)
@@ -55,6 +57,11 @@ class PageCacheLayer:
             return self.cache.get(name)
         except StoreUnavailableError:
             return None  # the view builds the page, and says why in the log
+
+
+def _has_session(environ: "WSGIEnvironment") -> bool:
+    cookies = environ.get("HTTP_COOKIE")
+    return cookies is not None and has_cookie(parse_cookie(cookies))
 
 
 def _answer(served: Served, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:

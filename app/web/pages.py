@@ -16,11 +16,15 @@ from markupsafe import Markup, escape
 from app.cache import Served, current_cache, etag_of
 from app.models import Post
 from app.models.post_text import pieces
+from app.sessions import has_cookie
 from app.web.assets import Assets
 
 CSRF_TOKEN = re.compile(r'name="csrf_token"[^>]*>')
 HOLE = re.compile(r"<!--\[(\w+)-->.*?<!--\1\]-->", re.DOTALL)
 PAGE_NAME = "pipit.page"  # in the WSGI environment: which cached page answered this URL; page_cache.py learns from it
+
+# What a page is rendered with for the cache, whoever happens to ask for it: nobody signed in, no messages for anybody.
+NOBODY: dict[str, Any] = {"viewer": None, "get_flashed_messages": tuple}
 
 
 def cached_page(name: str, template: str, context: Callable[[], Mapping[str, Any]], **viewer_context: Any) -> Response:
@@ -30,13 +34,14 @@ def cached_page(name: str, template: str, context: Callable[[], Mapping[str, Any
     context: called on a miss; what the template needs, the same for every viewer.
     viewer_context: what the holes need besides.
     """
-    served = current_cache().get_or_build(name, lambda: render_template(template, **context(), viewer=None))
+    served = current_cache().get_or_build(name, lambda: render_template(template, **context(), **NOBODY))
     request.environ[PAGE_NAME] = name
-    body = _filled(served.page.body, viewer_context) if request.cookies else served.page.body
+    private = has_cookie(request.cookies)
+    body = _filled(served.page.body, viewer_context) if private else served.page.body
     response = make_response(body)
-    response.headers.update(page_headers(served, private=bool(request.cookies)))
+    response.headers.update(page_headers(served, private=private))
     response.vary.add("Cookie")
-    if request.cookies:
+    if private:
         # A CSRF token is signed anew each second, but any of them is as good: the page is the same, weakly.
         response.set_etag(etag_of(CSRF_TOKEN.sub("", body)), weak=True)
     response.make_conditional(request)
@@ -97,3 +102,9 @@ def init_pages(app: Flask, assets: Assets) -> None:
     app.jinja_env.globals["asset"] = assets.url
     app.jinja_env.filters["post_html"] = post_html
     app.jinja_env.filters["time_tag"] = time_tag
+
+    @app.after_request
+    def keep_private(response: Response) -> Response:
+        """Let nobody keep a page that says nothing else: it was made for one visitor, at one moment."""
+        response.headers.setdefault("Cache-Control", "private, no-cache")
+        return response

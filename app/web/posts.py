@@ -1,12 +1,16 @@
 """Posts: everyone's latest, a permalink, the timeline of those you follow, a hashtag; publishing and deleting."""
 
+import re
+
 from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from app.models import Post
 from app.models.paging import LARGEST_ID
 from app.models.writes import LATEST
+from app.rate_limit import posting_rules
 from app.web.forms import PostForm
+from app.web.limits import count_attempt
 from app.web.pages import cached_page
 from app.web.viewer import login_required, signed_in, viewer
 
@@ -18,7 +22,7 @@ def before() -> int | None:
     text = request.args.get("before")
     if text is None:
         return None
-    if not text.isascii() or not text.isdigit() or not 0 < int(text[:20]) <= LARGEST_ID:
+    if not re.fullmatch("[0-9]{1,19}", text) or not 0 < int(text) <= LARGEST_ID:
         abort(404)
     return int(text)
 
@@ -42,6 +46,8 @@ def home() -> ResponseReturnValue:
 @bp.get("/tags/<tag>")
 def tagged(tag: str) -> ResponseReturnValue:
     """Show the posts with a hashtag."""
+    if "\0" in tag:  # PostgreSQL refuses even to look for it
+        abort(404)
     return render_template("posts/tagged.html", tag=tag, posts=Post.tagged(tag, before()))
 
 
@@ -61,6 +67,7 @@ def publish() -> ResponseReturnValue:
     form = PostForm()
     if not form.validate():
         return _home(form), 422
+    count_attempt(posting_rules(viewer().id))
     viewer().publish(form.text)
     flash("Published.")
     return redirect(url_for("posts.home"))

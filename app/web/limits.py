@@ -1,0 +1,84 @@
+"""Limits as views use them: count an attempt, refuse it when there were too many, and say so in the headers."""
+
+from collections.abc import Sequence
+
+from flask import Flask, Request, Response, current_app, g, request
+from itsdangerous import BadSignature, URLSafeSerializer
+
+from app.models import User
+from app.rate_limit import WINDOW, Rule, Window, current_limiter, login_account
+
+DEVICE_LIFETIME = 365 * 24 * 3600  # s a browser is remembered without a login
+DEVICE_ACCOUNTS = 5  # accounts one browser is remembered for: a family's tablet
+
+
+class TooManyAttemptsError(Exception):
+    """A rate limit is exceeded; its window says until when."""
+
+    def __init__(self, window: Window) -> None:
+        super().__init__(f"{window.rule.what}: {window.attempts} of {window.rule.limit}")
+        self.window = window
+
+
+def count_attempt(rules: Sequence[Rule]) -> None:
+    """Count one attempt under the rules; the response will say how many are left.
+
+    Raises TooManyAttemptsError if it is one too many, StoreUnavailableError if it can't be counted.
+    """
+    g.window = window = current_limiter().hit(rules)
+    if window.exceeded:
+        raise TooManyAttemptsError(window)
+
+
+def login_rules(account: str) -> list[Rule]:
+    """Return the rules that this browser's attempt to log in to an account is counted under."""
+    device = _devices(request).get(login_account(account))
+    return current_limiter().login_rules(account, request.remote_addr or "", device)
+
+
+def remember_device(user: User, response: Response) -> None:
+    """Give the browser a device cookie: proof that this account has logged in from it (OWASP's "Device Cookies").
+
+    It opens nothing. It only lets the owner's attempts be counted apart from everybody else's.
+    """
+    account = login_account(user.name)
+    others = {name: nonce for name, nonce in _devices(request).items() if name != account}
+    kept = dict(list(others.items())[-DEVICE_ACCOUNTS + 1 :])
+    response.set_cookie(
+        _cookie_name(request),
+        _signer().dumps(kept | {account: current_limiter().new_device()}),
+        max_age=DEVICE_LIFETIME,
+        secure=request.is_secure,
+        httponly=True,
+        samesite="Lax",
+    )
+
+
+def init_limits(app: Flask) -> None:
+    """Tell clients of the limits (IETF draft "RateLimit header fields for HTTP")."""
+
+    @app.after_request
+    def tell(response: Response) -> Response:
+        window: Window | None = g.get("window")
+        if window:
+            rule = window.rule
+            response.headers["RateLimit-Policy"] = f'"{rule.what}";q={rule.limit};w={WINDOW}'
+            response.headers["RateLimit"] = f'"{rule.what}";r={window.remaining};t={window.resets_in}'
+        return response
+
+
+def _devices(request: Request) -> dict[str, str]:
+    """Return the accounts this browser is known for, each with its nonce; none if the cookie is missing or forged."""
+    try:
+        devices = _signer().loads(request.cookies.get(_cookie_name(request), ""))
+    except BadSignature:
+        return {}
+    return dict(devices)
+
+
+def _cookie_name(request: Request) -> str:
+    return "__Host-device" if request.is_secure else "device"
+
+
+def _signer() -> URLSafeSerializer:
+    return URLSafeSerializer(current_app.config["SECRET_KEY"], salt="device-cookie")
