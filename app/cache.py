@@ -7,24 +7,23 @@ until it expires (a stale write-back). One mechanism prevents both, the *lease* 
 Facebook", NSDI 2013, section 3.2.1):
 
     page:<name>          string   the page; lives CACHE_TTL
-    page:<name>:lease    string   a random token of whoever may fill it, or of the write that is under way
+    page:<name>:lease    string   a random token of whoever may fill it, or the mark of a write that is under way
 
 On a miss one reader gets the lease and builds; the others wait briefly for its page. A page is stored only by a reader
 whose token is still there, and a write takes the token away. So a fill that began before a write can't be stored after.
 
-A write brackets its commit. Before it, the page is deleted and the lease marked as the writer's, so that nobody can
-store a page while the outcome is open; after it, both are deleted. Should the writer or Redis die between the two,
-there is no page to be stale, and the mark expires by itself. The price is one more round trip for a write.
+What a write does beyond that is a Strategy, one of three; docs/cache.md compares them.
 """
 
 import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 from flask import Flask, current_app
 from redis import Redis
@@ -37,8 +36,9 @@ log = logging.getLogger(__name__)
 LEASE = 1000  # ms a reader has to build a page; a holder that dies delays the others by no more than this
 WRITE_LEASE = 15_000  # ms a write may take from its mark to its commit; longer than a statement may run (SQL_TIMEOUT)
 POLL = 0.02  # s between two looks of those who wait for somebody else's page
-WRITING = b"w"  # how a writer's token begins
-FILLING = b"f"  # how a reader's does
+CLOCK_SKEW = 1.0  # s by which the clocks of two dynos may differ
+WRITING = b"w"  # how a writer's mark begins
+FILLING = b"f"  # how a reader's token does
 
 # Store a page if the lease is still ours. KEYS page, lease; ARGV token, page, seconds to live.
 FILL = """
@@ -57,6 +57,8 @@ if lease and (lease == ARGV[1] or string.sub(lease, 1, 1) ~= 'w') then redis.cal
 return 1
 """
 
+Builder = Callable[[str], str]
+
 
 @dataclass(frozen=True)
 class Page:
@@ -64,7 +66,7 @@ class Page:
 
     body: str
     etag: str  # of the body: 32 hexadecimal digits
-    built_at: float  # s since the epoch
+    built_at: float  # s since the epoch, when building it began: what was written later may not be in it
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,23 @@ class Served:
 
 
 class PageCache:
-    """The cached pages. `version` tells one deployment's pages from another's: a page names its own style sheet."""
+    """The cached pages.
 
-    def __init__(self, store: Store, ttl: int, version: str) -> None:
+    strategy: what a write does.
+    ttl: s a page lives.
+    version: tells one deployment's pages from another's, since a page names its own style sheet.
+    """
+
+    def __init__(self, store: Store, strategy: "Strategy", ttl: int, version: str) -> None:
         self.store = store
+        self.strategy = strategy
         self.ttl = ttl
         self.version = version
+        self.builders: dict[str, Builder] = {}
+
+    def register(self, builders: Mapping[str, Builder]) -> None:
+        """Say how pages are built: "user:7" by the builder "user", which is given "7"."""
+        self.builders.update(builders)
 
     def get(self, name: str) -> Served | None:
         """Return the cached page, or None. Raises StoreUnavailableError."""
@@ -90,39 +103,79 @@ class PageCache:
         page = self._decode(value)
         return Served(page, f"Pipit; hit; ttl={self._time_left(page)}") if page else None
 
-    def get_or_build(self, name: str, build: Callable[[], str]) -> Served:
-        """Return the page from Redis, or build it and leave it there; without Redis, just build it."""
+    def get_or_build(self, name: str, newer_than: float | None = None) -> Served:
+        """Return the page from Redis, or build it and leave it there; without Redis, just build it.
+
+        newer_than: s since the epoch; a page begun before is not good enough for this reader.
+        """
         try:
-            return self._get_or_fill(name, build)
+            served = self._get_or_fill(name)
         except StoreUnavailableError as error:
             log.warning("the page %s is built without the cache: %s", name, error)
-            return Served(self._page(build()), "Pipit; fwd=bypass; detail=store-unavailable")
+            return Served(self.build(name), "Pipit; fwd=bypass; detail=store-unavailable")
+        if newer_than is not None and served.page.built_at <= newer_than + CLOCK_SKEW:
+            return Served(self.build(name), "Pipit; fwd=request; detail=own-write")
+        return served
 
     @contextmanager
-    def changing(self, *names: str) -> Iterator[None]:
+    def changing(self, *names: str, removal: bool = False) -> Iterator[None]:
         """Bracket a write that changes these pages: the commit belongs inside.
+
+        removal: something on the pages goes away. That is never served from a cache again, whatever the strategy.
 
         Raises StoreUnavailableError before the body runs if Redis can't be told: then nothing was written, which is
         better than a write that others would not see. Once the body has run it never raises.
         """
-        mark = WRITING + secrets.token_hex(8).encode()
+        strategy = Invalidate() if removal else self.strategy
+        with strategy.changing(self, names):
+            yield
+
+    def build(self, name: str) -> Page:
+        """Build a page, and leave it nowhere."""
+        kind, _, which = name.partition(":")
+        began = time.time()
+        body = self.builders[kind](which)
+        return Page(body, etag_of(body), began)
+
+    # What strategies are made of
+
+    def mark(self, names: tuple[str, ...], mark: bytes, *, keep_for: int = 0) -> None:
+        """Before a write: take the leases, so that nobody can store a page while the outcome is open.
+
+        keep_for: ms the pages themselves may still be served; 0 deletes them.
+        """
         with self.store.commands() as redis, redis.pipeline() as pipe:
             for name in names:
-                pipe.delete(self._key(name))
+                if keep_for:
+                    pipe.pexpire(self._key(name), keep_for)
+                else:
+                    pipe.delete(self._key(name))
                 pipe.set(self._lease_key(name), mark, px=WRITE_LEASE)
             pipe.execute()
-        try:
-            yield
-        finally:
-            try:
-                with self.store.commands() as redis, redis.pipeline() as pipe:
-                    for name in names:
-                        pipe.eval(SETTLE, 2, self._key(name), self._lease_key(name), mark)
-                    pipe.execute()
-            except StoreUnavailableError as error:
-                log.warning("the pages %s stay uncached for %d s: %s", ", ".join(names), WRITE_LEASE // 1000, error)
 
-    def _get_or_fill(self, name: str, build: Callable[[], str]) -> Served:
+    def settle(self, names: tuple[str, ...], mark: bytes) -> None:
+        """After a write: delete the pages, and the marks with them. Never raises; a mark expires by itself."""
+        try:
+            with self.store.commands() as redis, redis.pipeline() as pipe:
+                for name in names:
+                    pipe.eval(SETTLE, 2, self._key(name), self._lease_key(name), mark)
+                pipe.execute()
+        except StoreUnavailableError as error:
+            log.warning("the pages %s stay uncached for %d s: %s", ", ".join(names), WRITE_LEASE // 1000, error)
+
+    def store_if_ours(self, name: str, token: bytes, page: Page) -> bool:
+        """Store a page if the lease is still ours; return whether it was. Never raises."""
+        try:
+            with self.store.commands() as redis:
+                value = self._encode(page)
+                return bool(redis.eval(FILL, 2, self._key(name), self._lease_key(name), token, value, self.ttl))
+        except StoreUnavailableError as error:  # full, or gone since: the page is still a page
+            log.warning("the page %s can't be cached: %s", name, error)
+            return False
+
+    # Details
+
+    def _get_or_fill(self, name: str) -> Served:
         token = FILLING + secrets.token_hex(8).encode()
         status = "Pipit; hit"
         give_up = time.monotonic() + LEASE / 1000
@@ -133,9 +186,11 @@ class PageCache:
                     return Served(page, f"{status}; ttl={self._time_left(page)}")
                 holder = self._take_lease(redis, name, token)
             if holder is None:
-                return self._fill(name, token, build)
+                page = self.build(name)
+                stored = self.store_if_ours(name, token, page)
+                return Served(page, "Pipit; fwd=miss; stored" if stored else "Pipit; fwd=miss")
             if holder.startswith(WRITING) or time.monotonic() > give_up:
-                return Served(self._page(build()), "Pipit; fwd=miss")
+                return Served(self.build(name), "Pipit; fwd=miss")
             status = "Pipit; fwd=miss; collapsed"
             time.sleep(POLL)
 
@@ -144,20 +199,6 @@ class PageCache:
         if redis.set(self._lease_key(name), token, nx=True, px=LEASE):
             return None
         return cast(bytes | None, redis.get(self._lease_key(name))) or FILLING  # gone meanwhile: look again
-
-    def _fill(self, name: str, token: bytes, build: Callable[[], str]) -> Served:
-        page = self._page(build())
-        try:
-            with self.store.commands() as redis:
-                value = self._encode(page)
-                stored = redis.eval(FILL, 2, self._key(name), self._lease_key(name), token, value, self.ttl)
-        except StoreUnavailableError as error:  # full, or gone since: the page is still a page
-            log.warning("the page %s can't be cached: %s", name, error)
-            stored = 0
-        return Served(page, "Pipit; fwd=miss; stored" if stored else "Pipit; fwd=miss")
-
-    def _page(self, body: str) -> Page:
-        return Page(body, etag_of(body), time.time())
 
     def _encode(self, page: Page) -> bytes:
         return f"{self.version} {page.etag} {page.built_at:.3f}\n{page.body}".encode()
@@ -181,6 +222,84 @@ class PageCache:
         return self.store.key(f"page:{name}:lease")
 
 
+class Strategy(ABC):
+    """What a write does to the cached pages that it changes."""
+
+    name: ClassVar[str]
+    seen_by_everyone = True  # a write is on everyone's next page load; if not, its author reads past the cache
+
+    @abstractmethod
+    def changing(self, cache: PageCache, names: tuple[str, ...]) -> AbstractContextManager[None]:
+        """Return a context manager around the commit."""
+
+
+class Invalidate(Strategy):
+    """Delete on write.
+
+    The page goes before the commit and cannot come back until after it. Should the writer or Redis die in between,
+    there is no page to be stale, and the mark expires by itself. It costs a write two round trips, and the first reader
+    after it a rebuild.
+    """
+
+    name = "invalidate"
+
+    @contextmanager
+    def changing(self, cache: PageCache, names: tuple[str, ...]) -> Iterator[None]:
+        mark = _new_mark()
+        cache.mark(names, mark)
+        try:
+            yield
+        finally:
+            cache.settle(names, mark)
+
+
+class Refresh(Strategy):
+    """Rebuild on write.
+
+    Readers never miss: they get the old page until the new one replaces it, just before the write is acknowledged. The
+    writer pays for the rebuild, read or not. Where two writers meet, neither knows that its page has both writes, so
+    the later one to finish deletes the page instead. Should a writer die after its commit, the old page goes with its
+    mark, after WRITE_LEASE.
+    """
+
+    name = "refresh"
+
+    @contextmanager
+    def changing(self, cache: PageCache, names: tuple[str, ...]) -> Iterator[None]:
+        mark = _new_mark()
+        cache.mark(names, mark, keep_for=WRITE_LEASE)
+        try:
+            yield
+        except BaseException:
+            cache.settle(names, mark)
+            raise
+        behind = tuple(name for name in names if not self._replace(cache, name, mark))
+        if behind:
+            cache.settle(behind, mark)
+
+    def _replace(self, cache: PageCache, name: str, mark: bytes) -> bool:
+        try:
+            page = cache.build(name)
+        except Exception:
+            log.exception("the page %s can't be rebuilt after a write: it is deleted instead", name)
+            return False
+        return cache.store_if_ours(name, mark, page)
+
+
+class Expire(Strategy):
+    """Do nothing on write: a page is as old as its time to live allows, but for the author of a post."""
+
+    name = "expire"
+    seen_by_everyone = False
+
+    @contextmanager
+    def changing(self, cache: PageCache, names: tuple[str, ...]) -> Iterator[None]:  # noqa: ARG002
+        yield
+
+
+STRATEGIES: dict[str, type[Strategy]] = {strategy.name: strategy for strategy in (Invalidate, Refresh, Expire)}
+
+
 def etag_of(body: str) -> str:
     """Return an entity tag for a body: 32 hexadecimal digits."""
     return hashlib.sha256(body.encode()).hexdigest()[:32]
@@ -188,7 +307,7 @@ def etag_of(body: str) -> str:
 
 def init_cache(app: Flask, config: Config, store: Store, version: str) -> PageCache:
     """Give the app its page cache."""
-    cache = PageCache(store, config.cache_ttl, version)
+    cache = PageCache(store, STRATEGIES[config.cache_strategy](), config.cache_ttl, version)
     app.extensions["page_cache"] = cache
     return cache
 
@@ -197,3 +316,7 @@ def current_cache() -> PageCache:
     """Return the page cache of the current app."""
     cache: PageCache = current_app.extensions["page_cache"]
     return cache
+
+
+def _new_mark() -> bytes:
+    return WRITING + secrets.token_hex(8).encode()

@@ -132,7 +132,7 @@ class Config:
             redis_prefix=reader.read("REDIS_PREFIX", _redis_prefix, ""),
             # Heroku signs its servers' certificates itself, so there is nothing there to verify them against.
             redis_tls_verify=reader.read("REDIS_TLS_VERIFY", _yes_or_no, not on_heroku),
-            cache_strategy=reader.read("CACHE_STRATEGY", _one_of("invalidate"), "invalidate"),
+            cache_strategy=reader.read("CACHE_STRATEGY", _one_of("invalidate", "refresh", "expire"), "invalidate"),
             cache_ttl=reader.read("CACHE_TTL", _integer(1, 24 * 3600), 60),
             login_max_attempts=reader.read("LOGIN_MAX_ATTEMPTS", _integer(1, 1000), 5),
             session_lifetime=reader.read("SESSION_LIFETIME", _integer(60, 10 * 365 * 24 * 3600), 14 * 24 * 3600),

@@ -114,7 +114,7 @@ class User(Base):
         """Delete one's own post; return False, and leave it, if it is somebody else's. Raises StoreUnavailableError."""
         if post.author_id != self.id:
             return False
-        with write(LATEST, user_page(self.id)):
+        with write(LATEST, user_page(self.id), removal=True):
             db.session.delete(post)
         return True
 
@@ -132,7 +132,7 @@ class User(Base):
 
     def unfollow(self, other: "User") -> None:
         """Follow somebody no more. Raises StoreUnavailableError."""
-        with write(user_page(self.id), user_page(other.id)):
+        with write(user_page(self.id), user_page(other.id), removal=True):
             Follow.end(self.id, other.id)
 
     def counts(self) -> "Counts":

@@ -15,15 +15,17 @@ def user_page(user_id: int) -> str:
 
 
 @contextmanager
-def write(*pages: str) -> Iterator[None]:
-    """Run a write, commit it, and see to it that none of the cached `pages` it changes is served again.
+def write(*pages: str, removal: bool = False) -> Iterator[None]:
+    """Run a write, commit it, and have the cache's strategy deal with the cached `pages` that it changes.
+
+    removal: it takes something away; whatever the strategy, that is not served from the cache again.
 
     Rolls back and raises what the body or the commit raises; raises StoreUnavailableError, with nothing written, if
     the cache can't be told of a write to its pages.
     """
     try:
         if pages:
-            with current_cache().changing(*pages):
+            with current_cache().changing(*pages, removal=removal):
                 yield
                 db.session.commit()
         else:

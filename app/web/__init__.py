@@ -3,9 +3,11 @@
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from app.cache import PageCache
 from app.config import Config
 from app.web import accounts, errors, health, limits, pages, people, posts
 from app.web.assets import Assets
+from app.web.converters import IdConverter
 from app.web.page_cache import PageCacheLayer
 from app.web.security import SecurityHeaders
 from app.web.viewer import signed_in
@@ -23,11 +25,14 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
         WTF_CSRF_SSL_STRICT=False,  # the token and the __Host- cookie decide; some people's browsers send no Referer
         SITE_NAME=config.site_name,
     )
+    app.url_map.converters["id"] = IdConverter
     for module in (posts, people, accounts, health):
         app.register_blueprint(module.bp)
     errors.init_errors(app)
     limits.init_limits(app)
     pages.init_pages(app, assets)
+    cache: PageCache = app.extensions["page_cache"]
+    cache.register({"latest": posts.build_latest, "user": people.build_profile})
     app.context_processor(lambda: {"viewer": signed_in(), "site_name": config.site_name})
 
     layered = PageCacheLayer(app.wsgi_app, app, config.trusted_hosts)

@@ -19,7 +19,7 @@ def register() -> ResponseReturnValue:
     if signed_in():
         return redirect(url_for("posts.home"))
     form = RegisterForm()
-    if request.method == "GET":
+    if request.method != "POST":
         return render_template("accounts/register.html", form=form)
     count_attempt(registration_rules(request.remote_addr or ""))
     if form.validate():
@@ -44,7 +44,7 @@ def login() -> ResponseReturnValue:
     if signed_in():
         return redirect(url_for("posts.home"))
     form = LoginForm()
-    if request.method == "GET":
+    if request.method != "POST":
         form.next.data = local_path(request.args.get("next"))
         return render_template("accounts/login.html", form=form)
     if not form.validate():
@@ -102,7 +102,7 @@ def end_all_other_sessions() -> ResponseReturnValue:
 def change_password() -> ResponseReturnValue:
     """Change the password; that ends all of the user's sessions but this one, which gets a new id."""
     form = PasswordForm()
-    if request.method == "GET":
+    if request.method != "POST":
         return render_template("accounts/password.html", form=form)
     if not form.validate():
         return render_template("accounts/password.html", form=form), 422

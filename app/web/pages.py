@@ -6,7 +6,7 @@ anew, from the session alone, and the rest is taken as it is. People's own text 
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +18,7 @@ from app.models import Post
 from app.models.post_text import pieces
 from app.sessions import has_cookie
 from app.web.assets import Assets
+from app.web.viewer import last_write
 
 CSRF_TOKEN = re.compile(r'name="csrf_token"[^>]*>')
 HOLE = re.compile(r"<!--\[(\w+)-->.*?<!--\1\]-->", re.DOTALL)
@@ -27,16 +28,20 @@ PAGE_NAME = "pipit.page"  # in the WSGI environment: which cached page answered 
 NOBODY: dict[str, Any] = {"viewer": None, "get_flashed_messages": tuple}
 
 
-def cached_page(name: str, template: str, context: Callable[[], Mapping[str, Any]], **viewer_context: Any) -> Response:
+def render_shared(template: str, here: str, **context: Any) -> str:
+    """Return a page as an anonymous visitor sees it at the path `here`, in whosever request it is built."""
+    return render_template(template, **context, here=here, viewer=None, shared=True)
+
+
+def cached_page(name: str, **viewer_context: Any) -> Response:
     """Return a page that comes from the cache, or goes there.
 
     name: the cache's name for the page.
-    context: called on a miss; what the template needs, the same for every viewer.
-    viewer_context: what the holes need besides.
+    viewer_context: what the holes need.
     """
-    served = current_cache().get_or_build(name, lambda: render_template(template, **context(), **NOBODY))
-    request.environ[PAGE_NAME] = name
     private = has_cookie(request.cookies)
+    served = current_cache().get_or_build(name, last_write() if private else None)
+    request.environ[PAGE_NAME] = name
     body = _filled(served.page.body, viewer_context) if private else served.page.body
     response = make_response(body)
     response.headers.update(page_headers(served, private=private))

@@ -5,11 +5,12 @@ from typing import Any
 from flask import Blueprint, abort, flash, redirect, render_template, url_for
 from flask.typing import ResponseReturnValue
 
+from app.extensions import db
 from app.models import Follow, Post, User
 from app.models.writes import user_page
-from app.web.pages import cached_page
+from app.web.pages import cached_page, render_shared
 from app.web.posts import before
-from app.web.viewer import login_required, signed_in, viewer
+from app.web.viewer import login_required, note_write, signed_in, viewer
 
 bp = Blueprint("people", __name__)
 
@@ -21,15 +22,11 @@ def profile(name: str) -> ResponseReturnValue:
     if user.name != name:
         return redirect(url_for("people.profile", name=user.name), 301)
     older_than = before()
-
-    def context() -> dict[str, Any]:
-        return {"user": user, "counts": user.counts(), "posts": Post.by(user.id, older_than), "older_than": older_than}
-
     person = signed_in()
     follows = person is not None and person.id != user.id and Follow.exists(person.id, user.id)
     if older_than is None:
-        return cached_page(user_page(user.id), "people/profile.html", context, user=user, follows=follows)
-    return render_template("people/profile.html", **context(), follows=follows)
+        return cached_page(user_page(user.id), user=user, follows=follows)
+    return render_template("people/profile.html", **_profile(user, older_than), follows=follows)
 
 
 @bp.get("/@<name>/followers")
@@ -58,6 +55,7 @@ def follow(name: str) -> ResponseReturnValue:
     if user.id == viewer().id:
         abort(403, "Nobody follows themselves here.")
     viewer().follow(user)
+    note_write()
     flash(f"You follow @{user.name}.")
     return redirect(url_for("people.profile", name=user.name))
 
@@ -68,8 +66,19 @@ def unfollow(name: str) -> ResponseReturnValue:
     """Follow somebody no more."""
     user = _user(name)
     viewer().unfollow(user)
+    note_write()
     flash(f"You don't follow @{user.name} any more.")
     return redirect(url_for("people.profile", name=user.name))
+
+
+def build_profile(user_id: str) -> str:
+    """Build the cached page of a user."""
+    user = db.session.get_one(User, int(user_id))
+    return render_shared("people/profile.html", f"/@{user.name}", **_profile(user))
+
+
+def _profile(user: User, older_than: int | None = None) -> dict[str, Any]:
+    return {"user": user, "counts": user.counts(), "posts": Post.by(user.id, older_than), "older_than": older_than}
 
 
 def _user(name: str) -> User:

@@ -11,8 +11,8 @@ from app.models.writes import LATEST
 from app.rate_limit import posting_rules
 from app.web.forms import PostForm
 from app.web.limits import count_attempt
-from app.web.pages import cached_page
-from app.web.viewer import login_required, signed_in, viewer
+from app.web.pages import cached_page, render_shared
+from app.web.viewer import login_required, note_write, signed_in, viewer
 
 bp = Blueprint("posts", __name__)
 
@@ -32,7 +32,7 @@ def latest() -> ResponseReturnValue:
     """Show everyone's latest posts: the page that most visitors see."""
     older_than = before()
     if older_than is None:
-        return cached_page(LATEST, "posts/latest.html", lambda: {"posts": Post.latest()})
+        return cached_page(LATEST)
     return render_template("posts/latest.html", posts=Post.latest(older_than), older_than=older_than)
 
 
@@ -51,7 +51,7 @@ def tagged(tag: str) -> ResponseReturnValue:
     return render_template("posts/tagged.html", tag=tag, posts=Post.tagged(tag, before()))
 
 
-@bp.get(f"/@<name>/<int(max={LARGEST_ID}):post_id>")
+@bp.get("/@<name>/<id:post_id>")
 def permalink(name: str, post_id: int) -> ResponseReturnValue:
     """Show one post. The name is for people to read; the id decides, and a wrong name is put right."""
     post = Post.with_author(post_id) or abort(404)
@@ -69,11 +69,12 @@ def publish() -> ResponseReturnValue:
         return _home(form), 422
     count_attempt(posting_rules(viewer().id))
     viewer().publish(form.text)
+    note_write()
     flash("Published.")
     return redirect(url_for("posts.home"))
 
 
-@bp.post(f"/posts/<int(max={LARGEST_ID}):post_id>/delete")
+@bp.post("/posts/<id:post_id>/delete")
 @login_required
 def delete(post_id: int) -> ResponseReturnValue:
     """Delete one's own post; somebody else's is a 403."""
@@ -82,6 +83,11 @@ def delete(post_id: int) -> ResponseReturnValue:
         abort(403)
     flash("Deleted.")
     return redirect(url_for("people.profile", name=viewer().name))
+
+
+def build_latest(_which: str) -> str:
+    """Build the cached page of everyone's latest posts."""
+    return render_shared("posts/latest.html", "/", posts=Post.latest())
 
 
 def _home(form: PostForm) -> str:

@@ -1,5 +1,6 @@
 """Who is looking: told by the session alone, without a query."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -9,6 +10,7 @@ from urllib.parse import urlsplit
 from flask import flash, g, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
+from app.cache import current_cache
 from app.extensions import db
 from app.models import User
 from app.redis_client import StoreUnavailableError
@@ -80,6 +82,18 @@ def end_other_sessions() -> int:
     """End all of this visitor's sessions but this one; return how many. Raises StoreUnavailableError."""
     session = current_session()
     return current_interface().end_all(session["user_id"], keep=session.sid)
+
+
+def note_write() -> None:
+    """Remember that this visitor has just written something, if the cache may not show it: they must see it."""
+    if not current_cache().strategy.seen_by_everyone:
+        current_session()["wrote"] = time.time()
+
+
+def last_write() -> float | None:
+    """Return when this visitor last wrote something that the cache may not show (s since the epoch), or None."""
+    wrote: float | None = current_session().get("wrote")
+    return wrote
 
 
 def local_path(url: str | None) -> str | None:
