@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import ClassVar, cast
 
 from flask import Flask, current_app
-from redis import Redis
+from redis import OutOfMemoryError, Redis, RedisError
 
 from app.config import Config
 from app.redis_client import Store, StoreUnavailableError
@@ -144,14 +144,17 @@ class PageCache:
 
         keep_for: ms the pages themselves may still be served; 0 deletes them.
         """
-        with self.store.commands() as redis, redis.pipeline() as pipe:
+        with self.store.commands() as redis, redis.pipeline(transaction=False) as pipe:
             for name in names:
                 if keep_for:
                     pipe.pexpire(self._key(name), keep_for)
                 else:
                     pipe.delete(self._key(name))
                 pipe.set(self._lease_key(name), mark, px=WRITE_LEASE)
-            pipe.execute()
+            for result in pipe.execute(raise_on_error=False):
+                # A full Redis still deletes, and that is what counts: the mark guards only against our own death.
+                if isinstance(result, RedisError) and not isinstance(result, OutOfMemoryError):
+                    raise result
 
     def settle(self, names: tuple[str, ...], mark: bytes) -> None:
         """After a write: delete the pages, and the marks with them. Never raises; a mark expires by itself."""

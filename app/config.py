@@ -91,7 +91,7 @@ class Config:
     port: int = 5000
     workers: int = 2
     threads: int = 5
-    redis_max_connections: int = 5
+    redis_max_connections: int = 4
     redis_prefix: str = ""
     redis_tls_verify: bool = True
     cache_strategy: str = "invalidate"
@@ -128,7 +128,9 @@ class Config:
             port=reader.read("PORT", _integer(1, 65535), 5000),
             workers=reader.read("WEB_CONCURRENCY", _integer(1, 100), 2),
             threads=threads,
-            redis_max_connections=reader.read("REDIS_MAX_CONNECTIONS", _integer(1, 1000), threads),
+            # A thread holds a connection only while a command runs. One less than the threads: two dynos of two
+            # workers then open 16 of the 20 that the smallest plan allows, and leave some for an operator.
+            redis_max_connections=reader.read("REDIS_MAX_CONNECTIONS", _integer(1, 1000), max(1, threads - 1)),
             redis_prefix=reader.read("REDIS_PREFIX", _redis_prefix, ""),
             # Heroku signs its servers' certificates itself, so there is nothing there to verify them against.
             redis_tls_verify=reader.read("REDIS_TLS_VERIFY", _yes_or_no, not on_heroku),

@@ -30,7 +30,7 @@ from flask.sessions import SecureCookieSessionInterface
 from flask_session.base import Serializer, ServerSideSession
 from flask_session.redis.redis import RedisSession, RedisSessionInterface
 from itsdangerous import BadSignature, URLSafeTimedSerializer
-from redis import ResponseError
+from redis import ReadOnlyError, ResponseError
 from redis.client import Pipeline
 
 from app.config import Config
@@ -88,7 +88,8 @@ class Session(RedisSession):
     @property
     def user_id(self) -> int | None:
         """Return whose session this is; None for an anonymous visitor's."""
-        return dict.get(self, "user_id")  # not self.get(): a session is `accessed` when a view asks, not when we do
+        # dict's own get(): a session is `accessed` when a view asks, not when we do.
+        return dict.get(self, "user_id") if self.sid else None
 
     def changes_to(self, stored: dict[str, Any]) -> dict[str, Any]:
         """Return what is stored, with the changes of this request made to it, and nothing else changed.
@@ -199,12 +200,20 @@ class PipitSessionInterface(RedisSessionInterface):
         """Return the session and renew it, in one command."""
         with self.store.commands() as redis:
             try:
-                value = cast(bytes | None, redis.getex(store_id, ex=self.lifetime))
+                value = redis.getex(store_id, ex=self.lifetime)
+            except ReadOnlyError:  # a replica after a failover: it can't renew, but it knows who is signed in
+                value = redis.get(store_id)
             except ResponseError as error:
-                if not str(error).startswith("WRONGTYPE"):
+                if "unknown command" in str(error):  # a server older than Redis 6.2, such as Redis To Go's
+                    with redis.pipeline() as pipe:
+                        pipe.get(store_id)
+                        pipe.expire(store_id, self.lifetime)
+                        value = pipe.execute()[0]
+                elif str(error).startswith("WRONGTYPE"):
+                    value = b""
+                else:
                     raise
-                value = b""
-        return self._decode(value)
+        return self._decode(cast(bytes | None, value))
 
     def _upsert_session(self, session_lifetime: timedelta, session: Session, store_id: str) -> bool:
         """Bring a request's changes into the stored session; return False if it has ended meanwhile.

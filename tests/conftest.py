@@ -97,6 +97,13 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    path = tmp_path / "pipit.db"
+    shutil.copy(sqlite_template, path)
+    return f"sqlite:///{path}"
+
+
 @pytest.fixture(scope="session")
 def postgresql_url() -> Iterator[str]:
     """Give a migrated database on a private PostgreSQL server."""
@@ -109,13 +116,12 @@ def postgresql_url() -> Iterator[str]:
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Give an empty database: the test that asks for it, or for `app`, runs once on each kind."""
-    if request.param == "sqlite":
-        path = tmp_path / "pipit.db"
-        shutil.copy(request.getfixturevalue("sqlite_template"), path)
-        return f"sqlite:///{path}"
-    url: str = request.getfixturevalue("postgresql_url")
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Give an empty database: the test that asks for it, or for `app`, runs once on each kind.
+
+    A module that is not about SQL overrides this with `sqlite_url`, and runs in half the time.
+    """
+    url: str = request.getfixturevalue(f"{request.param}_url")
     return url
 
 

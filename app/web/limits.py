@@ -7,6 +7,7 @@ from itsdangerous import BadSignature, URLSafeSerializer
 
 from app.models import User
 from app.rate_limit import WINDOW, Rule, Window, current_limiter, login_account
+from app.redis_client import StoreUnavailableError
 
 DEVICE_LIFETIME = 365 * 24 * 3600  # s a browser is remembered without a login
 DEVICE_ACCOUNTS = 5  # accounts one browser is remembered for: a family's tablet
@@ -28,6 +29,17 @@ def count_attempt(rules: Sequence[Rule]) -> None:
     g.window = window = current_limiter().hit(rules)
     if window.exceeded:
         raise TooManyAttemptsError(window)
+
+
+def count_if_possible(rules: Sequence[Rule]) -> None:
+    """Count an attempt at something harmless, which a Redis that can't count should not stop.
+
+    Raises TooManyAttemptsError if it is one too many.
+    """
+    try:
+        count_attempt(rules)
+    except StoreUnavailableError as error:
+        current_app.logger.warning("not counted: %s", error)
 
 
 def login_rules(account: str) -> list[Rule]:

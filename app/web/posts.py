@@ -10,7 +10,7 @@ from app.models.paging import LARGEST_ID
 from app.models.writes import LATEST
 from app.rate_limit import posting_rules
 from app.web.forms import PostForm
-from app.web.limits import count_attempt
+from app.web.limits import count_if_possible
 from app.web.pages import cached_page, render_shared
 from app.web.viewer import login_required, note_write, signed_in, viewer
 
@@ -67,7 +67,7 @@ def publish() -> ResponseReturnValue:
     form = PostForm()
     if not form.validate():
         return _home(form), 422
-    count_attempt(posting_rules(viewer().id))
+    count_if_possible(posting_rules(viewer().id))
     viewer().publish(form.text)
     note_write()
     flash("Published.")

@@ -1,0 +1,43 @@
+"""Counting what a request costs: commands at the Redis server, statements at the database."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from flask import Flask
+from redis import Redis
+from sqlalchemy import event
+
+from app.extensions import db
+
+
+@contextmanager
+def commands_sent(redis: Redis) -> Iterator[list[str]]:
+    """Collect the commands that reach the server meanwhile; what a connection says of itself does not count."""
+    sent: list[str] = []
+    with redis.monitor() as monitor:  # type: ignore[no-untyped-call]
+        yield sent
+        redis.echo("the end of this")
+        for entry in monitor.listen():
+            command = str(entry["command"])
+            if command.startswith("ECHO"):
+                break
+            if not re.match(r"CLIENT|SELECT|HELLO|AUTH|PING", command):
+                sent.append(command)
+
+
+@contextmanager
+def statements_run(app: Flask) -> Iterator[list[str]]:
+    """Collect the SQL statements that the app runs meanwhile."""
+    run: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        run.append(statement)
+
+    with app.app_context():
+        engine = db.engine
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield run
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
