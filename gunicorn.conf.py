@@ -63,6 +63,12 @@ def when_ready(server: Any) -> None:
         WEB_PID.write_text(str(server.pid))
 
 
+def worker_exit(_server: Any, worker: Any) -> None:
+    """On a laptop, let a worker that can't start because of a half-saved file be started again, not end everything."""
+    if watched and not worker.booted:
+        os._exit(1)  # not gunicorn's own "failed to boot", after which it gives up
+
+
 def on_exit(server: Any) -> None:
     """Take the process id away again, unless another process has put its own there."""
     if watched and WEB_PID.exists() and WEB_PID.read_text() == str(server.pid):

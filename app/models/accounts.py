@@ -74,6 +74,11 @@ class User(Base):
         return db.session.scalar(select(cls).where(cls.name_key == name.lower()))
 
     @classmethod
+    def with_id(cls, user_id: int) -> Self | None:
+        """Return the account with that id, or None."""
+        return db.session.get(cls, user_id)
+
+    @classmethod
     def with_email(cls, email: str) -> Self | None:
         """Return the account with that e-mail address, or None."""
         return db.session.scalar(select(cls).where(cls.email == email.lower()))

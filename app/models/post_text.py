@@ -19,6 +19,8 @@ WHITE_SPACE = (
     "\u2028\u2029\u202f\u205f\u3000\ufeff"
 )
 
+CLOSING = "!?.,:;…。、！？”’»"  # after a URL these end the sentence, or the quotation, that it stands in
+
 GRAPHEME = regex.compile(r"\X")
 CONTROL = regex.compile(r"[\p{Cc}--[\t\n]]", regex.VERSION1)
 VISIBLE = regex.compile(r"[^\p{C}\p{Z}\p{M}\u115f\u1160\u2800\u3164\uffa0]")
@@ -85,8 +87,9 @@ def pieces(body: str) -> Iterator[Piece]:
     end = 0
     for match in _linkify().match(body) or []:
         yield from _names_and_tags(body[end : match.index])
-        yield Piece("url", body[match.index : match.last_index], match.url)
-        end = match.last_index
+        url = match.url.rstrip(CLOSING)
+        end = match.last_index - (len(match.url) - len(url))
+        yield Piece("url", body[match.index : end], url)
     yield from _names_and_tags(body[end:])
 
 

@@ -112,8 +112,9 @@ def change_password() -> ResponseReturnValue:
         form.current_password.errors.append("That is not your current password.")
         return render_template("accounts/password.html", form=form), 422
     current_limiter().give_back(rules)
+    end_other_sessions()  # before: if Redis is away, nothing has changed
     viewer().change_password(form.new_password.data)
     sign_in(viewer())
-    end_other_sessions()
+    end_other_sessions()  # and after: nobody stays who came in with the old password meanwhile
     flash("Your password is changed. Everywhere else you're logged out now.")
     return redirect(url_for("posts.home"))

@@ -47,8 +47,8 @@ def init_errors(app: Flask) -> None:
 
 def _http_error(error: HTTPException) -> Response:
     code = error.code or 500
-    if code < 400:
-        return error.get_response()  # type: ignore[return-value]
+    if isinstance(error.response, Response):  # a view's own answer, given by abort()
+        return error.response
     # A description that a view gave is for people; Werkzeug's own is for developers.
     text = error.description if error.description != type(error).description else None
     response = _page(code, TITLES.get(code, error.name), text or TEXTS.get(code, "Go back and try again."))
@@ -89,7 +89,7 @@ def _sql_unavailable(error: Exception) -> Response:
 
 
 def _unavailable(cause: str) -> Response:
-    text = f"{cause} Nothing was changed, and you are still logged in. Try again in a few seconds."
+    text = f"{cause} Try again in a few seconds; if you were logged in, you still are."
     response = _page(503, TITLES[503], text)
     response.headers["Retry-After"] = str(RETRY_AFTER)
     return response

@@ -24,9 +24,6 @@ CSRF_TOKEN = re.compile(r'name="csrf_token"[^>]*>')
 HOLE = re.compile(r"<!--\[(\w+)-->.*?<!--\1\]-->", re.DOTALL)
 PAGE_NAME = "pipit.page"  # in the WSGI environment: which cached page answered this URL; page_cache.py learns from it
 
-# What a page is rendered with for the cache, whoever happens to ask for it: nobody signed in, no messages for anybody.
-NOBODY: dict[str, Any] = {"viewer": None, "get_flashed_messages": tuple}
-
 
 def render_shared(template: str, here: str, **context: Any) -> str:
     """Return a page as an anonymous visitor sees it at the path `here`, in whosever request it is built."""

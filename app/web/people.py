@@ -5,7 +5,6 @@ from typing import Any
 from flask import Blueprint, abort, flash, redirect, render_template, url_for
 from flask.typing import ResponseReturnValue
 
-from app.extensions import db
 from app.models import Follow, Post, User
 from app.models.writes import user_page
 from app.web.pages import cached_page, render_shared
@@ -73,7 +72,7 @@ def unfollow(name: str) -> ResponseReturnValue:
 
 def build_profile(user_id: str) -> str:
     """Build the cached page of a user."""
-    user = db.session.get_one(User, int(user_id))
+    user = User.with_id(int(user_id)) or abort(404)
     return render_shared("people/profile.html", f"/@{user.name}", **_profile(user))
 
 

@@ -7,11 +7,10 @@ from functools import wraps
 from typing import ParamSpec
 from urllib.parse import urlsplit
 
-from flask import flash, g, redirect, request, url_for
+from flask import abort, flash, g, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
 from app.cache import current_cache
-from app.extensions import db
 from app.models import User
 from app.redis_client import StoreUnavailableError
 from app.sessions import SignIn, current_interface, current_session
@@ -39,9 +38,14 @@ def signed_in() -> Viewer | None:
 def viewer() -> User:
     """Return the account of the signed-in visitor, for a view that is login_required; reads it from SQL once."""
     if "viewer" not in g:
-        g.viewer = db.session.get_one(User, current_session().user_id)
-    user: User = g.viewer
-    return user
+        session = current_session()
+        user = User.with_id(session["user_id"])
+        if user is None or user.name != session["name"]:  # the database is not the one this session was begun on
+            sign_out()
+            abort(redirect(url_for("accounts.login")))
+        g.viewer = user
+    found: User = g.viewer
+    return found
 
 
 def login_required(view: Callable[P, ResponseReturnValue]) -> Callable[P, ResponseReturnValue]:

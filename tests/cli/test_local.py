@@ -1,0 +1,288 @@
+"""`flask local`: a laptop's Redis, and the reload. They run in a copy of Pipit, which has an instance/ of its own."""
+
+import importlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import pytest
+from click.testing import Result
+from flask import Flask
+from redis import AuthenticationError, Redis, RedisError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from tests.servers import PATIENCE, ROOT, clean_environ, free_port, wait_until
+
+module = importlib.import_module("app.cli.local")  # the name app.cli.local is the command itself
+KEY = "a key for tests, and for tests only"
+
+
+@dataclass
+class Copy:
+    """A fresh clone of Pipit, and the port that its Redis is to use."""
+
+    folder: Path
+    port: int = field(default_factory=free_port)
+    password: str = ""
+
+    @property
+    def environ(self) -> dict[str, str]:
+        url = f"redis://:{self.password}@127.0.0.1:{self.port}/0"
+        return clean_environ() | {"REDIS_URL": url, "SECRET_KEY": KEY, "PYTHONUNBUFFERED": "1"}
+
+    @contextmanager
+    def running(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """Run `flask local …` until the end of the block, as honcho does: SIGTERM, and patience."""
+        command = [sys.executable, "-m", "flask", "local", *arguments]
+        process = subprocess.Popen(
+            command, cwd=self.folder, env=self.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            assert process.stdout
+            process.stdout.close()
+
+    def redis(self, process: subprocess.Popen[str], password: str | None = None) -> Redis:
+        """Return a client of the running server, once it answers."""
+        client = Redis(port=self.port, password=password, decode_responses=True, retry=Retry(NoBackoff(), 0))
+
+        def answers() -> bool:
+            assert process.poll() is None, process.stdout and process.stdout.read()
+            try:
+                return bool(client.ping())
+            except AuthenticationError:
+                return True
+            except RedisError:
+                return False
+
+        wait_until(answers, "the local Redis to answer")
+        return client
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """Give one kind only: these commands know nothing of SQL."""
+    return sqlite_url
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Copy:
+    ignore = shutil.ignore_patterns("__pycache__")
+    for part in ("app", "migrations"):
+        shutil.copytree(ROOT / part, tmp_path / part, ignore=ignore)
+    return Copy(tmp_path)
+
+
+@pytest.fixture
+def invoke(app: Flask, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Give a function that runs `flask local …` in this process, with REDIS_URL as given."""
+
+    def run(*arguments: str, redis_url: str = redis_url) -> Result:
+        for name in ("DYNO", "REDISTOGO_URL", "DATABASE_URL"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("SECRET_KEY", KEY)
+        monkeypatch.setenv("REDIS_URL", redis_url)
+        return app.test_cli_runner().invoke(args=["local", *arguments])
+
+    return run
+
+
+@dataclass
+class Exec:
+    """What the process would have become."""
+
+    arguments: list[str] = field(default_factory=list)
+
+    def __call__(self, binary: str, arguments: list[str]) -> None:
+        assert arguments[0] == binary
+        assert os.access(binary, os.X_OK)
+        self.arguments = arguments[1:]
+
+
+@pytest.fixture
+def execv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Exec:
+    stand_in = Exec()
+    monkeypatch.setattr(module, "INSTANCE", tmp_path / "instance")
+    monkeypatch.setattr(module.os, "execv", stand_in)
+    return stand_in
+
+
+# Redis
+
+
+def test_the_local_redis_answers_and_keeps_its_data_over_a_restart(copy: Copy) -> None:
+    with copy.running("redis") as process, copy.redis(process) as client:
+        client.set("colour", "blue")
+        client.rpush("list", *"abc")
+    assert process.returncode == 0
+    with copy.running("redis") as process, copy.redis(process) as client:
+        assert client.get("colour") == "blue"
+        assert client.lrange("list", 0, -1) == ["a", "b", "c"]
+    assert (copy.folder / "instance" / "valkey").is_dir()
+
+
+def test_it_says_where_it_is_and_listens_to_this_machine_alone(copy: Copy) -> None:
+    copy.password = "s3cr3t-pw"
+    with copy.running("redis") as process, copy.redis(process, "s3cr3t-pw") as client:
+        assert client.config_get("bind")["bind"] == "127.0.0.1"
+        assert process.stdout
+        said = process.stdout.readline()
+    assert f"redis://127.0.0.1:{copy.port}/0" in said
+    assert "s3cr3t-pw" not in said
+
+
+def test_it_asks_for_the_password_that_redis_url_has(copy: Copy) -> None:
+    copy.password = "s3cr3t-pw"
+    with copy.running("redis") as process, copy.redis(process, "wrong") as stranger:
+        with pytest.raises(AuthenticationError):
+            stranger.ping()
+        with Redis(port=copy.port, password="s3cr3t-pw") as client:
+            assert client.ping()
+
+
+def test_a_port_that_is_in_use_is_one_line_that_says_what_to_do(copy: Copy) -> None:
+    with socket.create_server(("127.0.0.1", copy.port)):
+        ended = subprocess.run(
+            [sys.executable, "-m", "flask", "local", "redis"],
+            cwd=copy.folder,
+            env=copy.environ,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    [line] = ended.stderr.splitlines()
+    assert f"127.0.0.1:{copy.port} is in use" in line
+    assert re.search(r"put REDIS_URL=redis://127\.0\.0\.1:\d+/0 into \.env", line)
+
+
+def test_the_process_becomes_the_server_with_every_write_in_a_file(
+    invoke: Callable[..., Result], execv: Exec, tmp_path: Path
+) -> None:
+    port = free_port()
+    result = invoke("redis", redis_url=f"redis://localhost:{port}/0")
+    assert result.exit_code == 0
+    settings = dict(zip(execv.arguments[::2], execv.arguments[1::2], strict=True))
+    assert settings["--port"] == str(port)
+    assert settings["--dir"] == str(tmp_path / "instance" / "valkey")
+    assert settings["--appendonly"] == "yes"
+    assert "--requirepass" not in settings
+
+
+def test_the_password_of_redis_url_is_the_servers(invoke: Callable[..., Result], execv: Exec) -> None:
+    result = invoke("redis", redis_url=f"redis://:pw%2F1@127.0.0.1:{free_port()}/0")
+    assert execv.arguments[-2:] == ["--requirepass", "pw/1"]
+    assert "pw" not in result.output.replace(str(module.INSTANCE), "")
+
+
+def test_a_busy_port_starts_nothing(invoke: Callable[..., Result], execv: Exec) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        result = invoke("redis", redis_url=f"redis://127.0.0.1:{server.getsockname()[1]}/0")
+    assert result.exit_code == 1
+    assert execv.arguments == []
+
+
+@pytest.mark.parametrize("url", ["redis://:s3cr3t-pw@redis.example.org:6379/0", "rediss://:s3cr3t-pw@127.0.0.1:6380/0"])
+def test_where_there_is_a_server_already_none_is_started(
+    invoke: Callable[..., Result], execv: Exec, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    def stopped() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.signal, "pause", stopped)
+    result = invoke("redis", redis_url=url)
+    assert "using that server, and starting none here" in result.output
+    assert "s3cr3t-pw" not in result.output
+    assert execv.arguments == []
+
+
+# Reload
+
+
+@dataclass
+class Web:
+    """A process that counts how often it is told to reload; this one stands in for gunicorn."""
+
+    pid_file: Path
+    reloads: int = 0
+
+    def reload(self, _number: int, _frame: FrameType | None) -> None:
+        self.reloads += 1
+
+
+@pytest.fixture
+def web(copy: Copy) -> Iterator[Web]:
+    stand_in = Web(copy.folder / "instance" / "web.pid")
+    stand_in.pid_file.parent.mkdir()
+    stand_in.pid_file.write_text(str(os.getpid()))
+    before = signal.signal(signal.SIGHUP, stand_in.reload)
+    yield stand_in
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture
+def changed(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `flask local watch`, in this process, see one change of the copy and then end."""
+    monkeypatch.setattr(module, "APP", copy.folder / "app")
+    monkeypatch.setattr(module, "WEB_PID", copy.folder / "instance" / "web.pid")
+    monkeypatch.setattr("watchfiles.watch", lambda *_paths, **_options: iter([{"a change"}]))
+
+
+def test_a_changed_file_reloads_the_web_process(copy: Copy, web: Web) -> None:
+    style = copy.folder / "app" / "static" / "pipit.css"
+    with copy.running("watch"):
+
+        def change() -> int:
+            """Change it until that is noticed: nobody says when the watching has begun."""
+            style.write_text(style.read_text() + "\n")
+            return web.reloads
+
+        wait_until(change, "a reload")
+
+
+def test_a_change_that_would_start_is_loaded(invoke: Callable[..., Result], web: Web, changed: None) -> None:
+    assert invoke("watch").exit_code == 0
+    assert web.reloads == 1
+
+
+def test_a_change_that_would_not_start_is_shown_and_not_loaded(
+    invoke: Callable[..., Result], copy: Copy, web: Web, changed: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (copy.folder / "app" / "cache.py").write_text("def broken(:\n")
+    result = invoke("watch")
+    assert "Not reloaded: mend the error above" in result.output
+    assert "SyntaxError" in capfd.readouterr().err
+    assert web.reloads == 0
+
+
+@pytest.mark.parametrize("pid", [None, "999999999"])
+def test_a_change_without_a_web_process_is_no_error(
+    invoke: Callable[..., Result], web: Web, changed: None, pid: str | None
+) -> None:
+    if pid:
+        web.pid_file.write_text(pid)
+    else:
+        web.pid_file.unlink()
+    result = invoke("watch")
+    assert result.exit_code == 0
+    assert "There is no web process to reload." in result.output
+    assert web.reloads == 0

@@ -1,0 +1,58 @@
+"""A process is killed: what is left either goes on or ends in good order, and nobody is logged out."""
+
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from tests import servers
+from tests.servers import wait_until
+from tests.test_processes import PATIENCE, Laptop, Person, copy_of_the_checkout, listens
+
+
+@pytest.fixture
+def laptop(tmp_path: Path) -> Laptop:
+    laptop = Laptop(copy_of_the_checkout(tmp_path / "pipit"))
+    laptop.write_dotenv()
+    return laptop
+
+
+def test_a_killed_worker_is_replaced_and_nobody_is_logged_out(tmp_path: Path, redis_url: str) -> None:
+    with servers.pipit(tmp_path, redis_url) as pipit:
+        person = Person(pipit.port)
+        person.register("ada")
+        workers = re.findall(r"Booting worker with pid: (\d+)", pipit.log.read_text())
+        assert len(workers) == 2
+        for worker in workers:
+            os.kill(int(worker), signal.SIGKILL)
+        wait_until(lambda: pipit.log.read_text().count("Booting worker") == 4, "two other workers", PATIENCE)
+        assert person.is_signed_in()
+
+
+def test_a_killed_redis_stops_the_site_and_the_next_start_finds_everybody_signed_in(laptop: Laptop) -> None:
+    person = Person(laptop.port)
+    with laptop.started() as honcho:
+        person.register("ada")
+        with Redis(port=laptop.redis_port) as redis:
+            os.kill(redis.info()["process_id"], signal.SIGKILL)
+        assert honcho.process.wait(PATIENCE) != 0
+        assert laptop.processes() == []
+        assert not listens(laptop.port)
+    with laptop.started():
+        assert person.is_signed_in()
+
+
+def test_a_killed_gunicorn_leaves_no_worker_behind(laptop: Laptop) -> None:
+    with laptop.started() as honcho:
+        Person(laptop.port).get("/")
+        master = int((laptop.folder / "instance/web.pid").read_text())
+        os.kill(master, signal.SIGKILL)
+        assert honcho.process.wait(PATIENCE) != 0
+        wait_until(lambda: not laptop.processes(), "every process to end", PATIENCE)
+        assert not listens(laptop.port)
+        assert not listens(laptop.redis_port)
+    with laptop.started():  # what it left in instance/ does not stop the next start
+        assert "Latest posts" in Person(laptop.port).get("/")

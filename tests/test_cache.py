@@ -1,0 +1,382 @@
+"""The page cache, on a real Valkey: leases, the three strategies, and what readers may and may not be served."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import pytest
+from flask import Flask
+from redis import Redis
+
+from app.cache import LEASE, STRATEGIES, WRITE_LEASE, Expire, Invalidate, PageCache, Refresh, Strategy
+from app.config import Config, parse_redis_url
+from app.redis_client import Store, StoreUnavailableError
+from tests.conftest import Visitor, in_threads
+from tests.counting import commands_sent
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    return sqlite_url
+
+
+@dataclass
+class Source:
+    """What pages are made from: a number that a write changes. Building can be held at its worst moment."""
+
+    value: int = 0
+    builds: int = 0
+    has_read: threading.Event = field(default_factory=threading.Event)
+    may_finish: threading.Event = field(default_factory=threading.Event)
+    held: bool = False
+
+    def build(self, _which: str) -> str:
+        self.builds += 1
+        value = self.value
+        if self.held:
+            self.held = False
+            self.has_read.set()
+            assert self.may_finish.wait(10)
+        return str(value)
+
+
+@pytest.fixture
+def source() -> Source:
+    return Source()
+
+
+@pytest.fixture
+def make_cache(redis: Redis, redis_url: str, source: Source) -> Iterator[Callable[..., PageCache]]:
+    stores = []
+
+    def make(
+        strategy: Strategy | None = None, version: str = "v1", url: str = redis_url, threads: int = 20
+    ) -> PageCache:
+        config = Config(parse_redis_url(url), "", "", redis_max_connections=threads)
+        store = Store(config)
+        stores.append(store)
+        cache = PageCache(store, strategy or Invalidate(), 60, version)
+        cache.register({"page": source.build})
+        return cache
+
+    yield make
+    for store in stores:
+        store.close()
+
+
+@pytest.fixture
+def cache(make_cache: Callable[..., PageCache]) -> PageCache:
+    return make_cache()
+
+
+def test_the_first_reader_builds_and_the_next_is_served_from_redis(cache: PageCache, source: Source) -> None:
+    assert cache.get("page") is None
+    assert cache.get_or_build("page").status == "Pipit; fwd=miss; stored"
+    served = cache.get_or_build("page")
+    assert served.status == "Pipit; hit; ttl=60"
+    assert served.page.body == "0"
+    assert source.builds == 1
+
+
+def test_a_page_lives_as_long_as_its_ttl_and_a_lease_never_without_one(
+    cache: PageCache, redis: Redis, source: Source
+) -> None:
+    cache.get_or_build("page")
+    assert 58 <= redis.ttl("page:page") <= 60
+    assert redis.exists("page:page:lease") == 0
+    source.held = True
+    redis.delete("page:page")
+    thread = threading.Thread(target=cache.get_or_build, args=("page",))
+    thread.start()
+    assert source.has_read.wait(10)
+    assert 0 < redis.pttl("page:page:lease") <= LEASE
+    source.may_finish.set()
+    thread.join()
+
+
+def test_a_hit_costs_one_command(cache: PageCache, redis: Redis) -> None:
+    cache.get_or_build("page")
+    with commands_sent(redis) as sent:
+        cache.get_or_build("page")
+    assert sent == ["GET page:page"]
+
+
+def test_many_readers_of_an_expired_page_cause_one_rebuild(
+    make_cache: Callable[..., PageCache], source: Source
+) -> None:
+    processes = [make_cache(threads=50) for _ in range(4)]  # each with a pool of its own, as processes have
+    source.held = True
+    bodies: list[str] = []
+
+    def read(number: int) -> None:
+        bodies.append(processes[number % 4].get_or_build("page").page.body)
+
+    threading.Timer(0.2, source.may_finish.set).start()
+    in_threads(60, read)
+    assert bodies == ["0"] * 60
+    assert source.builds == 1
+
+
+@pytest.mark.parametrize("strategy", [Invalidate(), Refresh()], ids=lambda strategy: str(strategy.name))
+def test_a_reader_that_began_before_a_write_cannot_leave_the_old_page_behind(
+    make_cache: Callable[..., PageCache], source: Source, strategy: Strategy
+) -> None:
+    cache = make_cache(strategy)
+    source.held = True
+    slow = threading.Thread(target=cache.get_or_build, args=("page",))
+    slow.start()
+    assert source.has_read.wait(10)  # it has read the old value, and not stored its page yet
+    with cache.changing("page"):
+        source.value = 1
+    source.may_finish.set()
+    slow.join()
+    assert cache.get_or_build("page").page.body == "1"
+
+
+def test_while_a_write_is_open_nobody_stores_a_page_or_waits(cache: PageCache, source: Source, redis: Redis) -> None:
+    cache.get_or_build("page")
+    with cache.changing("page"):
+        assert redis.exists("page:page") == 0
+        began = time.monotonic()
+        served = cache.get_or_build("page")
+        assert time.monotonic() - began < LEASE / 1000
+        assert served.status == "Pipit; fwd=miss"
+        assert redis.exists("page:page") == 0
+        source.value = 1
+    assert cache.get_or_build("page").status == "Pipit; fwd=miss; stored"
+    assert redis.keys("*") == ["page:page"]
+
+
+def test_a_writer_that_dies_after_its_commit_leaves_no_old_page(cache: PageCache, source: Source, redis: Redis) -> None:
+    cache.get_or_build("page")
+    write = cache.changing("page")
+    write.__enter__()
+    source.value = 1  # committed, and then the process is gone
+    assert cache.get_or_build("page").page.body == "1"
+    assert 0 < redis.pttl("page:page:lease") <= WRITE_LEASE
+
+
+def test_two_writers_of_one_page_leave_no_old_page_whoever_ends_first(cache: PageCache, source: Source) -> None:
+    for first_to_end in (0, 1):
+        writes = [cache.changing("page"), cache.changing("page")]
+        for write in writes:
+            write.__enter__()
+        source.value += 1
+        writes[first_to_end].__exit__(None, None, None)
+        cache.get_or_build("page")
+        source.value += 1
+        writes[1 - first_to_end].__exit__(None, None, None)
+        assert cache.get_or_build("page").page.body == str(source.value)
+
+
+def test_a_lease_holder_that_dies_delays_the_others_by_no_more_than_a_second(
+    cache: PageCache, redis: Redis, source: Source
+) -> None:
+    redis.set("page:page:lease", "f of somebody who is gone", px=LEASE)
+    began = time.monotonic()
+    assert cache.get_or_build("page").page.body == "0"
+    assert time.monotonic() - began < 1.3
+    assert source.builds == 1
+
+
+def test_a_lease_that_outlives_its_time_makes_nobody_wait_longer(cache: PageCache, redis: Redis) -> None:
+    redis.set("page:page:lease", "f of a clock gone wrong", ex=1000)
+    began = time.monotonic()
+    assert cache.get_or_build("page").status == "Pipit; fwd=miss"
+    assert time.monotonic() - began < 1.3
+
+
+def test_those_who_waited_say_so(cache: PageCache, source: Source) -> None:
+    source.held = True
+    holder = threading.Thread(target=cache.get_or_build, args=("page",))
+    holder.start()
+    assert source.has_read.wait(10)
+    statuses: list[str] = []
+    waiter = threading.Thread(target=lambda: statuses.append(cache.get_or_build("page").status))
+    waiter.start()
+    threading.Timer(0.1, source.may_finish.set).start()
+    waiter.join()
+    holder.join()
+    assert statuses == ["Pipit; fwd=miss; collapsed; ttl=60"]
+
+
+def test_a_page_of_another_deployment_is_not_served(make_cache: Callable[..., PageCache], source: Source) -> None:
+    make_cache(version="v1").get_or_build("page")
+    assert make_cache(version="v2").get("page") is None
+    assert make_cache(version="v2").get_or_build("page").status == "Pipit; fwd=miss; stored"
+
+
+@pytest.mark.parametrize("rubbish", [b"", b"\n", b"v1", b"v1 x\n", b"v1 x y\nbody", b"\xff\xfe", b"v1 e 1.0\n\xff"])
+def test_rubbish_in_its_place_is_a_miss(cache: PageCache, redis: Redis, rubbish: bytes) -> None:
+    redis.set("page:page", rubbish)
+    assert cache.get_or_build("page").page.body == "0"
+
+
+def test_a_builder_that_fails_lets_the_next_reader_try_at_once(cache: PageCache, source: Source) -> None:
+    def fail(_which: str) -> str:
+        raise LookupError
+
+    cache.register({"broken": fail})
+    for _ in range(2):
+        began = time.monotonic()
+        with pytest.raises(LookupError):
+            cache.get_or_build("broken")
+        assert time.monotonic() - began < LEASE / 2000
+
+
+class TestInvalidate:
+    def test_a_write_deletes_exactly_the_pages_it_changed(self, cache: PageCache, redis: Redis, source: Source) -> None:
+        for name in ("page:1", "page:2", "page:3"):
+            cache.get_or_build(name)
+        with cache.changing("page:1", "page:2"):
+            source.value = 1
+        assert redis.keys("*") == ["page:page:3"]
+
+    def test_a_write_that_fails_leaves_the_cache_usable(self, cache: PageCache, source: Source) -> None:
+        cache.get_or_build("page")
+        with pytest.raises(RuntimeError), cache.changing("page"):
+            raise RuntimeError
+        assert cache.get_or_build("page").status == "Pipit; fwd=miss; stored"
+
+
+class TestRefresh:
+    @pytest.fixture
+    def cache(self, make_cache: Callable[..., PageCache]) -> PageCache:
+        return make_cache(Refresh())
+
+    def test_readers_get_the_old_page_until_the_new_one_replaces_it(self, cache: PageCache, source: Source) -> None:
+        cache.get_or_build("page")
+        with cache.changing("page"):
+            source.value = 1
+            assert cache.get_or_build("page").page.body == "0"
+        served = cache.get_or_build("page")
+        assert served.status.startswith("Pipit; hit")
+        assert served.page.body == "1"
+
+    def test_where_two_writers_meet_the_page_has_both_writes_or_is_gone(self, cache: PageCache, source: Source) -> None:
+        for order in ((0, 1), (1, 0)):
+            cache.get_or_build("page")
+            writes = [cache.changing("page"), cache.changing("page")]
+            for write in writes:
+                write.__enter__()
+            for number in order:
+                source.value += 1
+                writes[number].__exit__(None, None, None)
+            assert cache.get_or_build("page").page.body == str(source.value)
+
+    def test_a_write_that_fails_leaves_no_mark(self, cache: PageCache, redis: Redis) -> None:
+        cache.get_or_build("page")
+        with pytest.raises(RuntimeError), cache.changing("page"):
+            raise RuntimeError
+        assert redis.keys("*") == []
+
+    def test_a_page_that_cannot_be_rebuilt_is_deleted(self, cache: PageCache, source: Source) -> None:
+        cache.get_or_build("page")
+
+        def fail(_which: str) -> str:
+            raise LookupError
+
+        with cache.changing("page"):
+            cache.register({"page": fail})
+        assert cache.get("page") is None
+
+    def test_a_writer_that_dies_takes_the_old_page_with_its_mark(self, cache: PageCache, redis: Redis) -> None:
+        cache.get_or_build("page")
+        write = cache.changing("page")
+        write.__enter__()
+        assert 0 < redis.pttl("page:page") <= WRITE_LEASE
+
+
+class TestExpire:
+    @pytest.fixture
+    def cache(self, make_cache: Callable[..., PageCache]) -> PageCache:
+        return make_cache(Expire())
+
+    def test_a_write_leaves_the_page_as_it_is(self, cache: PageCache, source: Source, redis: Redis) -> None:
+        cache.get_or_build("page")
+        with commands_sent(redis) as sent, cache.changing("page"):
+            source.value = 1
+        assert sent == []
+        assert cache.get_or_build("page").page.body == "0"
+
+    def test_who_wrote_it_reads_past_the_cache(self, cache: PageCache, source: Source) -> None:
+        cache.get_or_build("page")
+        with cache.changing("page"):
+            source.value = 1
+        served = cache.get_or_build("page", newer_than=time.time())
+        assert served.page.body == "1"
+        assert served.status == "Pipit; fwd=request; detail=own-write"
+
+    def test_what_was_removed_is_never_served_again(self, cache: PageCache, source: Source) -> None:
+        cache.get_or_build("page")
+        with cache.changing("page", removal=True):
+            source.value = 1
+        assert cache.get_or_build("page").page.body == "1"
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_author_sees_their_post_on_the_next_page_load_whatever_the_strategy(
+    make_app: Callable[..., Flask], strategy: str
+) -> None:
+    app = make_app(cache_strategy=strategy)
+    ada, bob = Visitor(app.test_client()), Visitor(app.test_client())
+    ada.register("ada")
+    for page in ("/", "/@ada"):
+        bob.get(page)
+    ada.publish("fresh off the press")
+    for page in ("/", "/@ada"):
+        assert "fresh off the press" in ada.get(page).text
+        assert ("fresh off the press" in bob.get(page).text) == (strategy != "expire")
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_deleted_post_is_served_to_nobody_whatever_the_strategy(
+    make_app: Callable[..., Flask], strategy: str
+) -> None:
+    app = make_app(cache_strategy=strategy)
+    ada, bob = Visitor(app.test_client()), Visitor(app.test_client())
+    ada.register("ada")
+    ada.publish("a mistake")
+    for page in ("/", "/@ada"):
+        assert "a mistake" in bob.get(page).text
+    ada.post("/posts/1/delete", form_on="/@ada/1")
+    for page in ("/", "/@ada"):
+        assert "a mistake" not in bob.get(page).text
+
+
+def test_with_refresh_a_rebuilt_page_is_what_a_reader_would_have_built(make_app: Callable[..., Flask]) -> None:
+    app = make_app(cache_strategy="refresh")
+    ada, bob = Visitor(app.test_client()), Visitor(app.test_client())
+    ada.register("ada")
+    ada.publish("hello")
+    rebuilt = bob.get("/")
+    assert rebuilt.headers["Cache-Status"].startswith("Pipit; hit")
+    Redis(port=app.extensions["store"].pool.connection_kwargs["port"]).delete("page:latest")
+    assert bob.get("/").text == rebuilt.text
+
+
+def test_a_write_that_redis_cannot_be_told_of_does_not_happen(make_cache: Callable[..., PageCache]) -> None:
+    away = make_cache(url="redis://127.0.0.1:1/0")
+    reached = False
+    with pytest.raises(StoreUnavailableError), away.changing("page"):
+        reached = True
+    assert not reached
+
+
+def test_without_redis_pages_are_built(make_cache: Callable[..., PageCache]) -> None:
+    served = make_cache(url="redis://127.0.0.1:1/0").get_or_build("page")
+    assert served.page.body == "0"
+    assert served.status == "Pipit; fwd=bypass; detail=store-unavailable"
+
+
+def test_the_prefix_goes_in_front_of_every_key(redis: Redis, redis_url: str, source: Source) -> None:
+    store = Store(replace(Config(parse_redis_url(redis_url), "", ""), redis_prefix="two:"))
+    cache = PageCache(store, Invalidate(), 60, "v1")
+    cache.register({"page": source.build})
+    cache.get_or_build("page")
+    with cache.changing("page"):
+        assert redis.keys("*") == ["two:page:page:lease"]
+    cache.get_or_build("page")
+    assert redis.keys("*") == ["two:page:page"]
+    store.close()

@@ -1,0 +1,106 @@
+"""The migrations make exactly the tables that the models describe, on both databases, there and back."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from flask import Flask
+from flask_migrate import downgrade, upgrade
+from sqlalchemy import create_engine, inspect, text
+
+from app import create_app
+from app.config import Config, parse_redis_url
+from app.extensions import Base, db
+from app.models import Post, User
+from tests.conftest import PASSWORD, SECRET_KEY
+
+TABLES = {"users", "posts", "post_tags", "follows"}
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Give a database in which there is nothing at all."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'empty.db'}"
+        return
+    server: str = request.getfixturevalue("postgresql_url")
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text("CREATE DATABASE migrations"))
+        try:
+            yield server.rpartition("/")[0] + "/migrations"
+        finally:
+            connection.execute(text("DROP DATABASE migrations WITH (FORCE)"))
+    engine.dispose()
+
+
+@pytest.fixture
+def empty_app(empty_database_url: str) -> Iterator[Flask]:
+    """Give an app on an empty database, in its context; migrating needs no Redis."""
+    nowhere = parse_redis_url("redis://127.0.0.1:1/0")
+    app = create_app(Config(redis=nowhere, database_url=empty_database_url, secret_key=SECRET_KEY))
+    with app.app_context():
+        yield app
+        db.session.remove()
+        db.engine.dispose()
+
+
+def tables() -> set[str]:
+    return set(inspect(db.engine).get_table_names()) - {"alembic_version"}
+
+
+def differences() -> list[object]:
+    """Return what Alembic would still have to change for the database to be as the models describe it."""
+    options = {"compare_type": True, "compare_server_default": True}
+    with db.engine.connect() as connection:
+        return list(compare_metadata(MigrationContext.configure(connection, opts=options), Base.metadata))
+
+
+def constraint_names() -> set[str]:
+    """Return the names that differ between databases unless they are given."""
+    inspector = inspect(db.engine)
+    found: set[str | None] = set()
+    for table in TABLES:
+        found |= {constraint["name"] for constraint in inspector.get_unique_constraints(table)}
+        found |= {key["name"] for key in inspector.get_foreign_keys(table)}
+    return {str(name) for name in found}
+
+
+def test_upgrading_an_empty_database_makes_the_tables_of_the_models(empty_app: Flask) -> None:
+    assert tables() == set()
+    assert differences() != []
+    upgrade()
+    assert tables() == TABLES == set(Base.metadata.tables)
+    assert differences() == []
+    assert constraint_names() == {
+        *("uq_users_name_key", "uq_users_email"),
+        *("fk_posts_author_id", "fk_post_tags_post_id", "fk_follows_follower_id", "fk_follows_followed_id"),
+    }
+
+
+def test_upgrading_twice_changes_nothing(empty_app: Flask) -> None:
+    upgrade()
+    User.register("ada", "ada@example.org", PASSWORD)
+    upgrade()
+    assert User.named("ada")
+    assert differences() == []
+
+
+def test_there_is_a_way_down_to_nothing_and_up_again(empty_app: Flask) -> None:
+    upgrade()
+    db.session.add(Post(author_id=User.register("ada", "ada@example.org", PASSWORD).id, body="gone"))
+    db.session.commit()
+    db.session.remove()
+    downgrade(revision="base")
+    assert tables() == set()
+    upgrade()
+    assert differences() == []
+    assert User.named("ada") is None
+
+
+def test_a_migration_cannot_be_written_out_without_a_database(empty_app: Flask) -> None:
+    with pytest.raises(SystemExit, match="Migrations run against a database"):
+        upgrade(sql=True)
+    assert tables() == set()

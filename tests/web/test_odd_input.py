@@ -1,0 +1,56 @@
+"""Bytes that nobody types: on both databases they are an answer in plain words, never a 500."""
+
+import pytest
+
+from tests.conftest import Visitor
+
+
+def test_a_null_in_a_form_is_refused_beside_its_field(visitor: Visitor) -> None:
+    answer = visitor.post("/register", username="a\0da", email="a\0da@example.org", password="correct\0horse")
+    assert answer.status_code == 422
+    assert "Use only letters from a to z, digits and _." in answer.text
+    assert "look like an e-mail address" in answer.text
+
+
+def test_a_null_in_a_name_or_password_is_just_a_wrong_one(ada: Visitor, visitor: Visitor) -> None:
+    assert visitor.log_in("ada\0").status_code == 422
+    assert visitor.log_in("ada", password="x\0y").status_code == 422
+
+
+@pytest.mark.parametrize("tag", ["%00", "a%00b"])
+def test_a_hashtag_with_a_null_is_a_404(visitor: Visitor, tag: str) -> None:
+    assert visitor.get(f"/tags/{tag}").status_code == 404
+
+
+@pytest.mark.parametrize("tag", ["%FF", "%ED%A0%80", "%0A", "x" * 3000, "'", "%25", "<b>", "😀", "%E2%80%AE"])
+def test_a_hashtag_that_nobody_can_write_is_an_empty_page(visitor: Visitor, tag: str) -> None:
+    answer = visitor.get(f"/tags/{tag}")
+    assert answer.status_code == 200
+    assert "No posts with this hashtag" in answer.text
+    assert "<b>" not in answer.text
+
+
+@pytest.mark.parametrize("path", ["/%00", "/@", "/@/", "/@%2F", "//", "/..%2f..%2fetc/passwd", "/static/%00", "/%FF"])
+def test_a_path_that_leads_nowhere_never_breaks(visitor: Visitor, path: str) -> None:
+    assert visitor.get(path, follow_redirects=True).status_code in {200, 404}
+
+
+def test_bytes_that_are_no_text_in_a_form_break_nothing(ada: Visitor) -> None:
+    page = ada.client.post(
+        "/posts", data=b"body=%FF%ED%A0%80&csrf_token=\xff", content_type="application/x-www-form-urlencoded"
+    )
+    assert page.status_code == 400
+
+
+def test_a_broken_upload_form_breaks_nothing(ada: Visitor) -> None:
+    for content_type in ("multipart/form-data", "multipart/form-data; boundary=x", "application/json", "x"):
+        assert ada.client.post("/posts", data=b"--x\r\nbody", content_type=content_type).status_code == 400
+
+
+@pytest.mark.parametrize("cookie", ["", "x", "\xff" * 32, "A" * 32, "A" * 4000, "../../session", "é"])
+def test_a_cookie_that_somebody_made_up_is_no_session(visitor: Visitor, cookie: str) -> None:
+    for name in ("session", "visitor", "__Host-session"):
+        raw = f"{name}={cookie}".encode().decode("latin-1")
+        answer = visitor.client.get("/home", environ_overrides={"HTTP_COOKIE": raw})
+        assert answer.status_code == 302
+        assert answer.headers["Location"].startswith("/login")

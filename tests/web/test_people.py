@@ -1,0 +1,230 @@
+"""A user's page, who follows whom, following and unfollowing."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+from flask import Flask
+
+from app.extensions import db
+from app.models import Follow, Post, User
+from app.models.follows import PAGE
+from app.models.posts import PAGE as POSTS
+from tests.conftest import Visitor
+
+COUNTS = re.compile(r"<b>([\d,]+)</b> (posts?|followers?|following)")
+LISTED = re.compile(r'<li><a href="/@(\w+)">')
+
+
+def counts(page: str) -> list[str]:
+    return [" ".join(count) for count in COUNTS.findall(page)]
+
+
+def crowd(app: Flask, count: int) -> list[int]:
+    """Make people without going through the hasher; return their ids."""
+    with app.app_context():
+        users = [
+            User(name=f"P{number}", name_key=f"p{number}", email=f"p{number}@example.org", password_hash="-")
+            for number in range(count)
+        ]
+        db.session.add_all(users)
+        db.session.commit()
+        return [user.id for user in users]
+
+
+def id_of(app: Flask, name: str) -> int:
+    with app.app_context():
+        user = User.named(name)
+        assert user
+        return user.id
+
+
+def add_follows(app: Flask, pairs: list[tuple[int, int]]) -> None:
+    with app.app_context():
+        for follower, followed in pairs:
+            db.session.add(Follow(follower_id=follower, followed_id=followed))
+            db.session.flush()  # ids in this order
+        db.session.commit()
+
+
+# A user's page
+
+
+def test_a_profile_counts_posts_followers_and_following(ada: Visitor, bob: Visitor, visitor: Visitor) -> None:
+    assert counts(visitor.get("/@ada").text) == ["0 posts", "0 followers", "0 following"]
+    ada.publish("one")
+    bob.follow("ada")
+    assert counts(visitor.get("/@ada").text) == ["1 post", "1 follower", "0 following"]
+    assert counts(visitor.get("/@bob").text) == ["0 posts", "0 followers", "1 following"]
+
+
+def test_a_profile_without_posts_says_so(ada: Visitor, visitor: Visitor) -> None:
+    assert "No posts yet." in visitor.get("/@ada").text
+
+
+@pytest.mark.parametrize("query", ["", "?before=9"])
+def test_a_profile_in_another_case_leads_to_the_name_as_its_owner_writes_it(visitor: Visitor, query: str) -> None:
+    visitor.register("AdaL")
+    answer = visitor.get(f"/@adal{query}")
+    assert (answer.status_code, answer.headers["Location"]) == (301, "/@AdaL")
+    assert visitor.get("/@AdaL").status_code == 200
+
+
+def test_a_profile_of_nobody_is_a_404_that_names_them(visitor: Visitor) -> None:
+    answer = visitor.get("/@Nobody_1")
+    assert answer.status_code == 404
+    assert "There is nobody called “Nobody_1” here." in answer.text
+
+
+def test_a_404_shows_markup_in_a_name_as_text_and_not_all_of_a_long_one(visitor: Visitor) -> None:
+    assert "“&lt;b&gt;”" in visitor.get("/@<b>").text
+    assert "x" * 41 not in visitor.get("/@" + "x" * 500).text
+
+
+@pytest.mark.parametrize("kind", ["", "/followers", "/following"])
+@pytest.mark.parametrize(
+    "name",
+    ["%00", "ada%00", "%0A", "ada%0A", "%20ada", "é", "ａｄａ", "%FF", "%ED%A0%80", "a'--", "K", "ſ", "%E2%80%AE"],
+)
+def test_a_name_that_nobody_can_have_is_a_404(ada: Visitor, name: str, kind: str) -> None:
+    assert ada.get(f"/@{name}{kind}").status_code == 404
+
+
+@pytest.mark.parametrize("verb", ["follow", "unfollow"])
+@pytest.mark.parametrize("name", ["nobody", "%00", "ada%00", "é"])
+def test_nobody_follows_a_name_that_nobody_has(ada: Visitor, name: str, verb: str) -> None:
+    assert ada.post(f"/@{name}/{verb}", form_on="/home").status_code == 404
+
+
+def test_older_posts_of_somebody_are_a_link_away(app: Flask, ada: Visitor, bob: Visitor, visitor: Visitor) -> None:
+    user_id = id_of(app, "ada")
+    with app.app_context():
+        db.session.add_all(Post(author_id=user_id, body=f"number {number}") for number in range(POSTS + 2))
+        db.session.commit()
+    bob.publish("his")
+    link = re.search(r'rel="next" href="([^"]+)"', visitor.get("/@ada").text)
+    assert link
+    older = visitor.get(link[1]).text
+    assert "number 1<" in older
+    assert "number 0<" in older
+    assert "number 2<" not in older
+    assert "his" not in older
+    assert 'href="/@ada">Back to the latest' in older
+    assert counts(older)[0] == f"{POSTS + 2} posts"
+    assert "There is nothing older." in visitor.get("/@ada?before=1").text
+
+
+def test_an_older_page_has_the_follow_button_too(ada: Visitor, bob: Visitor, visitor: Visitor) -> None:
+    path = "/@ada?before=99"
+    assert ">Follow</button>" in bob.get(path).text
+    bob.follow("ada")
+    assert ">Unfollow</button>" in bob.get(path).text
+    assert "Log in to follow" in visitor.get(path).text
+
+
+# Lists of people
+
+
+@pytest.mark.parametrize("kind", ["followers", "following"])
+def test_a_list_of_nobody_says_so(ada: Visitor, visitor: Visitor, kind: str) -> None:
+    page = visitor.get(f"/@ada/{kind}")
+    assert page.status_code == 200
+    assert "Nobody yet." in page.text
+
+
+@pytest.mark.parametrize("kind", ["followers", "following"])
+def test_long_lists_of_people_are_paged_newest_first_without_a_gap(
+    app: Flask, ada: Visitor, visitor: Visitor, kind: str
+) -> None:
+    me, people = id_of(app, "ada"), crowd(app, PAGE + 3)
+    add_follows(app, [(person, me) if kind == "followers" else (me, person) for person in people])
+    first = visitor.get(f"/@ada/{kind}").text
+    link = re.search(r'rel="next" href="([^"]+)"', first)
+    assert link
+    second = visitor.get(link[1]).text
+    assert len(LISTED.findall(first)) == PAGE
+    assert LISTED.findall(first) + LISTED.findall(second) == [f"P{number}" for number in range(PAGE + 2, -1, -1)]
+    assert 'rel="next"' not in second
+
+
+def test_large_counts_are_readable(app: Flask, ada: Visitor, visitor: Visitor) -> None:
+    me = id_of(app, "ada")
+    add_follows(app, [(person, me) for person in crowd(app, 1001)])
+    assert counts(visitor.get("/@ada").text)[1] == "1,001 followers"
+
+
+# Following
+
+
+def test_following_and_unfollowing_change_the_counts_on_cached_pages(
+    ada: Visitor, bob: Visitor, visitor: Visitor, new_visitor: Callable[[], Visitor]
+) -> None:
+    readers = (visitor, ada, bob)
+
+    def all_see(name: str, followers: str, following: str) -> bool:
+        return all(counts(reader.get(f"/@{name}").text)[1:] == [followers, following] for reader in readers)
+
+    assert all_see("bob", "0 followers", "0 following")
+    assert all_see("ada", "0 followers", "0 following")
+    answer = ada.follow("bob")
+    assert (answer.status_code, answer.headers["Location"]) == (302, "/@bob")
+    assert all_see("bob", "1 follower", "0 following")
+    assert all_see("ada", "0 followers", "1 following")
+    answer = ada.post("/@bob/unfollow", form_on="/@bob")
+    assert (answer.status_code, answer.headers["Location"]) == (302, "/@bob")
+    assert all_see("bob", "0 followers", "0 following")
+    assert all_see("ada", "0 followers", "0 following")
+
+
+def test_to_follow_twice_is_to_follow_once(ada: Visitor, bob: Visitor) -> None:
+    for _ in range(2):
+        assert ada.follow("bob").status_code == 302
+        assert "You follow @bob." in ada.get("/@bob").text
+    assert counts(ada.get("/@bob").text)[1] == "1 follower"
+    for _ in range(2):
+        assert ada.post("/@bob/unfollow", form_on="/home").status_code == 302
+    assert counts(ada.get("/@bob").text)[1] == "0 followers"
+
+
+def test_one_follows_by_the_name_in_any_case(ada: Visitor, bob: Visitor) -> None:
+    assert ada.follow("BOB").headers["Location"] == "/@bob"
+    assert LISTED.findall(ada.get("/@BOB/followers").text) == ["ada"]
+
+
+def test_nobody_follows_themselves(ada: Visitor) -> None:
+    answer = ada.follow("ada")
+    assert answer.status_code == 403
+    assert "Nobody follows themselves here." in answer.text
+    assert "/@ada/follow" not in ada.get("/@ada").text.replace("/@ada/followers", "").replace("/@ada/following", "")
+
+
+@pytest.mark.parametrize("verb", ["follow", "unfollow"])
+def test_following_needs_a_login_and_a_token(ada: Visitor, bob: Visitor, visitor: Visitor, verb: str) -> None:
+    answer = visitor.post(f"/@bob/{verb}", form_on="/login")
+    assert (answer.status_code, answer.headers["Location"]) == (302, "/login")
+    assert ada.client.post(f"/@bob/{verb}").status_code == 400
+    assert ada.get(f"/@bob/{verb}").status_code == 405
+
+
+def test_each_viewer_sees_their_own_button_on_one_cached_page(
+    ada: Visitor, bob: Visitor, visitor: Visitor, new_visitor: Callable[[], Visitor]
+) -> None:
+    eve = new_visitor()
+    eve.register("eve")
+    ada.follow("bob")
+    ada.get("/home")  # where the message is shown
+    for _ in range(2):
+        anonymous, follower, stranger, self = (reader.get("/@bob") for reader in (visitor, ada, eve, bob))
+        assert 'href="/login?next=/@bob">Log in to follow' in anonymous.text
+        assert 'action="/@bob/unfollow"' in follower.text
+        assert ">Unfollow</button>" in follower.text
+        assert 'action="/@bob/follow"' in stranger.text
+        assert ">Follow</button>" in stranger.text
+        assert ">Write a post</a>" in self.text
+        assert "<form class=" not in self.text
+    assert all(page.headers["Cache-Status"].startswith("Pipit; hit") for page in (anonymous, follower, stranger, self))
+
+
+def test_the_follow_button_works_as_it_stands_on_the_page(ada: Visitor, bob: Visitor) -> None:
+    assert ada.post("/@bob/follow", form_on="/@bob").status_code == 302
+    assert LISTED.findall(ada.get("/@bob/followers").text) == ["ada"]

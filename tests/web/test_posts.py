@@ -1,0 +1,317 @@
+"""Reading, writing and deleting posts, as people do it."""
+
+import html
+import re
+from collections.abc import Callable
+
+import pytest
+from flask import Flask
+
+from app.extensions import db
+from app.models import Post, User
+from app.models.paging import LARGEST_ID
+from app.models.posts import PAGE
+from tests.conftest import Visitor
+
+BAD_BEFORE = ["", "0", "-1", "abc", "1.5", "٣", "²", str(LARGEST_ID + 1), "9" * 5000, "0" * 20 + "9" * 30, "1 ", "%00"]
+TEXTAREA = re.compile(r"<textarea[^>]*>\s*(.*?)</textarea>", re.DOTALL)
+
+
+def shown(page: str) -> list[str]:
+    """Return the posts on a page, as HTML, in their order."""
+    return re.findall(r'<p class="post-body" dir="auto">(.*?)</p>', page, re.DOTALL)
+
+
+def publish_many(app: Flask, name: str, count: int) -> None:
+    with app.app_context():
+        user = User.named(name)
+        assert user
+        db.session.add_all(Post(author_id=user.id, body=f"number {number}") for number in range(1, count + 1))
+        db.session.commit()
+
+
+# The latest posts
+
+
+def test_an_empty_site_invites_to_the_first_post(visitor: Visitor) -> None:
+    page = visitor.get("/")
+    assert page.status_code == 200
+    assert "Nobody has posted yet" in page.text
+    assert 'href="/register"' in page.text
+
+
+def test_the_latest_posts_are_listed_newest_first(visitor: Visitor, ada: Visitor, bob: Visitor) -> None:
+    ada.publish("first")
+    bob.publish("second")
+    page = visitor.get("/").text
+    assert shown(page) == ["second", "first"]
+    assert page.index("@bob") < page.index("@ada")
+    assert 'rel="next"' not in page
+
+
+def test_older_posts_are_reached_page_by_page_without_a_gap(app: Flask, visitor: Visitor, ada: Visitor) -> None:
+    publish_many(app, "ada", 2 * PAGE + 1)
+    seen: list[str] = []
+    path: str | None = "/"
+    while path:
+        page = visitor.get(path).text
+        seen += shown(page)
+        link = re.search(r'rel="next" href="([^"]+)"', page)
+        path = html.unescape(link[1]) if link else None
+    assert seen == [f"number {number}" for number in range(2 * PAGE + 1, 0, -1)]
+
+
+def test_the_page_after_the_last_post_says_so(visitor: Visitor, ada: Visitor) -> None:
+    ada.publish("the only one")
+    page = visitor.get("/?before=1")
+    assert page.status_code == 200
+    assert "There is nothing older." in page.text
+    assert "Older posts" in page.text
+
+
+@pytest.mark.parametrize("path", ["/", "/home", "/@ada", "/tags/x", "/@ada/followers", "/@ada/following"])
+def test_a_page_that_no_link_leads_to_is_a_404(ada: Visitor, path: str) -> None:
+    for before in BAD_BEFORE:
+        assert ada.get(f"{path}?before={before}").status_code == 404, before[:40]
+    assert ada.get(f"{path}?before={LARGEST_ID}").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/?before=5", "/@ada", "/@ada/1", "/tags/x", "/login", "/register", "/healthz"])
+def test_head_says_what_get_says_without_the_body(ada: Visitor, new_visitor: Callable[[], Visitor], path: str) -> None:
+    ada.publish("hello #x")
+    for reader in (ada, new_visitor()):
+        reader.get("/")  # any message for this visitor is shown once
+        page = reader.get(path)
+        head = reader.client.head(path)
+        assert head.status_code == page.status_code
+        assert head.data == b""
+        assert head.headers["Content-Type"] == page.headers["Content-Type"]
+
+
+# Home
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_home_sends_a_stranger_to_log_in_and_back(visitor: Visitor, ada: Visitor, method: str) -> None:
+    answer = visitor.client.open("/home?before=9", method=method)
+    assert answer.status_code == 302
+    assert answer.headers["Location"] == "/login?next=/home?before%3D9"
+    login = visitor.get(answer.headers["Location"]).text
+    assert "Log in to see that page." in login
+    assert visitor.log_in("ada", next="/home?before=9").headers["Location"] == "/home?before=9"
+
+
+def test_home_has_a_form_and_says_what_to_do_when_it_is_empty(ada: Visitor) -> None:
+    page = ada.get("/home").text
+    assert '<form class="compose" method="post" action="/posts"' in page
+    assert "Nothing here yet." in page
+
+
+def test_home_shows_ones_own_posts_and_those_of_people_one_follows(
+    ada: Visitor, bob: Visitor, new_visitor: Callable[[], Visitor]
+) -> None:
+    eve = new_visitor()
+    eve.register("eve")
+    for person, body in ((ada, "mine"), (bob, "his"), (eve, "hers")):
+        person.publish(body)
+    ada.follow("bob")
+    assert shown(ada.get("/home").text) == ["his", "mine"]
+
+
+def test_a_post_that_is_refused_comes_back_with_its_text_and_the_error_beside_it(ada: Visitor) -> None:
+    written = "<b>&" + "x" * 280
+    answer = ada.publish(written)
+    assert answer.status_code == 422
+    text = TEXTAREA.search(answer.text)
+    assert text
+    assert html.unescape(text[1]) == written
+    error = re.search(r'<p class="field-error" id="body-error">(.*?)</p>', answer.text)
+    assert error
+    assert html.unescape(error[1]) == "That is 284 characters; a post holds 280. Shorten it by 4."
+    assert re.search(r'<textarea[^>]*aria-describedby="body-error"[^>]*aria-invalid="true"', answer.text) or re.search(
+        r'<textarea[^>]*aria-invalid="true"[^>]*aria-describedby="body-error"', answer.text
+    )
+    assert shown(ada.get("/").text) == []
+
+
+@pytest.mark.parametrize("body", ["", " \n\t", "\u200b"])
+def test_an_empty_post_is_refused(ada: Visitor, body: str) -> None:
+    answer = ada.publish(body)
+    assert answer.status_code == 422
+    assert "Write something first" in answer.text
+
+
+# Publishing
+
+
+def test_the_author_sees_a_post_at_once_and_so_does_everyone(ada: Visitor, bob: Visitor, visitor: Visitor) -> None:
+    for path in ("/", "/@ada"):
+        for reader in (visitor, bob, ada):
+            assert shown(reader.get(path).text) == []  # now it is cached without the post
+    answer = ada.publish("hello, world")
+    assert (answer.status_code, answer.headers["Location"]) == (302, "/home")
+    assert "Published." in ada.get("/home").text
+    for path in ("/", "/@ada"):
+        for reader in (ada, bob, visitor):
+            assert shown(reader.get(path).text) == ["hello, world"]
+
+
+def test_a_published_post_is_told_of_once(ada: Visitor) -> None:
+    ada.publish("hello")
+    assert "Published." in ada.get("/home").text
+    assert "Published." not in ada.get("/home").text
+
+
+@pytest.mark.parametrize("token", [None, "", "wrong", "IjEyMyI.aaaa.bbbb"])
+def test_a_post_without_a_good_token_is_refused_and_its_text_kept(ada: Visitor, token: str | None) -> None:
+    ada.get("/home")
+    fields = {"body": "long <thought>"} | ({} if token is None else {"csrf_token": token})
+    answer = ada.client.post("/posts", data=fields)
+    assert answer.status_code == 400
+    assert "This form is out of date" in answer.text
+    kept = TEXTAREA.search(answer.text)
+    assert kept
+    assert html.unescape(kept[1]) == "long <thought>"
+    assert shown(ada.get("/").text) == []
+
+
+def test_nobody_can_post_with_another_visitors_token(ada: Visitor, bob: Visitor) -> None:
+    token = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', bob.get("/home").text)
+    assert token
+    assert ada.client.post("/posts", data={"body": "x", "csrf_token": token[1]}).status_code == 400
+
+
+def test_posting_signed_out_leads_to_the_login(visitor: Visitor) -> None:
+    answer = visitor.post("/posts", form_on="/login", body="hello")
+    assert (answer.status_code, answer.headers["Location"]) == (302, "/login")
+    assert "Log in first." in visitor.get("/login").text
+    assert shown(visitor.get("/").text) == []
+
+
+def test_a_post_written_before_the_session_ended_is_kept(ada: Visitor, app: Flask) -> None:
+    token = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', ada.get("/home").text)
+    assert token
+    app.extensions["store"].client.delete(f"session:{ada.session_id()}")
+    answer = ada.client.post("/posts", data={"body": "an hour's work", "csrf_token": token[1]})
+    assert answer.status_code == 400
+    assert "an hour&#39;s work" in answer.text
+
+
+# One post
+
+
+def test_a_permalink_shows_the_post_and_a_name_in_the_title(ada: Visitor, visitor: Visitor) -> None:
+    ada.publish("hello, world")
+    page = visitor.get("/@ada/1")
+    assert page.status_code == 200
+    assert shown(page.text) == ["hello, world"]
+    assert "<title>@ada: hello, world" in page.text
+    assert "Delete" not in page.text
+
+
+@pytest.mark.parametrize("name", ["bob", "ADA", "nobody", "x" * 99, "%00", "é"])
+def test_a_permalink_with_a_wrong_name_leads_to_the_right_one(ada: Visitor, visitor: Visitor, name: str) -> None:
+    ada.publish("hello")
+    answer = visitor.get(f"/@{name}/1")
+    assert (answer.status_code, answer.headers["Location"]) == (301, "/@ada/1")
+
+
+@pytest.mark.parametrize("post_id", ["2", "0", "-1", "x", "1.0", str(LARGEST_ID), str(LARGEST_ID + 1), "9" * 4000])
+def test_a_post_that_never_was_is_a_404(ada: Visitor, visitor: Visitor, post_id: str) -> None:
+    ada.publish("hello")
+    assert visitor.get(f"/@ada/{post_id}").status_code == 404
+
+
+def test_an_author_deletes_a_post_and_it_is_gone_everywhere(ada: Visitor, bob: Visitor, visitor: Visitor) -> None:
+    ada.publish("oops #typo")
+    for path in ("/", "/@ada", "/@ada/1", "/tags/typo"):
+        for reader in (visitor, bob):
+            assert len(shown(reader.get(path).text)) == 1
+    assert 'action="/posts/1/delete"' in ada.get("/@ada/1").text
+    answer = ada.post("/posts/1/delete", form_on="/@ada/1")
+    assert (answer.status_code, answer.headers["Location"]) == (302, "/@ada")
+    assert "Deleted." in ada.get("/@ada").text
+    for reader in (visitor, bob, ada):
+        assert reader.get("/@ada/1").status_code == 404
+        for path in ("/", "/@ada", "/tags/typo"):
+            assert shown(reader.get(path).text) == []
+
+
+def test_nobody_deletes_somebody_elses_post(ada: Visitor, bob: Visitor) -> None:
+    ada.publish("mine")
+    assert "Delete" not in bob.get("/@ada/1").text
+    answer = bob.post("/posts/1/delete", form_on="/home")
+    assert answer.status_code == 403
+    assert "You can only change what is your own." in answer.text
+    assert shown(ada.get("/").text) == ["mine"]
+
+
+def test_deleting_what_is_not_there_is_a_404(ada: Visitor) -> None:
+    assert ada.post("/posts/7/delete", form_on="/home").status_code == 404
+    assert ada.post(f"/posts/{LARGEST_ID + 1}/delete", form_on="/home").status_code == 404
+
+
+def test_deleting_signed_out_deletes_nothing(ada: Visitor, visitor: Visitor) -> None:
+    ada.publish("mine")
+    answer = visitor.post("/posts/1/delete", form_on="/login")
+    assert (answer.status_code, answer.headers["Location"]) == (302, "/login")
+    assert visitor.get("/@ada/1").status_code == 200
+
+
+# Hashtags
+
+
+def test_a_hashtag_leads_to_the_posts_that_have_it_in_whatever_case(ada: Visitor, visitor: Visitor) -> None:
+    ada.publish("one #Café")
+    ada.publish("two")
+    ada.publish("three #CAFE\u0301")
+    for path in ("/tags/caf%C3%A9", "/tags/CAFÉ", "/tags/Cafe%CC%81"):
+        page = visitor.get(path)
+        assert page.status_code == 200
+        assert len(shown(page.text)) == 2
+    assert "/tags/Café" in visitor.get("/").text
+
+
+def test_a_hashtag_that_nobody_used_says_so(visitor: Visitor) -> None:
+    page = visitor.get("/tags/silence")
+    assert page.status_code == 200
+    assert "No posts with this hashtag." in page.text
+    assert "that are older" in visitor.get("/tags/silence?before=3").text
+
+
+def test_older_posts_of_a_hashtag_are_a_link_away(ada: Visitor, visitor: Visitor) -> None:
+    for number in range(PAGE + 1):
+        ada.publish(f"{number} #日記")
+    link = re.search(r'rel="next" href="([^"]+)"', visitor.get("/tags/日記").text)
+    assert link
+    assert shown(visitor.get(html.unescape(link[1])).text) == ['0 <a href="/tags/日記" rel="nofollow">#日記</a>']
+
+
+# What people write is shown, never run
+
+
+def test_markup_in_a_post_is_text_on_every_page_that_shows_it(ada: Visitor, visitor: Visitor) -> None:
+    body = "<script>alert('x')</script> \"><img src=x onerror=alert(1)> & #x {{ 7 * 7 }}"
+    ada.publish(body)
+    for path in ("/", "/@ada", "/@ada/1", "/tags/x", "/?before=99", "/@ada?before=99"):
+        page = visitor.get(path).text
+        assert "alert(&#39;x&#39;)" in page, path
+        assert "<script>" not in page
+        assert "<img" not in page
+        assert "49" not in shown(page)[0]
+        # Every attribute is closed where the template closed it: the meta description holds the text too.
+        assert '"><img' not in page
+
+
+def test_urls_mentions_and_hashtags_are_links_that_vouch_for_nothing(ada: Visitor, visitor: Visitor) -> None:
+    ada.publish("see https://example.org/a?b=1&c=%22 says @bob about #Tea\njavascript:alert(1)")
+    (body,) = shown(visitor.get("/").text)
+    assert '<a href="https://example.org/a?b=1&amp;c=%22" rel="nofollow ugc noopener">' in body
+    assert '<a href="/@bob">@bob</a>' in body
+    assert '<a href="/tags/Tea" rel="nofollow">#Tea</a>' in body
+    assert 'href="javascript:' not in body
+
+
+def test_a_post_keeps_its_lines_and_loses_only_what_nobody_sees(ada: Visitor, visitor: Visitor) -> None:
+    ada.publish("  one\r\n\r\ntwo\0\x1b  ")
+    assert shown(visitor.get("/").text) == ["one\n\ntwo"]
