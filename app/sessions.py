@@ -253,7 +253,7 @@ class PipitSessionInterface(RedisSessionInterface):
                 "name": sign_in.name,
                 "device": sign_in.device,
                 "address": sign_in.address,
-                "csrf_token": secrets.token_hex(20),
+                "csrf_token": secrets.token_urlsafe(16),
                 "since": now,
                 "seen": now,
             },
