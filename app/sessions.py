@@ -38,8 +38,8 @@ from app.redis_client import Store, StoreUnavailableError, glob_escape
 
 log = logging.getLogger(__name__)
 
-ID_LENGTH = 24  # bytes: 192 random bits, 32 characters; OWASP asks for 64 bits
-ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{32}")
+ID_LENGTH = 16  # bytes: 128 random bits, 22 characters; OWASP asks for 64 bits of entropy
+ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{22}")
 LARGEST = 16 * 1024  # bytes; Pipit's own sessions take about 200, so anything larger is not one of them
 SEEN_EVERY = 300  # s: how exact "last seen" is; a session in steady use is written once in that time
 REQUIRED = {"user_id": int, "name": str, "seen": int}  # what makes a JSON object one of Pipit's sessions

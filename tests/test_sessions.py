@@ -94,14 +94,14 @@ def test_the_id_changes_at_login_logout_and_password_change(ada: Visitor, redis:
 
 
 def test_a_planted_id_is_never_adopted(new_visitor: Callable[[], Visitor], ada: Visitor, redis: Redis) -> None:
-    victim, planted = new_visitor(), "A" * 32
+    victim, planted = new_visitor(), "A" * 22
     victim.client.set_cookie("session", planted)
     victim.log_in("ada")
     assert victim.session_id() != planted
     assert redis.exists(f"session:{planted}") == 0
 
 
-@pytest.mark.parametrize("sid", ["", "x", "A" * 33, "A" * 5000, "../../etc", "a b", "é" * 32])
+@pytest.mark.parametrize("sid", ["", "x", "A" * 23, "A" * 5000, "../../etc", "a b", "é" * 22])
 def test_an_id_that_cannot_be_one_is_not_even_looked_up(visitor: Visitor, redis: Redis, sid: str) -> None:
     visitor.client.set_cookie("session", sid)
     with commands_sent(redis) as sent:

@@ -47,7 +47,7 @@ def test_a_broken_upload_form_breaks_nothing(ada: Visitor) -> None:
         assert ada.client.post("/posts", data=b"--x\r\nbody", content_type=content_type).status_code == 400
 
 
-@pytest.mark.parametrize("cookie", ["", "x", "\xff" * 32, "A" * 32, "A" * 4000, "../../session", "é"])
+@pytest.mark.parametrize("cookie", ["", "x", "\xff" * 22, "A" * 22, "A" * 4000, "../../session", "é"])
 def test_a_cookie_that_somebody_made_up_is_no_session(visitor: Visitor, cookie: str) -> None:
     for name in ("session", "visitor", "__Host-session"):
         raw = f"{name}={cookie}".encode().decode("latin-1")
