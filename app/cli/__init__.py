@@ -2,6 +2,7 @@
 
 from flask import Flask
 
+from app.cli.cache import cache
 from app.cli.local import local
 from app.cli.seed import seed
 from app.cli.sessions import sessions
@@ -12,3 +13,4 @@ def init_cli(app: Flask) -> None:
     app.cli.add_command(seed)
     app.cli.add_command(local)
     app.cli.add_command(sessions)
+    app.cli.add_command(cache)

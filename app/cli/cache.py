@@ -1,0 +1,153 @@
+"""`flask cache`: try the cache out; `flask cache lab` shows what each invalidation strategy costs."""
+
+import logging
+import math
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from flask.cli import with_appcontext
+
+from app.cache import STRATEGIES
+from app.cli.cache_lab import Outcome, Workload, arrivals, laboratory, measure
+from app.cli.lab_report import html_report, terminal_table
+from app.cli.sessions import needs_redis
+from app.redis_client import ServerStats, current_store
+
+# name: reads a second, posts a second, whether they come in bursts. Chosen for what they show: a page that is read
+# seldom, one that is read and written all the time, and what happens when everyone comes at once.
+PROFILES = {"quiet": (20.0, 0.4, False), "busy": (250.0, 5.0, False), "spiky": (20.0, 0.4, True)}
+
+
+@click.group()
+def cache() -> None:
+    """Try the page cache out."""
+
+
+class NumberRange(click.FloatRange):
+    """A range of floats that "nan" is not in: it compares with nothing, so click would let it pass."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value} is not a number.", param, ctx)
+        return number
+
+
+def _in_a_folder_that_is_there(_context: click.Context, _parameter: click.Parameter, value: Path | None) -> Path | None:
+    if value and not value.absolute().parent.is_dir():
+        raise click.BadParameter(f"There is no folder '{value.parent}' to write '{value.name}' into.")
+    return value
+
+
+@cache.command()
+@click.option("--profile", type=click.Choice(list(PROFILES)), default="busy", show_default=True, help="A usual load.")
+@click.option("--readers", type=NumberRange(0, 2000), help="Reads a second, instead of the profile's.")
+@click.option("--writers", type=NumberRange(0, 200), help="Posts a second, instead of the profile's.")
+@click.option("--pages", type=click.IntRange(1, 1000), default=50, show_default=True, help="Pages of 20 kB each.")
+@click.option(
+    "--seconds", type=NumberRange(0, 600, min_open=True), default=10.0, show_default=True, help="Per strategy."
+)
+@click.option(
+    "--ttl", type=click.IntRange(1, 3600), default=3, show_default=True, help="Seconds a page lives (CACHE_TTL)."
+)
+@click.option(
+    "--build-ms", type=click.IntRange(0, 2000), default=40, show_default=True, help="Milliseconds to build a page."
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="Another seed, other arrivals.")
+@click.option(
+    "--report",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    callback=_in_a_folder_that_is_there,
+    help="Write an HTML page with charts, too.",
+)
+@with_appcontext
+@needs_redis
+def lab(
+    profile: str,
+    readers: float | None,
+    writers: float | None,
+    pages: int,
+    seconds: float,
+    ttl: int,
+    build_ms: int,
+    seed: int,
+    report: Path | None,
+) -> None:
+    """Replay one load against each CACHE_STRATEGY on your Redis, and show what each of them costs.
+
+    It uses keys of its own and deletes them at the end. The time to live is short by default, so that a short run
+    sees pages expire.
+    """
+    usual_readers, usual_writers, bursts = PROFILES[profile]
+    workload = Workload(
+        readers=usual_readers if readers is None else readers,
+        writers=usual_writers if writers is None else writers,
+        pages=pages,
+        seconds=seconds,
+        ttl=ttl,
+        build_ms=build_ms,
+        bursts=bursts,
+        seed=seed,
+    )
+    outcomes, others = _measured(workload)
+    click.echo(terminal_table(workload, outcomes, others))
+    if report:
+        command = shlex.join(["flask", "cache", "lab", *_given()])
+        report.write_text(html_report(workload, outcomes, others, profile, command), encoding="utf-8")
+        click.echo(f"\nThe same with charts: {report}")
+
+
+def _measured(workload: Workload) -> tuple[list[Outcome], int]:
+    """Return each strategy's outcome, and how many other connections the server had when the lab began."""
+    outcomes: list[Outcome] = []
+    requests = len(arrivals(workload))
+    with _quiet(), _stoppable(), laboratory(current_store()) as store:
+        others = ServerStats(store).connections() - 1
+        with click.progressbar(length=requests * len(STRATEGIES), label="Cache lab", file=sys.stderr) as progress:
+            for name, strategy in STRATEGIES.items():
+                progress.label = f"Cache lab: {name:<10}"
+                outcomes.append(measure(store, strategy(), workload, lambda: progress.update(1)))
+    return outcomes, others
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what the log says of each request that Redis fails: the lab counts them, or ends with the reason."""
+    logs = [logging.getLogger(name) for name in ("app.cache", "app.redis_client")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP (a closed terminal) end the lab as Ctrl-C does: with its keys deleted."""
+    signals = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, signal.default_int_handler) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _given() -> list[str]:
+    """Return the options as they were given, so that a report says how to repeat it; not where it was written."""
+    context = click.get_current_context()
+    words: list[str] = []
+    for name, value in context.params.items():
+        given = context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
+        if given and name != "report":
+            words += [f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
+    return words
