@@ -22,6 +22,7 @@ def create_app(config: Config | None = None) -> Flask:
     """
     config = config or Config.from_environ(os.environ)
     app = Flask(__name__, static_folder=None)
+    app.extensions["config"] = config
     assets = Assets(app)
     store = init_store(app, config)
     init_extensions(app, config)

@@ -58,12 +58,18 @@ redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
 return 1
 """
 
-# After a commit: delete the page, and the lease too unless it is the mark of another write that is still under way.
+# After a commit: delete the page, and the lease too. The mark of another write that is still under way stays, but is
+# spoilt: if that writer has read SQL already, what it builds lacks this commit. APPEND keeps the expiry.
 # KEYS page, lease; ARGV our mark.
 SETTLE = """
 redis.call('DEL', KEYS[1])
 local lease = redis.call('GET', KEYS[2])
-if lease and (lease == ARGV[1] or string.sub(lease, 1, 1) ~= 'w') then redis.call('DEL', KEYS[2]) end
+if not lease then return 1 end
+if string.sub(lease, 1, #ARGV[1]) == ARGV[1] or string.sub(lease, 1, 1) ~= 'w' then
+    redis.call('DEL', KEYS[2])
+else
+    redis.call('APPEND', KEYS[2], '!')
+end
 return 1
 """
 

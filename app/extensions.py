@@ -11,6 +11,7 @@ from flask_wtf.csrf import CSRFProtect
 from sqlalchemy import DateTime, Dialect, MetaData, TypeDecorator, event
 from sqlalchemy.orm import DeclarativeBase
 
+from app import costs
 from app.config import Config
 
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
@@ -59,6 +60,7 @@ def init_extensions(app: Flask, config: Config) -> None:
     with app.app_context():
         if db.engine.dialect.name == "sqlite":
             event.listen(db.engine, "connect", _prepare_sqlite)
+        event.listen(db.engine, "before_cursor_execute", _count)
 
 
 def _engine_options(config: Config) -> dict[str, Any]:
@@ -74,6 +76,10 @@ def _engine_options(config: Config) -> dict[str, Any]:
             "options": f"-c statement_timeout={SQL_TIMEOUT * 1000} -c lock_timeout={SQL_TIMEOUT * 1000}",
         },
     }
+
+
+def _count(*_arguments: Any) -> None:
+    costs.current().sql += 1
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

@@ -26,9 +26,11 @@ from redis import (
     TimeoutError,
 )
 from redis.backoff import NoBackoff
+from redis.client import Pipeline
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
+from app import costs
 from app.config import Config
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,28 @@ CONNECT_TIMEOUT = 0.4  # s; a TLS handshake within one data centre takes 0.01
 COMMAND_TIMEOUT = 0.4  # s; a page from SQL is better than a page that waited longer than this for a cache
 FAILURES_TO_OPEN = 2  # in a row: one may be a blip, and ends nobody's session
 PROBE_INTERVAL = 0.25  # s between two looks whether Redis is back; "again within a second" leaves room for both
+
+
+class CountingPipeline(Pipeline):
+    """A pipeline that adds its commands to the costs of the request at hand."""
+
+    def execute(self, raise_on_error: bool = True) -> list[Any]:
+        """Send the commands and return their results."""
+        costs.current().redis += len(self.command_stack)
+        return super().execute(raise_on_error)
+
+
+class CountingRedis(Redis):
+    """A client that adds its commands to the costs of the request at hand."""
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Send a command and return its result."""
+        costs.current().redis += 1
+        return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
+        """Return a pipeline that counts too."""
+        return CountingPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
 
 
 class StoreUnavailableError(Exception):
@@ -89,7 +113,7 @@ class Store:
     def __init__(self, config: Config) -> None:
         self.prefix = config.redis_prefix
         self.pool = _connection_pool(config)
-        self.client = Redis(connection_pool=self.pool)
+        self.client: Redis = CountingRedis(connection_pool=self.pool)
         self.breaker = CircuitBreaker(self.client.ping)
 
     @contextmanager

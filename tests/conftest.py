@@ -37,7 +37,7 @@ class Visitor:
         self.environ = environ
 
     def get(self, path: str, **kwargs: Any) -> TestResponse:
-        return self.client.get(path, environ_overrides=self.environ, **kwargs)
+        return self.client.get(path, environ_overrides=self.environ, buffered=True, **kwargs)
 
     def post(self, path: str, form_on: str | None = None, **fields: str) -> TestResponse:
         """Send a form; its token comes from the page `form_on`, or from the page at `path` itself."""
@@ -45,7 +45,7 @@ class Visitor:
         token = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', page)
         if token:
             fields["csrf_token"] = unescape(token[1])
-        return self.client.post(path, data=fields, environ_overrides=self.environ)
+        return self.client.post(path, data=fields, environ_overrides=self.environ, buffered=True)
 
     def register(self, name: str, password: str = PASSWORD) -> TestResponse:
         return self.post("/register", username=name, email=f"{name}@example.org", password=password)

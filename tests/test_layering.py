@@ -19,7 +19,7 @@ FLOORS = (
     ("app.models",),
     ("app.cache", "app.sessions", "app.rate_limit"),
     ("app.redis_client", "app.extensions"),
-    ("app.config",),
+    ("app.config", "app.costs"),
 )
 SPEAK_REDIS = {"app.redis_client", "app.sessions", "app.cache", "app.rate_limit"}
 SPEAK_SQL = {

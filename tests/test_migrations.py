@@ -1,5 +1,7 @@
 """The migrations make exactly the tables that the models describe, on both databases, there and back."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from app import create_app
 from app.config import Config, parse_redis_url
 from app.extensions import Base, db
 from app.models import Post, User
+from tests import servers
 from tests.conftest import PASSWORD, SECRET_KEY
 
 TABLES = {"users", "posts", "post_tags", "follows"}
@@ -104,3 +107,15 @@ def test_a_migration_cannot_be_written_out_without_a_database(empty_app: Flask) 
     with pytest.raises(SystemExit, match="Migrations run against a database"):
         upgrade(sql=True)
     assert tables() == set()
+
+
+def test_releases_at_once_migrate_one_after_the_other(empty_database_url: str) -> None:
+    """Four `flask db upgrade` start at the same moment on one empty database; all of them end well."""
+    environ = servers.clean_environ() | {"DATABASE_URL": empty_database_url, "SECRET_KEY": SECRET_KEY}
+    command = [sys.executable, "-m", "flask", "db", "upgrade"]
+    releases = [
+        subprocess.Popen(command, cwd=servers.ROOT, env=environ, stderr=subprocess.PIPE, text=True) for _ in range(4)
+    ]
+    for release in releases:
+        _, errors = release.communicate(timeout=60)
+        assert release.returncode == 0, errors

@@ -9,7 +9,8 @@ from app.web import accounts, errors, health, limits, pages, people, posts
 from app.web.assets import Assets
 from app.web.converters import IdConverter
 from app.web.page_cache import PageCacheLayer
-from app.web.security import SecurityHeaders
+from app.web.request_log import RequestLog, init_request_log
+from app.web.security import HTTPSOnly, SecurityHeaders
 from app.web.viewer import signed_in
 
 LARGEST_REQUEST = 64 * 1024  # bytes; a post of 280 family emoji is some 7,000
@@ -37,6 +38,9 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
 
     layered = PageCacheLayer(app.wsgi_app, app, config.trusted_hosts)
     proxies = config.trusted_proxies
-    app.wsgi_app = SecurityHeaders(  # type: ignore[method-assign]
-        ProxyFix(assets.serve_before(layered), x_for=proxies, x_proto=proxies, x_host=0)
-    )
+    served = assets.serve_before(layered)
+    if config.on_heroku:
+        served = HTTPSOnly(served)
+    proxied = ProxyFix(served, x_for=proxies, x_proto=proxies, x_host=0)
+    app.wsgi_app = RequestLog(SecurityHeaders(proxied), believe_id=proxies > 0)  # type: ignore[method-assign]
+    init_request_log()

@@ -6,7 +6,7 @@ from flask import Flask, Response, current_app, make_response, render_template, 
 from flask_wtf.csrf import CSRFError
 from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from werkzeug.exceptions import HTTPException, InternalServerError
+from werkzeug.exceptions import HTTPException, InternalServerError, SecurityError
 
 from app.redis_client import StoreUnavailableError
 from app.sessions import current_session
@@ -38,11 +38,17 @@ def init_errors(app: Flask) -> None:
     """Register the handlers."""
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(InternalServerError, _http_error)
+    app.register_error_handler(SecurityError, _unknown_host)
     app.register_error_handler(CSRFError, _form_out_of_date)
     app.register_error_handler(TooManyAttemptsError, _too_many_attempts)
     app.register_error_handler(StoreUnavailableError, _redis_unavailable)
     for error in (OperationalError, InterfaceError, DisconnectionError, PoolTimeoutError):
         app.register_error_handler(error, _sql_unavailable)
+
+
+def _unknown_host(_error: SecurityError) -> Response:
+    text = "This server does not answer to that name. Whoever runs it can add the name to TRUSTED_HOSTS."
+    return _page(400, "Unknown host", text)
 
 
 def _http_error(error: HTTPException) -> Response:

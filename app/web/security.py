@@ -1,7 +1,10 @@
-"""Security headers on every response: pages, errors, redirects and static files alike."""
+"""Security headers on every response, errors and static files included; and HTTPS where there is a router."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
+
+from werkzeug.utils import redirect
+from werkzeug.wsgi import get_current_url
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -22,8 +25,28 @@ HEADERS = [
 ]
 
 
+# For a year nobody who was here once asks without TLS again. Not for subdomains: they may be somebody else's.
+HSTS = [("Strict-Transport-Security", "max-age=31536000")]
+
+OPEN_PATHS = ("/healthz", "/readyz")  # platforms look at these from inside, without TLS
+
+
+class HTTPSOnly:
+    """Sends a visitor who came without TLS to the same page with it; the router says how they came."""
+
+    def __init__(self, application: "WSGIApplication") -> None:
+        self.application = application
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        """Answer with a redirect where one is due."""
+        if environ["wsgi.url_scheme"] == "https" or environ["PATH_INFO"] in OPEN_PATHS:
+            return self.application(environ, start_response)
+        url = get_current_url(environ).replace("http://", "https://", 1)
+        return redirect(url, code=308)(environ, start_response)  # 308: a form that was sent is sent again as it was
+
+
 class SecurityHeaders:
-    """The outermost WSGI layer; what it adds, nothing inside can forget."""
+    """A WSGI layer around all others that answer; what it adds, nothing inside can forget."""
 
     def __init__(self, application: "WSGIApplication") -> None:
         self.application = application
@@ -32,6 +55,7 @@ class SecurityHeaders:
         """Answer a request as the application does, with the headers added."""
 
         def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
-            return start_response(status, headers + HEADERS, *exc_info)
+            secure = HSTS if environ["wsgi.url_scheme"] == "https" else []  # known once ProxyFix has run
+            return start_response(status, headers + HEADERS + secure, *exc_info)
 
         return self.application(environ, start)

@@ -1,0 +1,131 @@
+"""The log as a deployer reads it, and HTTPS as the router sees to it."""
+
+import logging
+import re
+from collections.abc import Callable
+
+import pytest
+from flask import Flask
+from redis import Redis
+
+from app.web.request_log import Logfmt
+from tests.conftest import PASSWORD, Visitor
+
+HTTPS = {"HTTP_X_FORWARDED_PROTO": "https", "HTTP_X_FORWARDED_FOR": "192.0.2.1"}
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    return sqlite_url
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    formatter = Logfmt()
+    return [formatter.format(record) for record in caplog.records if record.name.startswith("app")]
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO, logger="app")
+    return caplog
+
+
+def test_a_request_is_one_line_that_says_what_it_cost(visitor: Visitor, log: pytest.LogCaptureFixture) -> None:
+    visitor.get("/")
+    visitor.get("/")
+    visitor.get("/healthz")
+    built, hit, health = lines(log)
+    assert re.fullmatch(
+        r"method=GET path=/ status=200 ms=\d+ request_id=[0-9a-f]{32} redis=3 sql=1 cache=miss", built
+    ), built
+    assert re.search(r" redis=1 sql=0 cache=hit$", hit), hit
+    assert re.search(r" redis=0 sql=0 cache=-$", health), health
+
+
+def test_no_secret_is_ever_logged(visitor: Visitor, log: pytest.LogCaptureFixture, redis: Redis, app: Flask) -> None:
+    visitor.register("ada")
+    visitor.log_out()
+    visitor.log_in("ada", "a wrong one")
+    visitor.log_in("ada")
+    visitor.get("/login?next=/home&token=in-the-query")
+    visitor.publish("a private thought")
+    written = "\n".join(lines(log))
+    for secret in (PASSWORD, "a wrong one", str(visitor.session_id()), "in-the-query", "ada@example.org", "private"):
+        assert secret not in written
+
+
+def test_an_odd_path_stays_on_its_line(visitor: Visitor, log: pytest.LogCaptureFixture) -> None:
+    visitor.get("/a%20b%22c%0Astatus=200%00%E2%80%AE")
+    (line,) = lines(log)
+    assert "\n" not in line
+    assert r'path="/a b' in line or r'path="/a b\"' in line
+    assert line.isprintable()
+
+
+def test_the_error_page_shows_the_id_that_the_log_has(
+    app: Flask, visitor: Visitor, log: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> str:
+        raise RuntimeError("the cause")
+
+    app.testing = False
+    app.add_url_rule("/broken", view_func=broken)
+    response = visitor.get("/broken")
+    request_id = response.headers["X-Request-ID"]
+    assert response.status_code == 500
+    assert request_id in response.text
+    assert "the cause" not in response.text
+    written = "\n".join(lines(log))
+    assert f"request_id={request_id}" in written
+    assert "RuntimeError: the cause" in written
+    assert "level=error" in written
+
+
+def test_the_routers_id_is_kept_and_a_strangers_is_not(make_app: Callable[..., Flask]) -> None:
+    for proxies, given, kept in (
+        (1, "0a1b-2c", True),
+        (0, "0a1b-2c", False),
+        (1, "x y\n", False),
+        (1, "a" * 101, False),
+    ):
+        visitor = Visitor(make_app(trusted_proxies=proxies).test_client(), HTTP_X_REQUEST_ID=given)
+        assert (visitor.get("/healthz").headers["X-Request-ID"] == given) == kept
+
+
+def test_behind_the_router_everyone_is_sent_to_https(make_app: Callable[..., Flask]) -> None:
+    client = make_app(on_heroku=True, trusted_proxies=1).test_client()
+    plain = client.get("/@ada?before=7", headers={"X-Forwarded-Proto": "http", "Host": "pipit.example.org"})
+    assert plain.status_code == 308
+    assert plain.headers["Location"] == "https://pipit.example.org/@ada?before=7"
+    assert "Strict-Transport-Security" not in plain.headers
+    secure = client.get("/", headers={"X-Forwarded-Proto": "https"})
+    assert secure.status_code == 200
+    assert secure.headers["Strict-Transport-Security"] == "max-age=31536000"
+
+
+def test_health_answers_without_a_redirect(make_app: Callable[..., Flask]) -> None:
+    client = make_app(on_heroku=True, trusted_proxies=1).test_client()
+    for path in ("/healthz", "/readyz"):
+        assert client.get(path).status_code == 200
+
+
+def test_off_heroku_nobody_is_redirected(visitor: Visitor) -> None:
+    response = visitor.get("/")
+    assert response.status_code == 200
+    assert "Strict-Transport-Security" not in response.headers
+
+
+def test_over_https_the_cookies_are_guarded_by_the_browser_itself(make_app: Callable[..., Flask]) -> None:
+    visitor = Visitor(make_app(on_heroku=True, trusted_proxies=1).test_client(), **HTTPS)
+    cookies = visitor.register("ada").headers.getlist("Set-Cookie")
+    names = {cookie.split("=")[0] for cookie in cookies}
+    assert names >= {"__Host-session", "__Host-device"}
+    assert all("Secure;" in cookie and "Path=/" in cookie and "HttpOnly" in cookie for cookie in cookies)
+
+
+def test_an_unknown_host_is_told_so(make_app: Callable[..., Flask]) -> None:
+    client = make_app(trusted_hosts=("pipit.example.org",)).test_client()
+    response = client.get("/", headers={"Host": "evil.example.org"})
+    assert response.status_code == 400
+    assert "TRUSTED_HOSTS" in response.text
+    assert client.get("/", headers={"Host": "pipit.example.org"}).status_code == 200
