@@ -37,8 +37,7 @@ control_socket_disable = True
 forwarded_allow_ips = ""
 secure_scheme_headers: dict[str, str] = {}
 
-accesslog = "-"
-access_log_format = "%(m)s %(U)s %(s)s %(M)sms"  # the path without its query: that may hold what is nobody's business
+accesslog = None  # Pipit writes its own line a request: app/web/request_log.py
 errorlog = "-"
 
 
