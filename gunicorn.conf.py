@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gunicorn.glogging import Logger as GunicornLogger
+
 ROOT = Path(__file__).resolve().parent
 
 # The file, not the package: what gunicorn's master has imported its workers inherit, and a reload (SIGHUP) would bring
@@ -37,8 +39,20 @@ control_socket_disable = True
 forwarded_allow_ips = ""
 secure_scheme_headers: dict[str, str] = {}
 
-accesslog = None  # Pipit writes its own line a request: app/web/request_log.py
 errorlog = "-"
+
+
+class Logger(GunicornLogger):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's log of its own affairs, without its line a request: app/web/request_log.py writes a better one.
+
+    Heroku asks for that line in GUNICORN_CMD_ARGS, which goes before this file; it would show query strings.
+    """
+
+    def access(self, *_request: Any) -> None:
+        """Write nothing."""
+
+
+logger_class = Logger
 
 
 def on_starting(_server: Any) -> None:

@@ -198,8 +198,8 @@ def make_user(context: None) -> Callable[[str], User]:
 
 
 def unavailable(reason: str) -> NoReturn:
-    """Skip a test that can't run on this machine, with the reason; in CI, where everything is installed, fail it."""
-    if os.environ.get("CI"):
+    """Skip a test that can't run on this machine, with the reason; under NO_SKIPS, as in .ci/run, fail it."""
+    if os.environ.get("NO_SKIPS"):
         pytest.fail(reason)
     pytest.skip(reason)
 
