@@ -48,7 +48,7 @@ class RequestLog:
 
         def write_line() -> None:
             log.info(
-                "",
+                "request",
                 extra={
                     "fields": {
                         "method": environ["REQUEST_METHOD"],
