@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 LEASE = 1000  # ms a reader has to build a page; a holder that dies delays the others by no more than this
 WRITE_LEASE = 15_000  # ms a write may take from its mark to its commit; longer than a statement may run (SQL_TIMEOUT)
+STILL_SERVED = 1000  # ms `refresh` lets the old page live during a write; a commit takes 10
 POLL = 0.02  # s between two looks of those who wait for somebody else's page
 CLOCK_SKEW = 1.0  # s by which the clocks of two dynos may differ
 WRITING = b"w"  # how a writer's mark begins
@@ -127,7 +128,8 @@ class PageCache:
         try:
             served = self._get_or_fill(name)
         except StoreUnavailableError as error:
-            log.warning("the page %s is built without the cache: %s", name, error)
+            if not self.store.breaker.is_open:  # that was said once, when it opened
+                log.warning("the page %s is built without the cache: %s", name, error)
             return Served(self.build(name), "Pipit; fwd=bypass; detail=store-unavailable")
         if newer_than is not None and served.page.built_at <= newer_than + CLOCK_SKEW:
             return Served(self.build(name), "Pipit; fwd=request; detail=own-write")
@@ -172,15 +174,21 @@ class PageCache:
                 if isinstance(result, RedisError) and not isinstance(result, OutOfMemoryError):
                     raise result
 
-    def settle(self, names: tuple[str, ...], mark: bytes) -> None:
-        """After a write: delete the pages, and the marks with them. Never raises; a mark expires by itself."""
+    def settle(self, names: tuple[str, ...], mark: bytes) -> bool:
+        """After a write: delete the pages, and the marks with them; return whether that could be done. Never raises.
+
+        It is tried even if Redis did not answer a moment ago: should Redis be back, and have lost the mark, others may
+        store the old page. If it can't be done, the mark expires by itself.
+        """
         try:
-            with self.store.commands() as redis, redis.pipeline() as pipe:
+            with self.store.commands(insist=True) as redis, redis.pipeline() as pipe:
                 for name in names:
                     pipe.eval(SETTLE, 2, self._key(name), self._lease_key(name), mark)
                 pipe.execute()
         except StoreUnavailableError as error:
             log.warning("the pages %s stay uncached for %d s: %s", ", ".join(names), WRITE_LEASE // 1000, error)
+            return False
+        return True
 
     def store_if_ours(self, name: str, token: bytes, page: Page) -> bool:
         """Store a page if the lease is still ours; return whether it was. Never raises."""
@@ -285,8 +293,8 @@ class Refresh(Strategy):
 
     Readers never miss: they get the old page until the new one replaces it, just before the write is acknowledged. The
     writer pays for the rebuild, read or not. Where two writers meet, neither knows that its page has both writes, so
-    the later one to finish deletes the page instead. Should a writer die after its commit, the old page goes with its
-    mark, after WRITE_LEASE.
+    each deletes the page instead. Should a writer die after its commit, the old page is gone after STILL_SERVED; should
+    Redis not answer after it, the writer waits until then before it says that it is done.
     """
 
     name = "refresh"
@@ -294,15 +302,16 @@ class Refresh(Strategy):
     @contextmanager
     def changing(self, cache: PageCache, names: tuple[str, ...]) -> Iterator[None]:
         mark = _new_mark()
-        cache.mark(names, mark, keep_for=WRITE_LEASE)
+        cache.mark(names, mark, keep_for=STILL_SERVED)
+        gone_by = time.monotonic() + STILL_SERVED / 1000
         try:
             yield
         except BaseException:
             cache.settle(names, mark)
             raise
         behind = tuple(name for name in names if not self._replace(cache, name, mark))
-        if behind:
-            cache.settle(behind, mark)
+        if behind and not cache.settle(behind, mark):
+            time.sleep(max(0, gone_by - time.monotonic()))
 
     def _replace(self, cache: PageCache, name: str, mark: bytes) -> bool:
         try:

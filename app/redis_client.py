@@ -7,11 +7,13 @@ remembers a server that has stopped answering, so that the next visitors don't w
 
 import logging
 import re
+import statistics
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, cast
 
 from flask import Flask, current_app
@@ -39,6 +41,10 @@ CONNECT_TIMEOUT = 0.4  # s; a TLS handshake within one data centre takes 0.01
 COMMAND_TIMEOUT = 0.4  # s; a page from SQL is better than a page that waited longer than this for a cache
 FAILURES_TO_OPEN = 2  # in a row: one may be a blip, and ends nobody's session
 PROBE_INTERVAL = 0.25  # s between two looks whether Redis is back; "again within a second" leaves room for both
+PINGS = 5  # for a median that one slow answer does not move
+SCAN_STEP = 500  # keys a SCAN looks at; the server does nothing else meanwhile
+SCAN_LIMIT = 100_000  # keys looked at in all: some tenths of a second of round trips
+MEASURED_KEYS = 200  # whose memory is asked for
 
 
 class CountingPipeline(Pipeline):
@@ -117,12 +123,14 @@ class Store:
         self.breaker = CircuitBreaker(self.client.ping)
 
     @contextmanager
-    def commands(self) -> Iterator[Redis]:
+    def commands(self, *, insist: bool = False) -> Iterator[Redis]:
         """Give the client, for as long as Redis answers.
+
+        insist: try even while the circuit is open, for what must not be left undone if it can be done at all.
 
         Raises StoreUnavailableError, at once while the circuit is open, whatever the cause; the cause is chained.
         """
-        if self.breaker.is_open:
+        if self.breaker.is_open and not insist:
             raise StoreUnavailableError("the circuit to Redis is open")
         try:
             yield self.client
@@ -143,8 +151,17 @@ class Store:
         self.pool.disconnect()
 
 
+@dataclass(frozen=True)
+class KeySample:
+    """How many keys of a family there are, and what one of them takes."""
+
+    count: int
+    complete: bool  # False: the server holds more keys than were looked at
+    bytes_each: float | None  # the mean; None if there are none, or from a server older than MEMORY USAGE (4.0)
+
+
 class ServerStats:
-    """What the server says of its work and of a family of keys, and an end to that family: for `flask cache lab`.
+    """What the server says of itself and of a family of keys, for `flask doctor`; an end to one, for `flask cache lab`.
 
     Every method raises StoreUnavailableError.
     """
@@ -176,6 +193,85 @@ class ServerStats:
             sizes = cast(list[int | ResponseError | None], pipe.execute(raise_on_error=False))
         known = [size or 0 for size in sizes if not isinstance(size, Exception)]  # None: the key has expired meanwhile
         return sum(known) if len(known) == len(sizes) else None
+
+    def round_trip(self) -> float:
+        """Return the seconds a PING takes on an open connection: the median of PINGS."""
+        with self.store.commands() as redis:
+            redis.ping()  # opens the connection
+            times = []
+            for _number in range(PINGS):
+                began = time.perf_counter()
+                redis.ping()
+                times.append(time.perf_counter() - began)
+        return statistics.median(times)
+
+    def info(self) -> dict[str, Any]:
+        """Return what INFO says; nothing if this user may not ask."""
+        with self.store.commands() as redis:
+            try:
+                return dict(redis.info())
+            except ResponseError:
+                return {}
+
+    def setting(self, name: str) -> str | None:
+        """Return a setting of the server; None if it does not tell, as hosted ones often don't, or has none such."""
+        with self.store.commands() as redis:
+            try:
+                value = cast(dict[str, str], redis.config_get(name)).get(name)
+            except ResponseError:
+                return None
+        return None if value is None else str(value)
+
+    def connection_names(self) -> list[str] | None:
+        """Return the name of each connection to the server, "" where it has none; None if this user may not ask."""
+        with self.store.commands() as redis:
+            try:
+                clients = redis.client_list()
+            except ResponseError:
+                return None
+        return [client.get("name", "") for client in clients]
+
+    def clock_lead(self) -> float | None:
+        """Return by how many seconds this machine's clock is ahead of the server's; None if it can't be asked.
+
+        The server's answer is taken to be from the middle of the round trip (Cristian's algorithm), of the fastest one.
+        """
+        seen = []
+        with self.store.commands() as redis:
+            for _number in range(PINGS):
+                began, before = time.perf_counter(), time.time()
+                try:
+                    seconds, microseconds = redis.time()
+                except ResponseError:
+                    return None
+                took = time.perf_counter() - began
+                seen.append((took, before + took / 2 - seconds - microseconds / 1e6))
+        return min(seen)[1]
+
+    def sample(self, pattern: str) -> KeySample | None:
+        """Count the keys that match, looking at no more than SCAN_LIMIT keys; None if this user may not ask."""
+        found: set[bytes] = set()
+        cursor = -1
+        with self.store.commands() as redis:
+            try:
+                for _number in range(SCAN_LIMIT // SCAN_STEP):
+                    cursor, keys = cast(
+                        tuple[int, list[bytes]], redis.scan(max(0, cursor), match=pattern, count=SCAN_STEP)
+                    )
+                    found.update(keys)
+                    if cursor == 0:
+                        break
+                return KeySample(len(found), cursor == 0, self._bytes_each(redis, list(found)[:MEASURED_KEYS]))
+            except ResponseError:
+                return None
+
+    @staticmethod
+    def _bytes_each(redis: Redis, keys: list[bytes]) -> float | None:
+        with redis.pipeline(transaction=False) as pipe:
+            for key in keys:
+                pipe.memory_usage(key)
+            sizes = [size for size in pipe.execute(raise_on_error=False) if isinstance(size, int)]
+        return statistics.mean(sizes) if sizes else None
 
     def delete(self, prefix: str) -> int:
         """Delete the keys with this prefix; return how many there were. Raises ValueError if that meant every key."""

@@ -159,7 +159,8 @@ class PipitSessionInterface(RedisSessionInterface):
             try:
                 data = self._retrieve_session_data(self._get_store_id(sid))
             except StoreUnavailableError as error:
-                log.warning("a session can't be read: %s", error)
+                if not self.store.breaker.is_open:  # that was said once, when it opened
+                    log.warning("a session can't be read: %s", error)
                 session = Session()
                 session.unavailable = True
                 return session
