@@ -24,6 +24,7 @@ FLOORS = (
 SPEAK_REDIS = {"app.redis_client", "app.sessions", "app.cache", "app.rate_limit"}
 SPEAK_SQL = {
     "app.web.health",  # asks whether the database answers
+    "app.cli.doctor",  # asks the database for its limits
     "app.cli.seed",  # a thousand rows in few statements
 }
 HAND_THE_ENVIRONMENT_ON = {"app", "app.cli.local"}  # to Config.from_environ(); only app.config reads it

@@ -3,6 +3,7 @@
 from flask import Flask
 
 from app.cli.cache import cache
+from app.cli.doctor import doctor
 from app.cli.local import local
 from app.cli.seed import seed
 from app.cli.sessions import sessions
@@ -14,3 +15,4 @@ def init_cli(app: Flask) -> None:
     app.cli.add_command(local)
     app.cli.add_command(sessions)
     app.cli.add_command(cache)
+    app.cli.add_command(doctor)
