@@ -12,22 +12,29 @@ Facebook", NSDI 2013, section 3.2.1):
 On a miss one reader gets the lease and builds; the others wait briefly for its page. A page is stored only by a reader
 whose token is still there, and a write takes the token away. So a fill that began before a write can't be stored after.
 
+Each web process also keeps pages for a second in its own memory (LocalCopies), so that a busy page costs one GET a
+second, not one a visitor. A write tells all processes to drop theirs, and is acknowledged only when they have.
+
 What a write does beyond that is a Strategy, one of three; docs/cache.md compares them.
 """
 
+import gzip
 import hashlib
 import logging
 import secrets
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, cast
 
 from flask import Flask, current_app
 from redis import OutOfMemoryError, RedisError
 
+from app.broadcast import Broadcast
 from app.config import Config
 from app.redis_client import Store, StoreUnavailableError
 
@@ -36,8 +43,11 @@ log = logging.getLogger(__name__)
 LEASE = 1000  # ms a reader has to build a page; a holder that dies delays the others by no more than this
 WRITE_LEASE = 15_000  # ms a write may take from its mark to its commit; longer than a statement may run (SQL_TIMEOUT)
 STILL_SERVED = 1000  # ms `refresh` lets the old page live during a write; a commit takes 10
+COPY_LIFETIME = 1.0  # s a process may serve its own copy without asking Redis: how old a page is if a message is lost
+CHANNEL = "page:changes"
 POLL = 0.02  # s between two looks of those who wait for somebody else's page
 CLOCK_SKEW = 1.0  # s by which the clocks of two dynos may differ
+MOST_COPIES = 200  # some 10 MB, compressed ones included
 WRITING = b"w"  # how a writer's mark begins
 FILLING = b"f"  # how a reader's token does
 
@@ -85,6 +95,16 @@ class Page:
     etag: str  # of the body: 32 hexadecimal digits
     built_at: float  # s since the epoch, when building it began: what was written later may not be in it
 
+    @cached_property
+    def encoded(self) -> bytes:
+        """Return the body as it goes over the wire."""
+        return self.body.encode()
+
+    @cached_property
+    def compressed(self) -> bytes:
+        """Return the body in gzip; made once, and kept for as long as the page is."""
+        return gzip.compress(self.encoded, compresslevel=6, mtime=0)
+
 
 @dataclass(frozen=True)
 class Served:
@@ -92,6 +112,52 @@ class Served:
 
     page: Page
     status: str
+
+
+class LocalCopies:
+    """Pages in this process's own memory, each for COPY_LIFETIME, and only while its messages arrive.
+
+    A copy that was asked for before a message came is not kept after it: between the two the page may have changed.
+    """
+
+    def __init__(self) -> None:
+        self._copies: dict[str, tuple[Served, float]] = {}
+        self._messages = 0
+        self._lock = threading.Lock()
+
+    def get(self, name: str) -> Served | None:
+        """Return the copy, or None if there is none that is young enough."""
+        served, expires = self._copies.get(name, (None, 0.0))
+        return served if time.monotonic() < expires else None
+
+    def ticket(self) -> tuple[int, float]:
+        """Return what keep() needs to know of the moment before Redis was asked."""
+        return self._messages, time.monotonic()
+
+    def keep(self, name: str, served: Served, ticket: tuple[int, float]) -> None:
+        """Keep a page that Redis gave, unless a message came meanwhile."""
+        messages, asked = ticket
+        before, _ = self._copies.get(name, (None, 0.0))
+        if before and before.page.etag == served.page.etag:
+            served = Served(before.page, served.status)  # the same page, encoded and compressed already
+        with self._lock:
+            if messages == self._messages:
+                if len(self._copies) >= MOST_COPIES:
+                    self._copies.clear()
+                self._copies[name] = served, asked + COPY_LIFETIME
+
+    def drop(self, names: str) -> None:
+        """Drop the copies of pages that have changed; their names are separated by spaces."""
+        with self._lock:
+            self._messages += 1
+            for name in names.split(" "):
+                self._copies.pop(name, None)
+
+    def drop_all(self) -> None:
+        """Drop all copies: messages may have been missed."""
+        with self._lock:
+            self._messages += 1
+            self._copies.clear()
 
 
 class PageCache:
@@ -108,17 +174,32 @@ class PageCache:
         self.ttl = ttl
         self.version = version
         self.builders: dict[str, Builder] = {}
+        self.copies = LocalCopies()
+        self.broadcast = Broadcast(store, CHANNEL, self.copies.drop, self.copies.drop_all)
+
+    def listen(self) -> None:
+        """Keep copies in this process from now on, and listen for what changes them: for processes that serve pages."""
+        self.broadcast.start()
 
     def register(self, builders: Mapping[str, Builder]) -> None:
         """Say how pages are built: "user:7" by the builder "user", which is given "7"."""
         self.builders.update(builders)
 
     def get(self, name: str) -> Served | None:
-        """Return the cached page, or None. Raises StoreUnavailableError."""
+        """Return the cached page, from this process's memory or from Redis, or None. Raises StoreUnavailableError."""
+        served = self.copies.get(name)
+        if served:
+            return served
+        ticket = self.copies.ticket()
         with self.store.commands() as redis:
             value = cast(bytes | None, redis.get(self._key(name)))
         page = self._decode(value)
-        return Served(page, f"Pipit; hit; ttl={self._time_left(page)}") if page else None
+        if page is None:
+            return None
+        status = f"Pipit; hit; ttl={self._time_left(page)}"
+        if self.broadcast.listening:
+            self.copies.keep(name, Served(page, f"{status}; detail=memory"), ticket)
+        return Served(page, status)
 
     def get_or_build(self, name: str, newer_than: float | None = None) -> Served:
         """Return the page from Redis, or build it and leave it there; without Redis, just build it.
@@ -145,8 +226,12 @@ class PageCache:
         better than a write that others would not see. Once the body has run it never raises.
         """
         strategy = Invalidate() if removal else self.strategy
-        with strategy.changing(self, names):
-            yield
+        try:
+            with strategy.changing(self, names):
+                yield
+        finally:
+            if strategy.seen_by_everyone:
+                self._drop_copies(names)
 
     def build(self, name: str) -> Page:
         """Build a page, and leave it nowhere."""
@@ -201,6 +286,12 @@ class PageCache:
             return False
 
     # Details
+
+    def _drop_copies(self, names: tuple[str, ...]) -> None:
+        """Have all processes drop their copies; return when they have, or when these are too old to be served."""
+        too_old = time.monotonic() + COPY_LIFETIME
+        if not self.broadcast.tell(" ".join(names), COPY_LIFETIME):
+            time.sleep(max(0, too_old - time.monotonic()))
 
     def _get_or_fill(self, name: str) -> Served:
         served = self.get(name)

@@ -21,6 +21,7 @@ from redis import (
     BlockingConnectionPool,
     Connection,
     ConnectionError,
+    ConnectionPool,
     Redis,
     RedisError,
     ResponseError,
@@ -28,7 +29,7 @@ from redis import (
     TimeoutError,
 )
 from redis.backoff import NoBackoff
-from redis.client import Pipeline
+from redis.client import Pipeline, PubSub
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
@@ -121,6 +122,8 @@ class Store:
         self.pool = _connection_pool(config)
         self.client: Redis = CountingRedis(connection_pool=self.pool)
         self.breaker = CircuitBreaker(self.client.ping)
+        self.closed = False
+        self._listeners: list[ConnectionPool] = []
 
     @contextmanager
     def commands(self, *, insist: bool = False) -> Iterator[Redis]:
@@ -143,12 +146,30 @@ class Store:
         else:
             self.breaker.succeeded()
 
+    @contextmanager
+    def listener(self) -> Iterator[PubSub]:
+        """Give a connection for messages, of its own, beside the pool's; it is closed at the end."""
+        pool = ConnectionPool(
+            connection_class=self.pool.connection_class, **{**self.pool.connection_kwargs, "max_connections": 1}
+        )
+        pubsub = Redis(connection_pool=pool).pubsub()  # type: ignore[no-untyped-call]
+        self._listeners.append(pool)
+        try:
+            yield pubsub
+        finally:
+            self._listeners.remove(pool)
+            pubsub.close()
+            pool.disconnect()
+
     def key(self, name: str) -> str:
         """Return the key as it stands in Redis, with REDIS_PREFIX in front."""
         return self.prefix + name
 
     def close(self) -> None:
-        self.pool.disconnect()
+        """Hang up, for good."""
+        self.closed = True
+        for pool in (self.pool, *self._listeners):
+            pool.disconnect()
 
 
 @dataclass(frozen=True)
@@ -325,7 +346,7 @@ def _connection_pool(config: Config) -> BlockingConnectionPool:
         username=address.username,
         password=address.password,
         db=address.db,
-        max_connections=config.redis_max_connections,
+        max_connections=max(1, config.redis_max_connections - 1),  # one is the listener's
         timeout=COMMAND_TIMEOUT,  # for a free connection
         socket_connect_timeout=CONNECT_TIMEOUT,
         socket_timeout=COMMAND_TIMEOUT,

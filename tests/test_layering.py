@@ -18,10 +18,11 @@ FLOORS = (
     ("app.web", "app.cli"),
     ("app.models",),
     ("app.cache", "app.sessions", "app.rate_limit"),
+    ("app.broadcast",),
     ("app.redis_client", "app.extensions"),
     ("app.config", "app.costs"),
 )
-SPEAK_REDIS = {"app.redis_client", "app.sessions", "app.cache", "app.rate_limit"}
+SPEAK_REDIS = {"app.redis_client", "app.broadcast", "app.sessions", "app.cache", "app.rate_limit"}
 SPEAK_SQL = {
     "app.web.health",  # asks whether the database answers
     "app.cli.doctor",  # asks the database for its limits

@@ -1,5 +1,7 @@
 """The pages: blueprints, and the WSGI layers in front of them."""
 
+from typing import TYPE_CHECKING
+
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
@@ -12,6 +14,9 @@ from app.web.page_cache import PageCacheLayer
 from app.web.request_log import RequestLog, init_request_log
 from app.web.security import HTTPSOnly, SecurityHeaders
 from app.web.viewer import signed_in
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
 
 LARGEST_REQUEST = 64 * 1024  # bytes; a post of 280 family emoji is some 7,000
 
@@ -36,11 +41,11 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
     cache.register({"latest": posts.build_latest, "user": people.build_profile})
     app.context_processor(lambda: {"viewer": signed_in(), "site_name": config.site_name})
 
-    layered = PageCacheLayer(app.wsgi_app, app, config.trusted_hosts)
     proxies = config.trusted_proxies
-    served = assets.serve_before(layered)
+    layers: WSGIApplication = PageCacheLayer(assets.serve_before(app.wsgi_app), app, config.trusted_hosts)
     if config.on_heroku:
-        served = HTTPSOnly(served)
-    proxied = ProxyFix(served, x_for=proxies, x_proto=proxies, x_host=0)
-    app.wsgi_app = RequestLog(SecurityHeaders(proxied), believe_id=proxies > 0)  # type: ignore[method-assign]
+        layers = HTTPSOnly(layers)
+    if proxies:
+        layers = ProxyFix(layers, x_for=proxies, x_proto=proxies, x_host=0)
+    app.wsgi_app = RequestLog(SecurityHeaders(layers), believe_id=proxies > 0)  # type: ignore[method-assign]
     init_request_log()

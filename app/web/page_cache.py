@@ -14,7 +14,7 @@ from werkzeug.sansio.utils import host_is_trusted
 from app.cache import PageCache, Served
 from app.redis_client import StoreUnavailableError
 from app.sessions import has_cookie
-from app.web.pages import PAGE_NAME, page_headers
+from app.web.pages import PAGE_NAME, public_answer
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -30,9 +30,13 @@ class PageCacheLayer:
         self.cache: PageCache = app.extensions["page_cache"]
         self.trusted_hosts = trusted_hosts
         self.page_names: dict[str, str] = {}
+        self.listening = False
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Answer from the cache if this is somebody's plain look at a page that is in it."""
+        if not self.listening:  # here and not above: a forked worker listens for itself
+            self.listening = True
+            self.cache.listen()
         plain = environ["REQUEST_METHOD"] in ("GET", "HEAD") and not environ.get("QUERY_STRING")
         if plain and not _has_session(environ) and self._is_trusted(environ):
             served = self._look_up(environ["PATH_INFO"])
@@ -65,18 +69,6 @@ def _has_session(environ: "WSGIEnvironment") -> bool:
 
 
 def _answer(served: Served, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-    headers = page_headers(served, private=False)
-    headers["Vary"] = "Cookie"
-    if _matches(environ.get("HTTP_IF_NONE_MATCH", ""), headers["ETag"]):
-        del headers["Content-Type"]
-        start_response("304 NOT MODIFIED", list(headers.items()))
-        return []
-    body = served.page.body.encode()
-    headers["Content-Length"] = str(len(body))
-    start_response("200 OK", list(headers.items()))
+    status, headers, body = public_answer(served, environ)
+    start_response(status, headers)
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
-
-
-def _matches(if_none_match: str, etag: str) -> bool:
-    """Return whether the browser has this page already, by weak comparison (RFC 9110, section 13.1.2)."""
-    return if_none_match.strip() == "*" or etag in (tag.strip().removeprefix("W/") for tag in if_none_match.split(","))

@@ -8,7 +8,7 @@ anew, from the session alone, and the rest is taken as it is. People's own text 
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response, make_response, render_template, request
 from markupsafe import Markup, escape
@@ -20,6 +20,10 @@ from app.sessions import has_cookie
 from app.web.assets import Assets
 from app.web.viewer import last_write
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?(?:\s*,|\s*$))")  # accepted, and not with a weight of nothing
 CSRF_TOKEN = re.compile(r'name="csrf_token"[^>]*>')
 HOLE = re.compile(r"<!--\[(\w+)-->.*?<!--\1\]-->", re.DOTALL)
 PAGE_NAME = "pipit.page"  # in the WSGI environment: which cached page answered this URL; page_cache.py learns from it
@@ -36,30 +40,46 @@ def cached_page(name: str, **viewer_context: Any) -> Response:
     name: the cache's name for the page.
     viewer_context: what the holes need.
     """
-    private = has_cookie(request.cookies)
-    served = current_cache().get_or_build(name, last_write() if private else None)
     request.environ[PAGE_NAME] = name
-    body = _filled(served.page.body, viewer_context) if private else served.page.body
+    if not has_cookie(request.cookies):
+        status, headers, content = public_answer(current_cache().get_or_build(name), request.environ)
+        return Response(content, status, headers)
+    served = current_cache().get_or_build(name, newer_than=last_write())
+    body = _filled(served.page.body, viewer_context)
     response = make_response(body)
-    response.headers.update(page_headers(served, private=private))
+    response.headers["Cache-Control"] = "private, no-cache"
+    response.headers["Cache-Status"] = served.status
     response.vary.add("Cookie")
-    if private:
-        # A CSRF token is signed anew each second, but any of them is as good: the page is the same, weakly.
-        response.set_etag(etag_of(CSRF_TOKEN.sub("", body)), weak=True)
+    # A CSRF token is signed anew each second, but any of them is as good: the page is the same, weakly.
+    response.set_etag(etag_of(CSRF_TOKEN.sub("", body)), weak=True)
     response.make_conditional(request)
     return response
 
 
-def page_headers(served: Served, *, private: bool) -> dict[str, str]:
-    """Return the headers of a cached page; browsers may keep it, but ask each time whether it is still the latest."""
-    headers = {
-        "Content-Type": "text/html; charset=utf-8",
-        "Cache-Control": "private, no-cache" if private else "no-cache",
-        "Cache-Status": served.status,
-    }
-    if not private:
-        headers["ETag"] = f'"{served.page.etag}"'
-    return headers
+def public_answer(served: Served, environ: "WSGIEnvironment") -> tuple[str, list[tuple[str, str]], bytes]:
+    """Return status, headers and body of a cached page for a visitor without a session.
+
+    Browsers may keep the page, but ask each time whether it is still the latest; if so, the answer is a 304. It is
+    compressed for those who can read that. (A page made for one visitor is not: it holds a CSRF token, and the length
+    of a compressed page tells about what is in it, see the BREACH attack.)
+    """
+    page = served.page
+    etag = f'W/"{page.etag}"'  # weak: the same for the page as it is and compressed (RFC 9110, section 8.8.1)
+    headers = [
+        ("Cache-Control", "no-cache"),
+        ("Cache-Status", served.status),
+        ("ETag", etag),
+        ("Vary", "Accept-Encoding, Cookie"),
+    ]
+    known = environ.get("HTTP_IF_NONE_MATCH")
+    if known and (f'"{page.etag}"' in known or known.strip() == "*"):
+        return "304 NOT MODIFIED", headers, b""
+    body = page.encoded
+    if GZIP.search(environ.get("HTTP_ACCEPT_ENCODING", "")):
+        body = page.compressed
+        headers.append(("Content-Encoding", "gzip"))
+    headers += [("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(body)))]
+    return "200 OK", headers, body
 
 
 def _filled(body: str, viewer_context: dict[str, Any]) -> str:

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 REQUEST_ID = "pipit.request_id"  # in the WSGI environment
 ACCEPTED_ID = re.compile(r"[A-Za-z0-9-]{1,100}")  # what of a router's id is fit for a log line
+CACHE_RESULT = re.compile(r"\bfwd=(\w+)|\bhit\b")
+PLAIN = re.compile(r"[!#-<>-\[\]-~]+")  # visible ASCII but for " = and \\
 HANDLER = "pipit-logfmt"
 
 
@@ -48,19 +50,9 @@ class RequestLog:
 
         def write_line() -> None:
             log.info(
-                "request",
-                extra={
-                    "fields": {
-                        "method": environ["REQUEST_METHOD"],
-                        "path": environ.get("PATH_INFO", ""),
-                        "status": answer["status"],
-                        "ms": round((time.monotonic() - began) * 1000),
-                        "request_id": request_id,
-                        "redis": cost.redis,
-                        "sql": cost.sql,
-                        "cache": answer["cache"],
-                    }
-                },
+                f"method={_quoted(environ['REQUEST_METHOD'])} path={_quoted(environ.get('PATH_INFO', ''))} "  # noqa: G004
+                f"status={answer['status']} ms={(time.monotonic() - began) * 1000:.0f} request_id={request_id} "
+                f"redis={cost.redis} sql={cost.sql} cache={answer['cache']}"
             )
 
         return ClosingIterator(self.application(environ, start), write_line)
@@ -76,13 +68,15 @@ class Logfmt(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record's line."""
-        fields: dict[str, object] = getattr(record, "fields", None) or {
+        if record.name == __name__:  # a request's line, complete already
+            return str(record.msg)
+        fields = {
             "level": record.levelname.lower(),
             "event": record.getMessage(),
             "in": record.name,
             "request_id": costs.current().request_id,
         }
-        line = " ".join(f"{key}={_quoted(str(value))}" for key, value in fields.items())
+        line = " ".join(f"{key}={_quoted(value)}" for key, value in fields.items())
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
@@ -101,13 +95,15 @@ def _cache_result(headers: list[tuple[str, str]]) -> str:
     """Return what Cache-Status says in a word: hit, miss, bypass; "-" for what is not a cached page."""
     for name, value in headers:
         if name.lower() == "cache-status":
-            found = re.search(r"\bfwd=(\w+)|\bhit\b", value)
+            found = CACHE_RESULT.search(value)
             return (found[1] or "hit") if found else "-"
     return "-"
 
 
 def _quoted(value: str) -> str:
-    if re.fullmatch(r"[^\s\"=\\\x00-\x1f\x7f]+", value) and value.isprintable():
+    """Return a value as logfmt has it: plain ones as they are, others in quotes, with nothing invisible in them."""
+    if PLAIN.fullmatch(value):
         return value
-    escaped = value.encode("unicode_escape").decode() if not value.isprintable() else value.replace("\\", "\\\\")
-    return '"' + escaped.replace('"', '\\"') + '"'
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    visible = "".join(char if char.isprintable() else repr(char)[1:-1] for char in escaped)
+    return f'"{visible}"'

@@ -10,9 +10,11 @@ from flask import Flask
 from redis import Redis
 from sqlalchemy import event
 
+from app.cache import PageCache
 from app.extensions import db
 from app.web import page_cache
 from tests.conftest import Visitor
+from tests.servers import wait_until
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -62,7 +64,7 @@ def test_the_second_look_is_a_hit(ada: Visitor, visitor: Visitor) -> None:
         assert second.data == first.data
         assert second.headers["ETag"] == first.headers["ETag"]
         for answer in (first, second):
-            assert answer.headers["Vary"] == "Cookie"
+            assert answer.headers["Vary"] == "Accept-Encoding, Cookie"
             assert answer.headers["Cache-Control"] == "no-cache"
             assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
 
@@ -78,12 +80,12 @@ def test_a_page_one_has_already_costs_a_304(app: Flask, visitor: Visitor, new_vi
     etag = visitor.get("/").headers["ETag"]
     flask_only = {"query_string": "x=y"}  # the layer leaves URLs with a query to Flask
     for kwargs in ({}, flask_only):
-        for known in (etag, f"W/{etag}", f'"other", {etag}', "*"):
+        for known in (etag, etag.removeprefix("W/"), f'"other", {etag}', "*"):
             answer = visitor.get("/", headers={"If-None-Match": known}, **kwargs)
             assert answer.status_code == 304, (known, kwargs)
             assert answer.data == b""
             assert answer.headers["ETag"] == etag
-            assert answer.headers["Vary"] == "Cookie"
+            assert answer.headers["Vary"] == "Accept-Encoding, Cookie"
             assert answer.headers["Cache-Control"] == "no-cache"
         for unknown in ('"other"', "", 'W/"other"'):
             assert visitor.get("/", headers={"If-None-Match": unknown}, **kwargs).status_code == 200, unknown
@@ -182,21 +184,31 @@ def test_a_hit_runs_no_sql_for_anybody(app: Flask, ada: Visitor, visitor: Visito
     assert seen  # the listener works
 
 
-def test_a_strangers_hit_is_one_command(visitor: Visitor, redis: Redis) -> None:
-    visitor.get("/")
+def copied(app: Flask, visitor: Visitor, path: str = "/") -> None:
+    """Look at a page until the process serves its own copy."""
+    cache: PageCache = app.extensions["page_cache"]
+    visitor.get(path)
+    wait_until(lambda: cache.broadcast.listening, "the process to listen")
+    wait_until(lambda: "detail=memory" in visitor.get(path).headers["Cache-Status"], "a copy")
+
+
+def test_a_strangers_hit_is_one_command_a_second_at_most(app: Flask, visitor: Visitor, redis: Redis) -> None:
+    copied(app, visitor)
     with commands(redis) as calls:
         for _ in range(10):
             assert visitor.get("/").status_code == 200
-    assert calls == {"get": 10}
+    assert calls.get("get", 0) <= 1
+    assert calls.keys() <= {"get"}
 
 
-def test_a_signed_in_hit_is_two_commands(ada: Visitor, redis: Redis) -> None:
+def test_a_signed_in_hit_is_one_command_that_reads_the_session(app: Flask, ada: Visitor, redis: Redis) -> None:
     ada.get("/home")
-    ada.get("/")
+    copied(app, ada)
     with commands(redis) as calls:
         for _ in range(10):
             assert "@ada" in ada.get("/").text
-    assert calls == {"getex": 10, "get": 10}
+    assert calls["getex"] == 10
+    assert calls.get("get", 0) <= 1
 
 
 def test_a_stranger_on_a_page_that_is_not_cached_costs_redis_nothing(
@@ -278,6 +290,4 @@ def test_a_full_memory_of_paths_starts_anew_and_serves_on(
     for _ in range(3):
         for path in paths:
             assert visitor.get(path).status_code == 200
-    with commands(redis) as calls:
-        assert visitor.get("/@bob").headers["Cache-Status"].startswith("Pipit; hit")
-    assert calls == {"get": 1}
+    assert visitor.get("/@bob").headers["Cache-Status"].startswith("Pipit; hit")
