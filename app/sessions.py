@@ -44,6 +44,7 @@ LARGEST = 16 * 1024  # bytes; Pipit's own sessions take about 200, so anything l
 SEEN_EVERY = 300  # s: how exact "last seen" is; a session in steady use is written once in that time
 REQUIRED = {"user_id": int, "name": str, "seen": int}  # what makes a JSON object one of Pipit's sessions
 COOKIES = ("session", "__Host-session", "visitor", "__Host-visitor")
+ALREADY_READ = "pipit.session"  # in the WSGI environment: id and content, if a layer ahead of Flask has read them
 FLASHES = "_flashes"  # Flask's name for them
 ANONYMOUS_LIFETIME = 3600  # s an anonymous visitor's cookie lasts: long enough to fill in a form
 
@@ -154,22 +155,20 @@ class PipitSessionInterface(RedisSessionInterface):
 
     def open_session(self, app: Flask, request: Request) -> Session:
         """Return the visitor's session; never raises, whatever the cookie and the store hold."""
-        sid = request.cookies.get(self.get_cookie_name(app))
-        if sid and ID_PATTERN.fullmatch(sid):
-            try:
-                data = self._retrieve_session_data(self._get_store_id(sid))
-            except StoreUnavailableError as error:
-                if not self.store.breaker.is_open:  # that was said once, when it opened
-                    log.warning("a session can't be read: %s", error)
-                session = Session()
-                session.unavailable = True
-                return session
-            if data is not None:
-                session = Session(data, sid=sid)
-                if time.time() - data["seen"] > SEEN_EVERY:
-                    session["seen"] = int(time.time())
-                    session.accessed = False
-                return session
+        try:
+            sid, data = request.environ.get(ALREADY_READ) or self.read(request.cookies, secure=request.is_secure)
+        except StoreUnavailableError as error:
+            if not self.store.breaker.is_open:  # that was said once, when it opened
+                log.warning("a session can't be read: %s", error)
+            session = Session()
+            session.unavailable = True
+            return session
+        if data is not None:
+            session = Session(data, sid=sid)
+            if is_due(data):
+                session["seen"] = int(time.time())
+                session.accessed = False
+            return session
         # An id that is not in the store is never adopted, and its cookie is left alone: this may be a request that
         # the browser sent just before it received its new id, and taking that away would sign it out.
         return Session(self.anonymous.read(app, request))
@@ -194,6 +193,16 @@ class PipitSessionInterface(RedisSessionInterface):
         # that was replaced while it ran.
         if saved:
             self._set_cookie(app, session.sid, response)
+
+    def read(self, cookies: Mapping[str, str], *, secure: bool) -> tuple[str | None, dict[str, Any] | None]:
+        """Return the id that a browser brings, and what its session holds; None for what there is not.
+
+        Raises StoreUnavailableError.
+        """
+        sid = cookies.get(_cookie_name(secure=secure))
+        if not sid or not ID_PATTERN.fullmatch(sid):
+            return None, None
+        return sid, self._retrieve_session_data(self._get_store_id(sid))
 
     # What Flask-Session calls
 
@@ -323,7 +332,7 @@ class PipitSessionInterface(RedisSessionInterface):
 
     def get_cookie_name(self, app: Flask) -> str:
         """Return the cookie's name: over HTTPS the browser itself guards the `__Host-` prefix (RFC 6265bis, 4.1.3)."""
-        return "__Host-session" if request.is_secure else "session"
+        return _cookie_name(secure=request.is_secure)
 
     def get_cookie_secure(self, app: Flask) -> bool:
         """Return whether the request came over HTTPS."""
@@ -436,6 +445,15 @@ def _active(sid: str, data: dict[str, Any]) -> ActiveSession:
         since=datetime.fromtimestamp(int(data.get("since", data["seen"])), UTC),
         seen=datetime.fromtimestamp(data["seen"], UTC),
     )
+
+
+def is_due(data: dict[str, Any]) -> bool:
+    """Return whether it is time to write down that a session is in use."""
+    return bool(time.time() - data["seen"] > SEEN_EVERY)
+
+
+def _cookie_name(*, secure: bool) -> str:
+    return "__Host-session" if secure else "session"
 
 
 def has_cookie(cookies: Mapping[str, str]) -> bool:

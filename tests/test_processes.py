@@ -378,7 +378,7 @@ def test_nothing_secret_is_ever_in_the_log(tmp_path: Path, redis_url: str) -> No
         person.post("/posts", "/home", body="")
         wait_until(lambda: "/nowhere" in pipit.log.read_text(), "the log")
         log = pipit.log.read_text()
-    assert "POST /login 302" in log
+    assert "method=POST path=/login status=302" in log
     assert [secret for secret in secrets if secret in log] == []
     assert "4711" not in log
     assert "next=" not in log

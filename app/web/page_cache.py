@@ -1,25 +1,41 @@
-"""The WSGI layer ahead of Flask: it answers a visitor without a session from the cache, without building a request.
+"""The WSGI layer ahead of Flask: it answers a plain look at a cached page without building a request.
 
-It knows no routes. When a view has served a cached page it says so in the WSGI environment, and this layer remembers
-which page belongs to that path: names never change and ids are never given again, so that stays true.
+For a visitor without a session that is all there is to do. For a signed-in one it reads the session, in one command,
+and fills the page's holes with what filled them the last time: their name and their buttons don't change from one look
+to the next. Whatever is out of the ordinary goes on to Flask: a flash message to show, a session due to be written.
+
+It knows no routes and renders nothing, it learns: when a view has served a cached page it says so in the WSGI
+environment. Names never change and ids are never given again, so what was learned of a path stays true.
 """
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 from flask import Flask
 from werkzeug.http import parse_cookie
 from werkzeug.sansio.utils import host_is_trusted
 
-from app.cache import PageCache, Served
+from app.cache import PageCache
 from app.redis_client import StoreUnavailableError
-from app.sessions import has_cookie
-from app.web.pages import PAGE_NAME, public_answer
+from app.sessions import ALREADY_READ, FLASHES, PipitSessionInterface, has_cookie, is_due
+from app.web.pages import HOLES, PAGE_NAME, private_answer, public_answer
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 REMEMBERED_PATHS = 10_000  # some 2 MB; past that the layer starts to learn anew
+REMEMBERED_VIEWERS = 1_000  # some 3 MB, likewise
+
+Answer = tuple[str, list[tuple[str, str]], bytes]  # status, headers, body
+
+
+@dataclass(frozen=True)
+class Filling:
+    """What filled the holes of one page for one session."""
+
+    csrf_token: str  # the session's, which their forms' tokens are made from
+    holes: Mapping[str, str]
 
 
 class PageCacheLayer:
@@ -28,8 +44,10 @@ class PageCacheLayer:
     def __init__(self, application: "WSGIApplication", app: Flask, trusted_hosts: tuple[str, ...]) -> None:
         self.application = application
         self.cache: PageCache = app.extensions["page_cache"]
+        self.sessions = cast(PipitSessionInterface, app.session_interface)
         self.trusted_hosts = trusted_hosts
         self.page_names: dict[str, str] = {}
+        self.fillings: dict[tuple[str, str], Filling] = {}
         self.listening = False
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
@@ -38,37 +56,59 @@ class PageCacheLayer:
             self.listening = True
             self.cache.listen()
         plain = environ["REQUEST_METHOD"] in ("GET", "HEAD") and not environ.get("QUERY_STRING")
-        if plain and not _has_session(environ) and self._is_trusted(environ):
-            served = self._look_up(environ["PATH_INFO"])
-            if served:
-                return _answer(served, environ, start_response)
-        response = self.application(environ, start_response)
-        if plain and PAGE_NAME in environ:
-            if len(self.page_names) >= REMEMBERED_PATHS:
-                self.page_names.clear()
-            self.page_names[environ["PATH_INFO"]] = environ[PAGE_NAME]
-        return response
+        if not plain or not self._is_trusted(environ):
+            return self.application(environ, start_response)
+        try:
+            answer = self._answer(environ)
+        except StoreUnavailableError:
+            answer = None  # the view builds the page, and says why in the log
+        if answer is None:
+            response = self.application(environ, start_response)
+            self._learn(environ)
+            return response
+        status, headers, body = answer
+        start_response(status, headers)
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+    def _answer(self, environ: "WSGIEnvironment") -> Answer | None:
+        """Return the answer, or None if Flask has to give it. Raises StoreUnavailableError."""
+        name = self.page_names.get(environ["PATH_INFO"])
+        if name is None:
+            return None
+        cookies = parse_cookie(environ["HTTP_COOKIE"]) if "HTTP_COOKIE" in environ else {}
+        if has_cookie(cookies):
+            return self._private_answer(name, cookies, environ)
+        served = self.cache.get(name)
+        return public_answer(served, environ) if served else None
+
+    def _private_answer(self, name: str, cookies: Mapping[str, str], environ: "WSGIEnvironment") -> Answer | None:
+        sid, data = self.sessions.read(cookies, secure=environ["wsgi.url_scheme"] == "https")
+        environ[ALREADY_READ] = sid, data
+        if data is None or FLASHES in data or "wrote" in data or is_due(data):
+            return None
+        filling = self.fillings.get((cast(str, sid), name))
+        if filling is None or filling.csrf_token != data.get("csrf_token"):
+            return None
+        served = self.cache.get(name)
+        return private_answer(served, filling.holes, environ) if served else None
+
+    def _learn(self, environ: "WSGIEnvironment") -> None:
+        """Remember what a view has said of the page it served, and of the session it served it to."""
+        name = environ.get(PAGE_NAME)
+        if name is None:
+            return
+        _remember(self.page_names, environ["PATH_INFO"], name, REMEMBERED_PATHS)
+        sid, data = environ.get(ALREADY_READ) or (None, None)
+        if sid and data and HOLES in environ:
+            filling = Filling(data.get("csrf_token", ""), environ[HOLES])
+            _remember(self.fillings, (sid, name), filling, REMEMBERED_VIEWERS)
 
     def _is_trusted(self, environ: "WSGIEnvironment") -> bool:
         """Return whether the host is one of ours; if not, Flask says so to the visitor."""
         return not self.trusted_hosts or host_is_trusted(environ.get("HTTP_HOST"), self.trusted_hosts)
 
-    def _look_up(self, path: str) -> Served | None:
-        name = self.page_names.get(path)
-        if name is None:
-            return None
-        try:
-            return self.cache.get(name)
-        except StoreUnavailableError:
-            return None  # the view builds the page, and says why in the log
 
-
-def _has_session(environ: "WSGIEnvironment") -> bool:
-    cookies = environ.get("HTTP_COOKIE")
-    return cookies is not None and has_cookie(parse_cookie(cookies))
-
-
-def _answer(served: Served, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-    status, headers, body = public_answer(served, environ)
-    start_response(status, headers)
-    return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+def _remember(memory: dict[Any, Any], key: Any, value: Any, most: int) -> None:
+    if len(memory) >= most:
+        memory.clear()
+    memory[key] = value

@@ -6,14 +6,15 @@ anew, from the session alone, and the rest is taken as it is. People's own text 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from flask import Flask, Response, make_response, render_template, request
+from flask import Flask, Response, render_template, request
 from markupsafe import Markup, escape
 
-from app.cache import Served, current_cache, etag_of
+from app.cache import MOST_COPIES, Served, current_cache, etag_of
 from app.models import Post
 from app.models.post_text import pieces
 from app.sessions import has_cookie
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?(?:\s*,|\s*$))")  # accepted, and not with a weight of nothing
 CSRF_TOKEN = re.compile(r'name="csrf_token"[^>]*>')
 HOLE = re.compile(r"<!--\[(\w+)-->.*?<!--\1\]-->", re.DOTALL)
+HOLES = "pipit.holes"  # likewise: what filled them, where that is the same at this visitor's next look
 PAGE_NAME = "pipit.page"  # in the WSGI environment: which cached page answered this URL; page_cache.py learns from it
 
 
@@ -45,23 +47,43 @@ def cached_page(name: str, **viewer_context: Any) -> Response:
         status, headers, content = public_answer(current_cache().get_or_build(name), request.environ)
         return Response(content, status, headers)
     served = current_cache().get_or_build(name, newer_than=last_write())
-    body = _filled(served.page.body, viewer_context)
-    response = make_response(body)
-    response.headers["Cache-Control"] = "private, no-cache"
-    response.headers["Cache-Status"] = served.status
-    response.vary.add("Cookie")
+    holes = {hole: _render_hole(hole, viewer_context) for hole in _split(served.page.body)[1::2]}
+    if not viewer_context and not holes["flashes"].strip():
+        request.environ[HOLES] = holes
+    status, headers, content = private_answer(served, holes, request.environ)
+    return Response(content, status, headers)
+
+
+def private_answer(
+    served: Served, holes: Mapping[str, str], environ: "WSGIEnvironment"
+) -> tuple[str, list[tuple[str, str]], bytes]:
+    """Return status, headers and body of a cached page for one visitor, its holes filled with what is theirs.
+
+    It is not compressed: it holds a CSRF token, and the length of a compressed page tells about what is in it (the
+    BREACH attack).
+    """
+    page = served.page
     # A CSRF token is signed anew each second, but any of them is as good: the page is the same, weakly.
-    response.set_etag(etag_of(CSRF_TOKEN.sub("", body)), weak=True)
-    response.make_conditional(request)
-    return response
+    etag = etag_of(page.etag + CSRF_TOKEN.sub("", "".join(holes.values())))
+    headers = [
+        ("Cache-Control", "private, no-cache"),
+        ("Cache-Status", served.status),
+        ("ETag", f'W/"{etag}"'),
+        ("Vary", "Cookie"),
+    ]
+    if _is_known(etag, environ):
+        return "304 NOT MODIFIED", headers, b""
+    parts = _split(page.body)
+    body = "".join(holes[part] if number % 2 else part for number, part in enumerate(parts)).encode()
+    headers += [("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(body)))]
+    return "200 OK", headers, body
 
 
 def public_answer(served: Served, environ: "WSGIEnvironment") -> tuple[str, list[tuple[str, str]], bytes]:
     """Return status, headers and body of a cached page for a visitor without a session.
 
     Browsers may keep the page, but ask each time whether it is still the latest; if so, the answer is a 304. It is
-    compressed for those who can read that. (A page made for one visitor is not: it holds a CSRF token, and the length
-    of a compressed page tells about what is in it, see the BREACH attack.)
+    compressed for those who can read that.
     """
     page = served.page
     etag = f'W/"{page.etag}"'  # weak: the same for the page as it is and compressed (RFC 9110, section 8.8.1)
@@ -71,8 +93,7 @@ def public_answer(served: Served, environ: "WSGIEnvironment") -> tuple[str, list
         ("ETag", etag),
         ("Vary", "Accept-Encoding, Cookie"),
     ]
-    known = environ.get("HTTP_IF_NONE_MATCH")
-    if known and (f'"{page.etag}"' in known or known.strip() == "*"):
+    if _is_known(page.etag, environ):
         return "304 NOT MODIFIED", headers, b""
     body = page.encoded
     if GZIP.search(environ.get("HTTP_ACCEPT_ENCODING", "")):
@@ -82,13 +103,20 @@ def public_answer(served: Served, environ: "WSGIEnvironment") -> tuple[str, list
     return "200 OK", headers, body
 
 
-def _filled(body: str, viewer_context: dict[str, Any]) -> str:
-    """Return the page with its holes as this viewer sees them."""
+def _is_known(etag: str, environ: "WSGIEnvironment") -> bool:
+    """Return whether the browser has this already, by weak comparison (RFC 9110, section 13.1.2)."""
+    known: str = environ.get("HTTP_IF_NONE_MATCH", "")
+    return f'"{etag}"' in known or known.strip() == "*"
 
-    def fill(match: re.Match[str]) -> str:
-        return render_template(f"holes/{match[1]}.html", **viewer_context)
 
-    return HOLE.sub(fill, body)
+@lru_cache(maxsize=MOST_COPIES)
+def _split(body: str) -> list[str]:
+    """Return a cached page taken apart at its holes: text, name of a hole, text, name, ... text."""
+    return HOLE.split(body)
+
+
+def _render_hole(name: str, viewer_context: dict[str, Any]) -> str:
+    return render_template(f"holes/{name}.html", **viewer_context)
 
 
 def post_html(post: Post) -> Markup:
