@@ -5,7 +5,6 @@ import os
 from flask import Flask
 
 from app.cache import init_cache
-from app.cli import init_cli
 from app.config import Config
 from app.extensions import init_extensions
 from app.rate_limit import init_limiter
@@ -30,5 +29,8 @@ def create_app(config: Config | None = None) -> Flask:
     init_cache(app, config, store, assets.version)
     init_limiter(app, config, store)
     init_web(app, config, assets)
-    init_cli(app)
+    if config.runs_commands:
+        from app.cli import init_cli  # a web process is smaller and starts sooner without the commands
+
+        init_cli(app)
     return app

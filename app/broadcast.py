@@ -1,10 +1,11 @@
 """Tell every web process something, and know that it has been heard.
 
-Redis's PUBLISH says how many listeners a message was given to, but not when they have acted on it. Here each listener
-counts itself under a key that the message names, and who told it waits until all have, or until its patience ends.
+Redis's PUBLISH says how many listeners a message was given to, but not when they have acted on it. So each listener
+answers on a second channel when it has, and who told it waits until all have, or until its patience ends. Nothing is
+kept in Redis, so this works in a full one too.
 
-    <channel>              pub/sub   the messages; a name like a key's, so REDIS_PREFIX keeps two apps apart
-    <channel>:heard:<id>   string    how many listeners have acted on one message; lives seconds
+    <channel>          pub/sub   "<message id> <message>"
+    <channel>:heard    pub/sub   "<message id> <listener>", from each listener when it has acted
 """
 
 import logging
@@ -12,18 +13,18 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from contextlib import suppress
 
 from redis import RedisError
+from redis.client import PubSub
 
 from app.redis_client import Store, StoreUnavailableError, describe
 
 log = logging.getLogger(__name__)
 
-HEARD_LIFETIME = 5  # s the count of those who heard is kept; nobody waits longer
-POLL = 0.001  # s between two looks at it; a listener on the same network needs less
 RECONNECT = 0.5  # s until a listener that lost its connection tries again
-LOOK_UP = 1.0  # s a listener waits for a message before it looks whether it should stop
+HEARTBEAT = 0.25  # s between two signs of life asked of the connection
+SILENCE = 0.75  # s without one until it counts as lost: a router in between may drop it without a word
 
 
 class Broadcast:
@@ -41,8 +42,11 @@ class Broadcast:
         self.listening = False
         self._on_message = on_message
         self._on_gap = on_gap
+        self._name = secrets.token_hex(8)
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
+        self._heard = threading.Condition()
+        self._listeners: dict[str, set[str]] = {}  # who has heard, of each message that somebody here waits for
 
     def start(self) -> None:
         """Listen, in a thread of this process; to start twice is to start once."""
@@ -54,57 +58,79 @@ class Broadcast:
     def tell(self, message: str, patience: float) -> bool:
         """Send a message, and wait until all who listen have acted on it, at most `patience` seconds.
 
-        Returns whether all have. Never raises: False if Redis does not answer.
+        Returns whether all have; False at once if Redis does not answer, or if this process can't hear their answers.
+        Never raises.
         """
-        give_up = time.monotonic() + patience
-        heard = f"{self.channel}:heard:{secrets.token_hex(8)}"
+        number = secrets.token_hex(8)
+        heard_by = self._listeners[number] = set()
         try:
             with self.store.commands(insist=True) as redis:
-                listeners = redis.publish(self.channel, f"{heard} {message}")
-                while int(cast(bytes | None, redis.get(heard)) or 0) < listeners:
-                    if time.monotonic() > give_up:
-                        return False
-                    time.sleep(POLL)
-        except StoreUnavailableError:
+                count = redis.publish(self.channel, f"{number} {message}")
+            with self._heard:
+                return count == 0 or (
+                    self.listening and self._heard.wait_for(lambda: len(heard_by) >= count, timeout=patience)
+                )
+        except StoreUnavailableError as error:
+            log.warning("the other processes can't be told of a change: %s", error)
             return False
-        return True
+        finally:
+            del self._listeners[number]
 
     def _listen(self) -> None:
-        while True:
+        said = False
+        while not self.store.closed:
             try:
-                self._listen_until_lost()
+                with self.store.listener() as pubsub:
+                    pubsub.subscribe(self.channel, f"{self.channel}:heard")
+                    self._listen_until_lost(pubsub)
             except RedisError as error:
-                if self.listening:
-                    log.warning("the connection for messages between processes is lost: %s", describe(error))
+                if not said and not self.store.closed:
+                    log.warning("messages between processes don't arrive, so none keeps pages: %s", describe(error))
+                said = not self.listening  # once, until it has worked again
             except Exception:  # whatever it is: without a listener there are no copies, and that would go unseen
                 if not self.store.closed:
                     log.exception("the listener for messages between processes failed, and starts anew")
             self.listening = False
             self._on_gap()
-            if self.store.closed:
-                return
             time.sleep(RECONNECT)
 
-    def _listen_until_lost(self) -> None:
-        with self.store.listener() as pubsub:
-            pubsub.subscribe(self.channel)
-            while True:
-                event: dict[str, Any] | None = pubsub.get_message(timeout=LOOK_UP)
-                if event is None:
-                    continue
-                if event["type"] == "subscribe":  # also after redis-py has connected anew by itself
-                    self._on_gap()
-                    self.listening = True
-                elif event["type"] == "message":
-                    heard, _, message = cast(bytes, event["data"]).decode().partition(" ")
-                    self._on_message(message)
-                    self._confirm(heard)
+    def _listen_until_lost(self, pubsub: PubSub) -> None:
+        """Act on what comes, and see to it that something does. Raises RedisError when the connection is lost."""
+        alive = asked = time.monotonic()
+        while True:
+            event = pubsub.get_message(timeout=HEARTBEAT)
+            now = time.monotonic()
+            if event is not None:
+                alive = now
+                self._act(event)
+            elif now - alive > SILENCE:
+                raise ConnectionLostError(f"nothing came for {SILENCE} s")
+            if now - asked > HEARTBEAT:
+                asked = now
+                pubsub.ping()
 
-    def _confirm(self, heard: str) -> None:
+    def _act(self, event: dict[str, object]) -> None:
+        kind, data = event["type"], event["data"]
+        if kind == "subscribe":  # also after redis-py has connected anew by itself
+            self._on_gap()
+            self.listening = data == len((self.channel, "its answers"))  # how many are subscribed to now
+        elif kind == "message" and isinstance(data, bytes):
+            number, _, text = data.decode().partition(" ")
+            if event["channel"] == self.channel.encode():
+                self._on_message(text)
+                self._answer(number)
+            else:
+                with self._heard, suppress(KeyError):  # somebody else's message, or one that nobody waits for any more
+                    self._listeners[number].add(text)
+                    self._heard.notify_all()
+
+    def _answer(self, number: str) -> None:
         try:
-            with self.store.commands() as redis, redis.pipeline(transaction=False) as pipe:
-                pipe.incr(heard)
-                pipe.expire(heard, HEARD_LIFETIME)
-                pipe.execute()
+            with self.store.commands() as redis:
+                redis.publish(f"{self.channel}:heard", f"{number} {self._name}")
         except StoreUnavailableError as error:  # who told it runs out of patience
-            log.warning("a message can't be confirmed: %s", error)
+            log.warning("a message can't be answered: %s", error)
+
+
+class ConnectionLostError(RedisError):
+    """The connection is there, but nothing comes through it."""

@@ -138,8 +138,9 @@ class LocalCopies:
         """Keep a page that Redis gave, unless a message came meanwhile."""
         messages, asked = ticket
         before, _ = self._copies.get(name, (None, 0.0))
-        if before and before.page.etag == served.page.etag:
-            served = Served(before.page, served.status)  # the same page, encoded and compressed already
+        if before and before.page.etag == served.page.etag:  # the same body, encoded and compressed already
+            done = {key: value for key, value in vars(before.page).items() if key in ("encoded", "compressed")}
+            vars(served.page).update(done)
         with self._lock:
             if messages == self._messages:
                 if len(self._copies) >= MOST_COPIES:
@@ -179,7 +180,8 @@ class PageCache:
 
     def listen(self) -> None:
         """Keep copies in this process from now on, and listen for what changes them: for processes that serve pages."""
-        self.broadcast.start()
+        if self.store.may_listen:
+            self.broadcast.start()
 
     def register(self, builders: Mapping[str, Builder]) -> None:
         """Say how pages are built: "user:7" by the builder "user", which is given "7"."""
@@ -226,12 +228,18 @@ class PageCache:
         better than a write that others would not see. Once the body has run it never raises.
         """
         strategy = Invalidate() if removal else self.strategy
+        may_have_written = False
         try:
             with strategy.changing(self, names):
+                may_have_written = True
                 yield
         finally:
-            if strategy.seen_by_everyone:
+            if may_have_written and strategy.seen_by_everyone:
                 self._drop_copies(names)
+
+    def may_lack(self, wrote: float) -> bool:
+        """Return whether a cached page can still be one from before a write (s since the epoch)."""
+        return time.time() < wrote + self.ttl + CLOCK_SKEW
 
     def build(self, name: str) -> Page:
         """Build a page, and leave it nowhere."""

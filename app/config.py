@@ -101,6 +101,7 @@ class Config:
     site_name: str = "Pipit"
     trusted_hosts: tuple[str, ...] = ()
     trusted_proxies: int = 0
+    runs_commands: bool = False  # this process is a `flask` command, not a web process
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str], instance: Path = INSTANCE) -> "Config":
@@ -141,6 +142,7 @@ class Config:
             trusted_hosts=reader.read("TRUSTED_HOSTS", _host_names, no_hosts),
             # Heroku's router is the one proxy that every request there has passed.
             trusted_proxies=reader.read("TRUSTED_PROXIES", _integer(0, 10), 1 if on_heroku else 0),
+            runs_commands=environ.get("FLASK_RUN_FROM_CLI") == "true",  # set by the flask command itself
         )
         if reader.complaints:
             raise ConfigError(reader.complaints)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from flask import Flask
-from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from flask_wtf.csrf import CSRFProtect
 from sqlalchemy import DateTime, Dialect, MetaData, TypeDecorator, event
@@ -46,7 +45,6 @@ class UTCDateTime(TypeDecorator[datetime]):
 
 # Objects stay as they are after a commit: a view may show what it has just written without reading it again.
 db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
-migrate = Migrate()
 csrf = CSRFProtect()
 
 
@@ -55,7 +53,10 @@ def init_extensions(app: Flask, config: Config) -> None:
     app.config["SQLALCHEMY_DATABASE_URI"] = config.database_url
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = _engine_options(config)
     db.init_app(app)
-    migrate.init_app(app, db, directory=str(MIGRATIONS), render_as_batch=True)
+    if config.runs_commands:
+        from flask_migrate import Migrate  # brings Alembic along, 11 MB that no web process needs
+
+        Migrate(app, db, directory=str(MIGRATIONS), render_as_batch=True)
     csrf.init_app(app)
     with app.app_context():
         if db.engine.dialect.name == "sqlite":
@@ -65,11 +66,12 @@ def init_extensions(app: Flask, config: Config) -> None:
 
 def _engine_options(config: Config) -> dict[str, Any]:
     if config.database_url.startswith("sqlite"):
-        return {"connect_args": {"timeout": SQL_TIMEOUT}}
+        return {"connect_args": {"timeout": SQL_TIMEOUT}, "hide_parameters": True}
     return {
         "pool_size": config.threads,  # a thread never needs a second connection
         "max_overflow": 0,
         "pool_pre_ping": True,
+        "hide_parameters": True,  # an error's text, and so the log, must not quote what people wrote
         "pool_timeout": SQL_TIMEOUT,
         "connect_args": {
             "connect_timeout": SQL_TIMEOUT,

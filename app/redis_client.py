@@ -123,6 +123,7 @@ class Store:
         self.client: Redis = CountingRedis(connection_pool=self.pool)
         self.breaker = CircuitBreaker(self.client.ping)
         self.closed = False
+        self.may_listen = config.redis_max_connections > 1  # or there is no connection for it
         self._listeners: list[ConnectionPool] = []
 
     @contextmanager

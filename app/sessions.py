@@ -19,6 +19,7 @@ import logging
 import re
 import secrets
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -100,9 +101,8 @@ class Session(RedisSession):
         """
         merged = {key: value for key, value in stored.items() if key in self or key not in self.before}
         merged |= {key: value for key, value in self.items() if key not in self.before or self.before[key] != value}
-        flashes, before = _flashes(self), _flashes(self.before)
-        kept = [message for message in _flashes(stored) if message not in before or message in flashes]
-        kept += [message for message in flashes if message not in before]
+        flashes, before = Counter(_flashes(self)), Counter(_flashes(self.before))
+        kept = list(((Counter(_flashes(stored)) - (before - flashes)) + (flashes - before)).elements())
         merged.pop(FLASHES, None)
         return merged | ({FLASHES: kept} if kept else {})
 
@@ -269,12 +269,11 @@ class PipitSessionInterface(RedisSessionInterface):
             },
             sid=self._generate_sid(self.sid_length),
         )
-        old = session.sid, session.user_id
         with self.store.commands() as redis, redis.pipeline() as pipe:
             pipe.set(self._get_store_id(cast(str, fresh.sid)), self.serializer.encode(fresh), ex=self.lifetime)
             self._index(pipe, sign_in.user_id, cast(str, fresh.sid))
+            self._forget(pipe, session.sid, session.user_id)
             pipe.execute()
-        self._forget(*old)
         session.clear()
         session.update(fresh)
         session.sid, session.before, session.is_new = fresh.sid, fresh.before, True
@@ -284,7 +283,9 @@ class PipitSessionInterface(RedisSessionInterface):
 
         Raises StoreUnavailableError; then the visitor is still signed in.
         """
-        self._forget(session.sid, session.user_id)
+        with self.store.commands() as redis, redis.pipeline() as pipe:
+            self._forget(pipe, session.sid, session.user_id)
+            pipe.execute()
         session.clear()
         session.sid, session.was_ended = None, True
 
@@ -324,7 +325,9 @@ class PipitSessionInterface(RedisSessionInterface):
         """End one session of a user, by its handle; return whether there was one. Raises StoreUnavailableError."""
         for place in self.active(user_id):
             if place.handle == handle:
-                self._forget(place.sid, user_id)
+                with self.store.commands() as redis, redis.pipeline() as pipe:
+                    self._forget(pipe, place.sid, user_id)
+                    pipe.execute()
                 return True
         return False
 
@@ -370,14 +373,11 @@ class PipitSessionInterface(RedisSessionInterface):
         pipe.zremrangebyscore(key, "-inf", now - self.lifetime - SEEN_EVERY)
         pipe.expire(key, self.lifetime + SEEN_EVERY)
 
-    def _forget(self, sid: str | None, user_id: int | None) -> None:
-        if sid is None:
-            return
-        with self.store.commands() as redis, redis.pipeline() as pipe:
+    def _forget(self, pipe: Pipeline, sid: str | None, user_id: int | None) -> None:
+        """Delete a session and its place in the user's index; nothing, for an anonymous visitor."""
+        if sid is not None and user_id is not None:
             pipe.delete(self._get_store_id(sid))
-            if user_id is not None:
-                pipe.zrem(self._index_key(user_id), sid)
-            pipe.execute()
+            pipe.zrem(self._index_key(user_id), sid)
 
 
 class _AnonymousCookie:
@@ -429,10 +429,10 @@ def _snapshot(data: dict[str, Any]) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, list) else value for key, value in data.items()}
 
 
-def _flashes(data: Mapping[str, Any]) -> list[list[str]]:
-    """Return the flash messages in a session, as JSON gives them back."""
+def _flashes(data: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return the flash messages in a session."""
     messages = dict(data).get(FLASHES) or []
-    return [list(message) for message in messages]
+    return [tuple(message) for message in messages]
 
 
 def _active(sid: str, data: dict[str, Any]) -> ActiveSession:

@@ -5,8 +5,10 @@ then finds nothing left to do. A migration that fails leaves the database as it 
 """
 
 from alembic import context
+from alembic.migration import MigrationContext
 from flask import current_app
 from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
 
 LOCK = 0x70697069  # "pipi": the number of our advisory lock in PostgreSQL
 PATIENCE = 120  # s to wait for another release
@@ -25,8 +27,18 @@ def run_migrations() -> None:
             **extension.configure_args,
         )
         with context.begin_transaction():
-            context.run_migrations()
+            _run_known(connection)
         connection.commit()
+
+
+def _run_known(connection: Connection) -> None:
+    """Run what is to be run. A database that is newer than this code is left as it is: that is a rollback."""
+    version = MigrationContext.configure(connection).get_current_revision()
+    known = {script.revision for script in context.script.walk_revisions()}
+    if version is not None and version not in known:
+        print(f"The database is at {version}, which is newer than this version of Pipit: nothing to migrate.")
+        return
+    context.run_migrations()
 
 
 def _take_lock(connection: Connection) -> None:
@@ -42,4 +54,10 @@ def _take_lock(connection: Connection) -> None:
 
 if context.is_offline_mode():
     raise SystemExit("Migrations run against a database; --sql is not supported.")
-run_migrations()
+try:
+    run_migrations()
+except OperationalError as error:
+    cause = str(error.orig).strip().splitlines()[0]
+    raise SystemExit(
+        f"The database can't be migrated: {cause}. Is DATABASE_URL right, and does the server run?"
+    ) from None

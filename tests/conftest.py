@@ -127,7 +127,7 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def config(database_url: str, redis_url: str) -> Config:
-    return Config(redis=parse_redis_url(redis_url), database_url=database_url, secret_key=SECRET_KEY)
+    return Config(parse_redis_url(redis_url), database_url, SECRET_KEY, runs_commands=True)
 
 
 @pytest.fixture
@@ -227,7 +227,7 @@ def in_threads(count: int, work: Callable[[int], object]) -> None:
 
 def _migrate(database_url: str) -> None:
     config = Config(redis=parse_redis_url("redis://127.0.0.1:1/0"), database_url=database_url, secret_key=SECRET_KEY)
-    app = create_app(config)
+    app = create_app(replace(config, runs_commands=True))
     with app.app_context():
         upgrade()
         db.engine.dispose()

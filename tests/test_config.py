@@ -29,7 +29,7 @@ HEROKU = {
     "DATABASE_URL": "postgres://pipit:pw@sql.example.org:5432/pipit",
     "SECRET_KEY": "0123456789abcdef0123456789abcdef",
 }
-OF_THE_PLATFORM = {"DYNO"}
+OF_THE_PLATFORM = {"FLASK_RUN_FROM_CLI", "DYNO"}
 OF_HONCHO = {"PROCFILE"}
 
 

@@ -20,7 +20,7 @@ from app.cache import (
     Strategy,
 )
 from app.config import Config, parse_redis_url
-from app.redis_client import Store
+from app.redis_client import Store, StoreUnavailableError
 from tests.counting import commands_sent
 from tests.servers import wait_until
 
@@ -176,11 +176,13 @@ def test_what_is_compressed_once_is_not_compressed_again_while_the_page_stays_th
     copies = LocalCopies()
     copies.keep("page", Served(Page("body", "e", 0.0), "hit"), copies.ticket())
     first = copies.get("page")
+    assert first
+    assert first.page.compressed
     copies.keep("page", Served(Page("body", "e", 1.0), "hit; later"), copies.ticket())
     second = copies.get("page")
-    assert first
     assert second
-    assert second.page is first.page
+    assert second.page.compressed is first.page.compressed
+    assert second.page.built_at == 1.0
     assert second.status == "hit; later"
 
 
@@ -198,3 +200,40 @@ def test_a_process_that_serves_no_pages_keeps_no_copies(redis: Redis, redis_url:
     for _ in range(3):
         assert not has_copy(cache)
     store.close()
+
+
+def test_a_full_redis_delays_no_write(process: Callable[..., PageCache], redis: Redis, source: Source) -> None:
+    one, two = process(), process()
+    wait_until(lambda: has_copy(two), "a copy")
+    redis.config_set("maxmemory", 1)
+    try:
+        began = time.monotonic()
+        with one.changing("page"):
+            source.value = 1
+        assert time.monotonic() - began < COPY_LIFETIME / 2
+    finally:
+        redis.config_set("maxmemory", 0)
+    assert two.get_or_build("page").page.body == "1"
+
+
+def test_a_write_that_could_not_begin_waits_for_nobody(process: Callable[..., PageCache], redis: Redis) -> None:
+    cache = process()
+    redis.slaveof("127.0.0.1", 1)
+    try:
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailableError), cache.changing("page"):
+            pytest.fail("nothing may be written")
+        assert time.monotonic() - began < COPY_LIFETIME / 2
+    finally:
+        redis.slaveof()
+
+
+def test_a_connection_without_a_sign_of_life_is_lost(
+    process: Callable[..., PageCache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A router in between has dropped the connection without a word: nothing comes, and nothing fails."""
+    cache = process()
+    generation = cache.copies.ticket()[0]
+    monkeypatch.setattr("redis.client.PubSub.get_message", lambda *_, **__: time.sleep(0.01))
+    wait_until(lambda: cache.copies.ticket()[0] > generation, "the silence to be noticed", patience=5)
+    wait_until(lambda: not cache.broadcast.listening, "no copies to be kept", patience=5)

@@ -43,7 +43,7 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
 def empty_app(empty_database_url: str) -> Iterator[Flask]:
     """Give an app on an empty database, in its context; migrating needs no Redis."""
     nowhere = parse_redis_url("redis://127.0.0.1:1/0")
-    app = create_app(Config(redis=nowhere, database_url=empty_database_url, secret_key=SECRET_KEY))
+    app = create_app(Config(redis=nowhere, database_url=empty_database_url, secret_key=SECRET_KEY, runs_commands=True))
     with app.app_context():
         yield app
         db.session.remove()

@@ -231,11 +231,17 @@ def test_a_message_that_was_shown_does_not_come_back() -> None:
     shown.pop(FLASHES)
     assert shown.changes_to({"name": "ada", FLASHES: [["message", "old"], ["message", "new"]]}) == {
         "name": "ada",
-        FLASHES: [["message", "new"]],
+        FLASHES: [("message", "new")],
     }
     added = Session({"name": "ada", FLASHES: [["message", "old"]]})
     added[FLASHES] = [["message", "old"], ("message", "mine")]
-    assert added.changes_to({"name": "ada"}) == {"name": "ada", FLASHES: [["message", "mine"]]}
+    assert added.changes_to({"name": "ada"}) == {"name": "ada", FLASHES: [("message", "mine")]}
+
+
+def test_messages_of_the_same_words_are_each_shown_once() -> None:
+    adding = Session({FLASHES: [["message", "Published."]]})
+    adding[FLASHES] = [["message", "Published."], ("message", "Published.")]
+    assert adding.changes_to({}) == {FLASHES: [("message", "Published.")]}  # another request has shown the first
 
 
 def test_a_removed_key_stays_removed_and_an_unknown_one_stays() -> None:

@@ -74,6 +74,15 @@ class User(Base):
         return db.session.scalar(select(cls).where(cls.name_key == name.lower()))
 
     @classmethod
+    def seen_by(cls, viewer_id: int, name: str) -> "tuple[Self, bool] | None":
+        """Return the account with that name, and whether the viewer follows it; None if there is none. One query."""
+        if not NAME_PATTERN.fullmatch(name):
+            return None
+        follows = select(Follow.id).where(Follow.follower_id == viewer_id, Follow.followed_id == cls.id).exists()
+        row = db.session.execute(select(cls, follows).where(cls.name_key == name.lower())).first()
+        return row and (row[0], row[1])
+
+    @classmethod
     def with_id(cls, user_id: int) -> Self | None:
         """Return the account with that id, or None."""
         return db.session.get(cls, user_id)

@@ -13,12 +13,11 @@ from app.web.converters import IdConverter
 from app.web.page_cache import PageCacheLayer
 from app.web.request_log import RequestLog, init_request_log
 from app.web.security import HTTPSOnly, SecurityHeaders
+from app.web.slow_bodies import LARGEST_REQUEST, SlowBodies
 from app.web.viewer import signed_in
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
-
-LARGEST_REQUEST = 64 * 1024  # bytes; a post of 280 family emoji is some 7,000
 
 
 def init_web(app: Flask, config: Config, assets: Assets) -> None:
@@ -42,9 +41,9 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
     app.context_processor(lambda: {"viewer": signed_in(), "site_name": config.site_name})
 
     proxies = config.trusted_proxies
-    layers: WSGIApplication = PageCacheLayer(assets.serve_before(app.wsgi_app), app, config.trusted_hosts)
+    layers: WSGIApplication = PageCacheLayer(assets.serve_before(SlowBodies(app.wsgi_app)), app, config.trusted_hosts)
     if config.on_heroku:
-        layers = HTTPSOnly(layers)
+        layers = HTTPSOnly(layers, config.trusted_hosts)
     if proxies:
         layers = ProxyFix(layers, x_for=proxies, x_proto=proxies, x_host=0)
     app.wsgi_app = RequestLog(SecurityHeaders(layers), believe_id=proxies > 0)  # type: ignore[method-assign]

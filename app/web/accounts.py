@@ -7,7 +7,7 @@ from app.models import EmailTakenError, NameTakenError, User
 from app.rate_limit import current_limiter, registration_rules
 from app.sessions import current_interface, current_session
 from app.web.forms import EMAIL_TAKEN, NAME_TAKEN, LoginForm, PasswordForm, RegisterForm
-from app.web.limits import count_attempt, login_rules, remember_device
+from app.web.limits import count_attempt, remember_device, rules_for_this_browser
 from app.web.viewer import end_other_sessions, local_path, login_required, sign_in, sign_out, signed_in, viewer
 
 bp = Blueprint("accounts", __name__)
@@ -49,7 +49,7 @@ def login() -> ResponseReturnValue:
         return render_template("accounts/login.html", form=form)
     if not form.validate():
         return render_template("accounts/login.html", form=form), 422
-    rules = login_rules(form.username.data)
+    rules = rules_for_this_browser(form.username.data)
     count_attempt(rules)
     user = User.authenticate(form.username.data, form.password.data)
     if user is None:
@@ -106,7 +106,7 @@ def change_password() -> ResponseReturnValue:
         return render_template("accounts/password.html", form=form)
     if not form.validate():
         return render_template("accounts/password.html", form=form), 422
-    rules = login_rules(viewer().name)
+    rules = rules_for_this_browser(viewer().name)
     count_attempt(rules)
     if not viewer().has_password(form.current_password.data):
         form.current_password.errors.append("That is not your current password.")

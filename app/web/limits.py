@@ -42,7 +42,7 @@ def count_if_possible(rules: Sequence[Rule]) -> None:
         current_app.logger.warning("not counted: %s", error)
 
 
-def login_rules(account: str) -> list[Rule]:
+def rules_for_this_browser(account: str) -> list[Rule]:
     """Return the rules that this browser's attempt to log in to an account is counted under."""
     device = _devices(request).get(login_account(account))
     return current_limiter().login_rules(account, request.remote_addr or "", device)

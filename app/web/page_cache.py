@@ -84,7 +84,7 @@ class PageCacheLayer:
     def _private_answer(self, name: str, cookies: Mapping[str, str], environ: "WSGIEnvironment") -> Answer | None:
         sid, data = self.sessions.read(cookies, secure=environ["wsgi.url_scheme"] == "https")
         environ[ALREADY_READ] = sid, data
-        if data is None or FLASHES in data or "wrote" in data or is_due(data):
+        if data is None or FLASHES in data or is_due(data) or self.cache.may_lack(data.get("wrote", 0)):
             return None
         filling = self.fillings.get((cast(str, sid), name))
         if filling is None or filling.csrf_token != data.get("csrf_token"):

@@ -1,6 +1,6 @@
 """People: a user's page, who follows whom, following and unfollowing."""
 
-from typing import Any
+from typing import Any, NoReturn
 
 from flask import Blueprint, abort, flash, redirect, render_template, url_for
 from flask.typing import ResponseReturnValue
@@ -9,7 +9,7 @@ from app.models import Follow, Post, User
 from app.models.writes import user_page
 from app.web.pages import cached_page, render_shared
 from app.web.posts import before
-from app.web.viewer import login_required, note_write, signed_in, viewer
+from app.web.viewer import Viewer, login_required, note_write, signed_in, viewer
 
 bp = Blueprint("people", __name__)
 
@@ -17,12 +17,11 @@ bp = Blueprint("people", __name__)
 @bp.get("/@<name>")
 def profile(name: str) -> ResponseReturnValue:
     """Show a user and their latest posts."""
-    user = _user(name)
+    person = signed_in()
+    user, follows = _user_and_follow(person, name) if person else (_user(name), False)
     if user.name != name:
         return redirect(url_for("people.profile", name=user.name), 301)
     older_than = before()
-    person = signed_in()
-    follows = person is not None and person.id != user.id and Follow.exists(person.id, user.id)
     if older_than is None:
         return cached_page(user_page(user.id), user=user, follows=follows)
     return render_template("people/profile.html", **_profile(user, older_than), follows=follows)
@@ -81,4 +80,12 @@ def _profile(user: User, older_than: int | None = None) -> dict[str, Any]:
 
 
 def _user(name: str) -> User:
-    return User.named(name) or abort(404, f"There is nobody called “{name[:40]}” here.")
+    return User.named(name) or _nobody(name)
+
+
+def _user_and_follow(person: Viewer, name: str) -> tuple[User, bool]:
+    return User.seen_by(person.id, name) or _nobody(name)
+
+
+def _nobody(name: str) -> NoReturn:
+    abort(404, f"There is nobody called “{name[:40]}” here.")

@@ -1,8 +1,10 @@
 """Security headers on every response, errors and static files included; and HTTPS where there is a router."""
 
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from werkzeug.sansio.utils import host_is_trusted
 from werkzeug.utils import redirect
 from werkzeug.wsgi import get_current_url
 
@@ -28,18 +30,22 @@ HEADERS = [
 # For a year nobody who was here once asks without TLS again. Not for subdomains: they may be somebody else's.
 HSTS = [("Strict-Transport-Security", "max-age=31536000")]
 
+HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")  # what a Host header may be
 OPEN_PATHS = ("/healthz", "/readyz")  # platforms look at these from inside, without TLS
 
 
 class HTTPSOnly:
     """Sends a visitor who came without TLS to the same page with it; the router says how they came."""
 
-    def __init__(self, application: "WSGIApplication") -> None:
+    def __init__(self, application: "WSGIApplication", trusted_hosts: tuple[str, ...]) -> None:
         self.application = application
+        self.trusted_hosts = trusted_hosts or None
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        """Answer with a redirect where one is due."""
-        if environ["wsgi.url_scheme"] == "https" or environ["PATH_INFO"] in OPEN_PATHS:
+        """Answer with a redirect where one is due; not to a host that isn't ours, which Flask refuses."""
+        host = environ.get("HTTP_HOST", "")
+        ours = HOST.fullmatch(host) and host_is_trusted(host, self.trusted_hosts or [host])
+        if environ["wsgi.url_scheme"] == "https" or environ["PATH_INFO"] in OPEN_PATHS or not ours:
             return self.application(environ, start_response)
         url = get_current_url(environ).replace("http://", "https://", 1)
         return redirect(url, code=308)(environ, start_response)  # 308: a form that was sent is sent again as it was

@@ -97,7 +97,7 @@ def note_write() -> None:
 def last_write() -> float | None:
     """Return when this visitor last wrote something that the cache may not show (s since the epoch), or None."""
     wrote: float | None = current_session().get("wrote")
-    return wrote
+    return wrote if wrote and current_cache().may_lack(wrote) else None
 
 
 def local_path(url: str | None) -> str | None:

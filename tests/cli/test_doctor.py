@@ -36,7 +36,10 @@ STRONG = secrets.token_hex(32)
 PASSWORD = "hunter2-is-not-to-be-seen"
 TODAY = date(2026, 11, 21)
 LAPTOP = Config(
-    redis=parse_redis_url("redis://127.0.0.1:6379/0"), database_url="sqlite:////tmp/pipit.db", secret_key=STRONG
+    runs_commands=True,
+    redis=parse_redis_url("redis://127.0.0.1:6379/0"),
+    database_url="sqlite:////tmp/pipit.db",
+    secret_key=STRONG,
 )
 DYNO = replace(
     LAPTOP,

@@ -291,3 +291,51 @@ def test_a_full_memory_of_paths_starts_anew_and_serves_on(
         for path in paths:
             assert visitor.get(path).status_code == 200
     assert visitor.get("/@bob").headers["Cache-Status"].startswith("Pipit; hit")
+
+
+def test_after_another_login_no_browser_keeps_a_page_whose_forms_are_dead(ada: Visitor) -> None:
+    ada.get("/home")
+    before = ada.get("/").headers["ETag"]
+    assert ada.get("/", headers={"If-None-Match": before}).status_code == 304
+    ada.log_out()
+    ada.log_in("ada")
+    again = ada.get("/", headers={"If-None-Match": before})
+    assert again.status_code == 200
+    assert again.headers["ETag"] != before
+
+
+def test_a_signed_in_look_ahead_of_flask_is_what_flask_shows(app: Flask, ada: Visitor, bob: Visitor) -> None:
+    ada.get("/home")
+    bob.get("/home")
+    token = re.compile(r'name="csrf_token" value="[^"]+"')
+    for visitor, name in ((ada, "@ada"), (bob, "@bob")):
+        copied(app, visitor)
+        ahead = visitor.get("/")
+        flask = visitor.get("/", query_string="x=y")  # the layer leaves URLs with a query to Flask
+        assert token.sub("", ahead.text) == token.sub("", flask.text)
+        assert name in ahead.text
+        assert ahead.headers["ETag"] == flask.headers["ETag"]
+        assert ahead.headers["Cache-Control"] == "private, no-cache"
+        assert visitor.client.post("/logout", data={"csrf_token": _token(ahead.text)}).status_code == 302
+
+
+def _token(page: str) -> str:
+    found = re.search(r'name="csrf_token" value="([^"]+)"', page)
+    assert found
+    return found[1]
+
+
+def test_a_message_is_shown_by_flask_though_the_layer_knows_the_page(app: Flask, ada: Visitor) -> None:
+    ada.get("/home")
+    copied(app, ada)
+    ada.publish("hello")
+    assert "Published." in ada.get("/").text
+    assert "Published." not in ada.get("/").text
+    assert "hello" in ada.get("/").text
+
+
+def test_an_ended_session_is_nobody_at_once(app: Flask, ada: Visitor, redis: Redis) -> None:
+    ada.get("/home")
+    copied(app, ada)
+    redis.delete(f"session:{ada.session_id()}")
+    assert "@ada" not in ada.get("/").text

@@ -6,8 +6,11 @@ from html.parser import HTMLParser
 
 import pytest
 from flask import Flask
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from werkzeug.test import TestResponse
 
+from app.extensions import db
 from app.web.security import HEADERS
 from tests.conftest import Visitor
 
@@ -141,3 +144,17 @@ def test_a_known_host_may_have_a_port_and_a_wildcard(make_app: Callable[..., Fla
 
 def test_without_trusted_hosts_any_host_will_do(visitor: Visitor) -> None:
     assert visitor.get("/", headers={"Host": "laptop.local:5000"}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example.org", "[", "a b", "", "x/../y"])
+def test_nobody_is_redirected_to_a_host_that_is_not_ours(make_app: Callable[..., Flask], host: str) -> None:
+    app = make_app(on_heroku=True, trusted_proxies=1, trusted_hosts=("pipit.example.org",))
+    response = app.test_client().get("/x", headers={"Host": host, "X-Forwarded-Proto": "http"})
+    assert response.status_code == 400
+    assert "Location" not in response.headers
+
+
+def test_an_sql_error_quotes_nothing_that_people_wrote(app: Flask) -> None:
+    with app.app_context(), pytest.raises(DBAPIError) as error:
+        db.session.execute(text("SELECT :secret FROM nowhere"), {"secret": "ada@example.org"})
+    assert "ada@example.org" not in str(error.value)
