@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test seed requirements clean
+.PHONY: run test seed rehearse bench profile requirements clean
 
 # Pipit on this machine: the web process with reload, an embedded Redis, SQLite. Ctrl-C stops it all.
 run: $(INSTALLED) .env
@@ -26,6 +26,21 @@ test: $(INSTALLED)
 seed: $(INSTALLED) .env
 	@flask db upgrade
 	@flask seed
+
+# Rehearse a deployment: push to a Heroku played on this machine, walk through the site, deploy again under load. It ends
+# with a table; KEEP=1 keeps that in bench/results/. Needs git, openssl, redis-server and PostgreSQL.
+rehearse: $(INSTALLED)
+	@python -m tests.rehearsal $(if $(KEEP),--keep)
+
+# Measure Pipit beside its peers, some ten minutes: a table and charts in bench/results/; docs/performance.md explains.
+# Needs Linux, two idle cores, and Debian's packages wrk, nodejs and npm. Options: python -m bench --help.
+bench: $(INSTALLED)
+	@python -m bench
+
+# Draw flame graphs of the hot path into bench/results/. Needs wrk, and root where a process may not watch another.
+profile: $(INSTALLED)
+	@pip install --quiet --disable-pip-version-check py-spy
+	@python -m bench.flame
 
 # Compile the exact versions anew from the short list in pyproject.toml.
 requirements: $(INSTALLED)

@@ -1,0 +1,201 @@
+"""Who is measured: Pipit as shipped, and the smallest programs of other kinds that send a page of the same size.
+
+All read the same Valkey and run as one process on the same core, those in Python under Pipit's own gunicorn settings.
+"""
+
+import json
+import re
+from dataclasses import dataclass, field
+from html import unescape
+from pathlib import Path
+from urllib.parse import urlencode
+
+from redis import Redis
+
+from app.cli.seed import PASSWORD
+from bench import wire
+from bench.processes import Server, gunicorn, node, run_flask, running
+from bench.wire import Answer
+
+POSTS = 30  # on the page: what makes it a realistic one
+MARKER = "<!--viewer-->"
+GUNICORNS_OWN = {"server", "date", "connection"}  # headers
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A line of the table: a page, asked for in one way."""
+
+    name: str
+    path: str = "/"
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
+    status: int = 200
+    length: int | None = None  # bytes of the body; None: as it comes
+    shows: str = ""  # what must stand in the body
+    hides: str = ""  # what must not
+    stored: str | None = field(default=None, repr=False)  # what the peers find in Redis under bench:page
+
+    def checked(self, port: int) -> Answer:
+        """Return the server's answer. Raises WrongAnswerError if it is not what this line is about."""
+        answer = _settled(port, self.path, self.headers)
+        if answer.status != self.status:
+            raise WrongAnswerError(f"{self.name}: {answer.status} instead of {self.status}")
+        if self.length is not None and len(answer.body) != self.length:
+            raise WrongAnswerError(f"{self.name}: a body of {len(answer.body)} bytes instead of {self.length}")
+        if self.shows not in answer.text or (self.hides and self.hides in answer.text):
+            raise WrongAnswerError(f"{self.name}: the page is not the one for this visitor")
+        return answer
+
+
+class WrongAnswerError(Exception):
+    """A contender does not send what the others send: to compare them would mean nothing."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A server and what is asked of it; `part` is its name for --only."""
+
+    part: str
+    server: Server
+    measures: list[Measure]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A seeded Pipit, and what it sends: the measure for all others."""
+
+    environ: dict[str, str]
+    name: str  # of who is signed in
+    cookie: str = field(repr=False)
+    anonymous: Answer
+    signed_in: Answer
+    unchanged: Answer
+
+    @property
+    def server(self) -> Server:
+        return gunicorn(None, self.environ)
+
+    @property
+    def member(self) -> dict[str, str]:
+        """Return the headers of the signed-in visitor's requests."""
+        return {"Cookie": self.cookie}
+
+    @property
+    def returning(self) -> dict[str, str]:
+        """Return the headers of an anonymous visitor who has the page already."""
+        return {"If-None-Match": self.anonymous.header("ETag")}
+
+
+def seeded_pipit(scratch: Path, redis_url: str, core: int) -> Site:
+    """Make a database, seed it, sign somebody in, and keep what Pipit sends."""
+    environ = {
+        "DATABASE_URL": f"sqlite:///{scratch / 'pipit.db'}",
+        "REDIS_URL": redis_url,
+        "SECRET_KEY": "a key for benchmarks, and for benchmarks only",
+    }
+    run_flask(environ, "db", "upgrade")
+    run_flask(environ, "seed")
+    with running(gunicorn(None, environ), core, scratch) as pipit:
+        anonymous = _settled(pipit.port, "/", {})
+        if anonymous.text.count('<article class="post">') != POSTS:
+            raise WrongAnswerError(f"the seeded page does not have {POSTS} posts")
+        found = re.search(r'href="/@(\w+)"', anonymous.text)
+        assert found is not None  # noqa: S101
+        cookie = _logged_in(pipit.port, found[1])
+        signed_in = wire.get(pipit.port, "/", {"Cookie": cookie})
+        unchanged = wire.get(pipit.port, "/", {"If-None-Match": anonymous.header("ETag")})
+    return Site(environ, found[1], cookie, anonymous, signed_in, unchanged)
+
+
+def contenders(site: Site, scratch: Path, redis_url: str, core: int, parts: set[str]) -> list[Contender]:
+    """Return who is measured, in the order of each round."""
+    size, member_size = len(site.anonymous.body), len(site.signed_in.body)
+    page = _answer_file(scratch / "page.json", "200 OK", site.anonymous)
+    unchanged = _answer_file(scratch / "unchanged.json", "304 NOT MODIFIED", site.unchanged)
+    peer_environ = {"REDIS_URL": redis_url, "SECRET_KEY": site.environ["SECRET_KEY"]}
+    found = []
+    if "limit" in parts:
+        limit = gunicorn("bench.peers.limit:application", {**peer_environ, "BENCH_ANSWER": str(page)})
+        limit_304 = gunicorn("bench.peers.limit:application", {**peer_environ, "BENCH_ANSWER": str(unchanged)})
+        found += [
+            Contender("limit", limit, [Measure("limit", length=size)]),
+            Contender("limit", limit_304, [Measure("limit, 304", headers=site.returning, status=304, length=0)]),
+        ]
+    if "flask" in parts:
+        flask = gunicorn("bench.peers.bare_flask:application", {**peer_environ, "BENCH_ANSWER": str(page)})
+        found.append(Contender("flask", flask, [Measure("bare Flask", length=size)]))
+    for part, name, server in (
+        ("express", "Express", node(peer_environ)),
+        ("plain", "plain Flask way", gunicorn("bench.peers.plain_flask:application", peer_environ)),
+    ):
+        if part in parts:
+            found.append(Contender(part, server, _peer_measures(name, server, site, redis_url, scratch, core)))
+    if "pipit" in parts:
+        shows = f'class="menu-name">@{site.name}<'
+        measures = [
+            Measure("Pipit", length=size, hides=shows),
+            Measure("Pipit, signed in", headers=site.member, length=member_size, shows=shows),
+            Measure("Pipit, 304", headers=site.returning, status=304, length=0),
+            Measure(f"Pipit /@{site.name}", f"/@{site.name}"),
+            Measure("Pipit /home, signed in", "/home", site.member, shows=shows),
+        ]
+        found.append(Contender("pipit", site.server, measures))
+    return found
+
+
+def _settled(port: int, path: str, headers: dict[str, str]) -> Answer:
+    """Return a server's third answer: the first ones may fill caches."""
+    with wire.Client(port) as client:
+        return [client.get(path, headers) for _ in range(3)][-1]
+
+
+def _peer_measures(name: str, server: Server, site: Site, redis_url: str, scratch: Path, core: int) -> list[Measure]:
+    """Return what is asked of a peer that reads its page and its session from Redis; signs its visitor in."""
+    text = site.anonymous.text.replace(">Log in<", f">{MARKER}<", 1)
+    member = _padded(text, f"@{site.name}", len(site.signed_in.body))
+    shows = f'<a href="/login">@{site.name}</a>'
+    with Redis.from_url(redis_url) as redis:
+        redis.set("bench:page", text)
+    with running(server, core, scratch) as peer:
+        cookie = wire.get(peer.port, f"/login/{site.name}").header("Set-Cookie").partition(";")[0]
+    return [
+        Measure(name, length=len(site.anonymous.body), hides=shows, stored=text),
+        Measure(
+            f"{name}, signed in",
+            headers={"Cookie": cookie},
+            length=len(site.signed_in.body),
+            shows=shows,
+            stored=member,
+        ),
+    ]
+
+
+def _padded(text: str, shown: str, length: int) -> str:
+    """Return the page so long that it has that length (bytes) when the marker is replaced by what is shown."""
+    missing = length - len(text.replace(MARKER, shown).encode())
+    if missing < 0:
+        raise WrongAnswerError("Pipit's signed-in page is shorter than its anonymous one")
+    return text.replace("</body>", " " * missing + "</body>")
+
+
+def _answer_file(path: Path, status: str, answer: Answer) -> Path:
+    """Keep an answer for the limit to send again: all but what gunicorn adds by itself."""
+    headers = [header for header in answer.headers if header[0].lower() not in GUNICORNS_OWN]
+    path.write_text(json.dumps({"status": status, "headers": headers, "body": answer.body.decode()}))
+    return path
+
+
+def _logged_in(port: int, name: str) -> str:
+    """Log in as a browser does, and return the session's cookie."""
+    form = wire.get(port, "/login")
+    token = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', form.text)
+    assert token is not None  # noqa: S101
+    fields = {"csrf_token": unescape(token[1]), "username": name, "password": PASSWORD}
+    visitor = form.header("Set-Cookie").partition(";")[0]
+    with wire.Client(port) as client:
+        answer = client.send("POST", "/login", {"Cookie": visitor}, urlencode(fields).encode())
+    cookies = [value.partition(";")[0] for key, value in answer.headers if key.lower() == "set-cookie"]
+    session = next((cookie for cookie in cookies if cookie.startswith("session=")), None)
+    if session is None:
+        raise WrongAnswerError(f"logging in as @{name} gave no session: {answer.status}")
+    return session

@@ -1,0 +1,138 @@
+"""What is not a rate: the time of a miss, the memory of a worker, the bytes of a visit, the time of a start."""
+
+import re
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from app import create_app
+from app.cache import PageCache
+from app.config import Config
+from app.models.writes import LATEST
+from bench import load, wire
+from bench.contenders import Site
+from bench.machine import Cores
+from bench.processes import gunicorn, resident_bytes, running
+
+MISSES = 100
+REQUESTS = 50_000  # before a worker's memory is read, and once more before it is read again
+GZIP = {"Accept-Encoding": "gzip"}
+LINKED = re.compile(r'<(?:link[^>]*\shref|script[^>]*\ssrc)="(/[^"]+)"')
+
+
+@dataclass(frozen=True)
+class Misses:
+    """Pages that were not in the cache, asked for one at a time."""
+
+    p50_ms: float
+    p99_ms: float
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What one worker keeps in RAM, in bytes."""
+
+    at_start: int
+    halfway: int
+    at_end: int
+
+    @property
+    def growth(self) -> int:
+        """Return by how much it grew over the second half of the requests."""
+        return self.at_end - self.halfway
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What came over the wire, headers included."""
+
+    first_bytes: int
+    first_requests: int
+    repeat_bytes: int
+    repeat_requests: int
+    parts: dict[str, int]  # the first visit's bytes, by path
+
+
+@dataclass(frozen=True)
+class Starts:
+    """Seconds from the start of gunicorn to its worker's first answer, one for each round."""
+
+    pipit: list[float]
+    flask: list[float]
+
+    @property
+    def ratio(self) -> float:
+        return statistics.median(mine / bare for mine, bare in zip(self.pipit, self.flask, strict=True))
+
+
+def misses(site: Site, cores: Cores, scratch: Path) -> Misses:
+    """Ask for / after a write to it, each time."""
+    taken = []
+    writer = create_app(Config.from_environ(site.environ))
+    cache: PageCache = writer.extensions["page_cache"]
+    with running(site.server, cores.server, scratch) as pipit, wire.Client(pipit.port) as client:
+        for _ in range(MISSES):
+            with cache.changing(LATEST):
+                pass
+            began = time.perf_counter()
+            answer = client.get("/")
+            taken.append((time.perf_counter() - began) * 1000)
+            if "fwd=miss" not in answer.header("Cache-Status"):
+                raise RuntimeError("a page that had changed came from the cache")
+    writer.extensions["store"].close()
+    quantiles = statistics.quantiles(taken, n=100)
+    return Misses(quantiles[49], quantiles[98])
+
+
+def memory(site: Site, cores: Cores, scratch: Path) -> Memory:
+    """Send REQUESTS twice, mixed as visitors are, and read the worker's memory at the start and after each."""
+    click.echo(f"{2 * REQUESTS:,} requests for the memory of a worker: some minutes")
+    with running(site.server, cores.server, scratch) as pipit:
+        seen = [resident_bytes(pipit.worker)]
+        for _ in range(2):
+            load.run_mixed(cores.load, pipit.port, REQUESTS, site.cookie, f"/@{site.name}")
+            seen.append(resident_bytes(pipit.worker))
+    return Memory(*seen)
+
+
+def visit(site: Site, cores: Cores, scratch: Path) -> Visit:
+    """Visit / as a browser that knows nothing of the site does, then once more."""
+    with running(site.server, cores.server, scratch) as pipit, wire.Client(pipit.port) as client:
+        return visited(client)
+
+
+def visited(client: wire.Client) -> Visit:
+    """Load / with all that it links to, then again what a browser would ask for again, with what it remembers."""
+    answers = {"/": client.get("/", GZIP)}
+    for path in dict.fromkeys(LINKED.findall(answers["/"].text)):
+        answers[path] = client.get(path, GZIP)
+    repeated = []
+    for path, answer in answers.items():
+        if answer.status != 200:
+            raise RuntimeError(f"{path} answers {answer.status}")
+        if "immutable" not in answer.header("Cache-Control"):
+            repeated.append(client.get(path, {**GZIP, "If-None-Match": answer.header("ETag")}))
+    return Visit(
+        first_bytes=sum(answer.wire_bytes for answer in answers.values()),
+        first_requests=len(answers),
+        repeat_bytes=sum(answer.wire_bytes for answer in repeated),
+        repeat_requests=len(repeated),
+        parts={path: answer.wire_bytes for path, answer in answers.items()},
+    )
+
+
+def starts(site: Site, cores: Cores, scratch: Path, rounds: int) -> Starts:
+    """Start Pipit, and bare Flask with the same libraries imported, in turn."""
+    bare = gunicorn(
+        "bench.peers.flask_and_libraries:application",
+        {**site.environ, "BENCH_ANSWER": str(scratch / "page.json")},
+    )
+    seconds: dict[str, list[float]] = {"pipit": [], "flask": []}
+    for _ in range(rounds):
+        for name, server in (("pipit", site.server), ("flask", bare)):
+            with running(server, cores.server, scratch) as started:
+                seconds[name].append(started.seconds_to_answer)
+    return Starts(**seconds)

@@ -1,0 +1,1 @@
+"""What Pipit is measured against: the smallest program of each kind that sends the same page."""

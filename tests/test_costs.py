@@ -1,0 +1,152 @@
+"""What a page costs, in counts that are the same on every machine: statements, commands, round trips, bytes.
+
+The times are measured by bench/, which needs a machine of its own; docs/performance.md tells what for.
+"""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from redis import Connection, Redis
+
+from app.cache import COPY_LIFETIME
+from app.extensions import db
+from app.models import Follow, Post, User
+from bench.costs import visited
+from bench.wire import Client
+from tests import servers
+from tests.conftest import Visitor
+from tests.counting import commands_sent, statements_run
+
+FIRST_VISIT = 30_000  # bytes over the wire, for all it takes to show /
+FIRST_VISIT_REQUESTS = 4  # the page, its style, its script, its icon
+REPEAT_VISIT = 1_000  # bytes
+
+PAGES = {  # and the statements that each takes, made anew
+    "anonymous": {"/": 1, "/@bob": 3, "/@bob/1": 1},
+    "signed in": {"/": 1, "/@bob": 3, "/@bob/1": 1, "/home": 1},
+}
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+@pytest.mark.parametrize(("who", "path"), [(who, path) for who, paths in PAGES.items() for path in paths])
+def test_a_page_made_anew_takes_as_many_statements_however_large_the_site(
+    app: Flask, redis: Redis, ada: Visitor, bob: Visitor, visitor: Visitor, who: str, path: str
+) -> None:
+    bob.publish("the only post there is")
+    ada.follow("bob")
+    reader = ada if who == "signed in" else visitor
+    small = statements_of_a_miss(app, redis, reader, path)
+    grow(app)
+    large = statements_of_a_miss(app, redis, reader, path)
+    assert len(small) == len(large) == PAGES[who][path]
+
+
+@on_sqlite
+def test_a_hit_takes_at_most_one_round_trip_and_no_statement(app: Flask, redis: Redis, visitor: Visitor) -> None:
+    visitor.get("/")
+    with statements_run(app) as statements, commands_sent(redis) as commands, round_trips() as trips:
+        assert "hit" in visitor.get("/").headers["Cache-Status"]
+    assert names(commands) in ([], ["GET"])
+    assert len(trips) == len(commands)
+    assert statements == []
+
+
+@on_sqlite
+def test_a_hundred_hits_take_a_command_a_second(app: Flask, redis: Redis, visitor: Visitor) -> None:
+    visitor.get("/")
+    servers.wait_until(lambda: app.extensions["page_cache"].broadcast.listening, "the process to hear of changes")
+    began = time.monotonic()
+    with commands_sent(redis) as commands:
+        for _ in range(100):
+            visitor.get("/")
+        seconds = (time.monotonic() - began) / COPY_LIFETIME
+    assert set(names(commands)) == {"GET"}
+    assert len(commands) <= seconds + 1
+
+
+@on_sqlite
+def test_a_signed_in_hit_takes_at_most_two_round_trips_and_no_statement(app: Flask, redis: Redis, ada: Visitor) -> None:
+    ada.get("/")
+    ada.get("/")  # shows the welcome, and forgets it
+    with statements_run(app) as statements, commands_sent(redis) as commands, round_trips() as trips:
+        assert "hit" in ada.get("/").headers["Cache-Status"]
+    assert names(commands) in (["GETEX"], ["GETEX", "GET"])
+    assert len(trips) == len(commands)
+    assert statements == []
+
+
+@on_sqlite
+def test_an_unchanged_page_takes_one_command_and_sends_no_body(app: Flask, redis: Redis, visitor: Visitor) -> None:
+    etag = visitor.get("/").headers["ETag"]
+    with statements_run(app) as statements, commands_sent(redis) as commands:
+        answer = visitor.get("/", headers={"If-None-Match": etag})
+    assert answer.status_code == 304
+    assert answer.data == b""
+    assert names(commands) in ([], ["GET"])
+    assert statements == []
+
+
+def test_a_first_visit_is_small_and_the_next_one_next_to_nothing(tmp_path: Path, redis: Redis, redis_url: str) -> None:
+    with servers.pipit(tmp_path, redis_url) as pipit:
+        seed = [sys.executable, "-m", "flask", "seed"]
+        subprocess.run(seed, cwd=servers.ROOT, env=pipit.environ, check=True, stdout=subprocess.DEVNULL)
+        with Client(pipit.port) as client:
+            visit = visited(client)
+    assert visit.first_bytes <= FIRST_VISIT, visit.parts
+    assert visit.first_requests <= FIRST_VISIT_REQUESTS, visit.parts
+    assert visit.repeat_bytes <= REPEAT_VISIT
+
+
+def statements_of_a_miss(app: Flask, redis: Redis, reader: Visitor, path: str) -> list[str]:
+    reader.get(path)  # the first one opens connections
+    with app.extensions["page_cache"].changing("latest", "user:1", "user:2"):
+        pass
+    with statements_run(app) as statements:
+        assert reader.get(path).status_code == 200
+    return statements
+
+
+def names(commands: list[str]) -> list[str]:
+    return [command.split()[0] for command in commands]
+
+
+def grow(app: Flask) -> None:
+    """Make fifty people who all write, and follow ada and bob, who follow them."""
+    with app.app_context():
+        ada, bob = User.named("ada"), User.named("bob")
+        assert ada is not None
+        assert bob is not None
+        people = [User(name=f"p{n}", name_key=f"p{n}", email=f"p{n}@example.org", password_hash="-") for n in range(50)]
+        db.session.add_all(people)
+        db.session.flush()
+        for person in people:
+            for author in (person, bob):
+                db.session.add(Post(author_id=author.id, body="hello @bob #again"))
+            for known in (ada, bob):
+                db.session.add(Follow(follower_id=known.id, followed_id=person.id))
+                db.session.add(Follow(follower_id=person.id, followed_id=known.id))
+        db.session.commit()
+
+
+@contextmanager
+def round_trips() -> Iterator[list[bytes]]:
+    """Collect what this thread sends to Redis in one go, and then waits for an answer to."""
+    sent: list[bytes] = []
+    send: Callable[..., None] = Connection.send_packed_command
+
+    def note(connection: Connection, command: Any, check_health: bool = True) -> None:
+        if threading.current_thread() is threading.main_thread():
+            sent.append(command if isinstance(command, bytes) else b"".join(command))
+        send(connection, command, check_health)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Connection, "send_packed_command", note)
+        yield sent
