@@ -210,7 +210,8 @@ class PipitSessionInterface(RedisSessionInterface):
         """Return the session and renew it, in one command."""
         with self.store.commands() as redis:
             try:
-                value = redis.getex(store_id, ex=self.lifetime)
+                # redis.getex() is the same after a third more time in its own checks of its options.
+                value = redis.execute_command("GETEX", store_id, "EX", self.lifetime)  # type: ignore[no-untyped-call]
             except ReadOnlyError:  # a replica after a failover: it can't renew, but it knows who is signed in
                 value = redis.get(store_id)
             except ResponseError as error:

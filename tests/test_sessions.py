@@ -332,10 +332,15 @@ def test_an_old_server_without_getex_still_keeps_sessions(
 ) -> None:
     from redis import ResponseError
 
-    def unknown(*_: object, **__: object) -> None:
-        raise ResponseError("unknown command 'GETEX'")
+    client = app.extensions["store"].client
+    execute = client.execute_command
 
-    monkeypatch.setattr(app.extensions["store"].client, "getex", unknown)
+    def of_an_old_server(*command: object, **options: object) -> object:
+        if command[0] == "GETEX":
+            raise ResponseError("unknown command 'GETEX'")
+        return execute(*command, **options)
+
+    monkeypatch.setattr(client, "execute_command", of_an_old_server)
     redis.expire(f"session:{ada.session_id()}", 100)
     assert ada.is_signed_in()
     assert redis.ttl(f"session:{ada.session_id()}") > 100

@@ -12,7 +12,6 @@ import re
 import sys
 import threading
 import time
-import uuid
 from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -58,12 +57,16 @@ class RequestLog:
                 f"redis={cost.redis} sql={cost.sql} cache={answer['cache']}"
             )
 
-        return ClosingIterator(self.application(environ, start), write_line)
+        body = self.application(environ, start)
+        if isinstance(body, list):  # complete, as from the cache: there is nothing to wait for
+            write_line()
+            return body
+        return ClosingIterator(body, write_line)
 
     def _request_id(self, environ: "WSGIEnvironment") -> str:
         """Return the router's id if there is a router, else a new one."""
         given = environ.get("HTTP_X_REQUEST_ID", "") if self.believe_id else ""
-        return given if ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex
+        return given if given and ACCEPTED_ID.fullmatch(given) else os.urandom(16).hex()
 
 
 class Logfmt(logging.Formatter):
@@ -146,7 +149,7 @@ def init_request_log() -> None:
 def _cache_result(headers: list[tuple[str, str]]) -> str:
     """Return what Cache-Status says in a word: hit, miss, bypass; "-" for what is not a cached page."""
     for name, value in headers:
-        if name.lower() == "cache-status":
+        if name == "Cache-Status":
             found = CACHE_RESULT.search(value)
             return (found[1] or "hit") if found else "-"
     return "-"
