@@ -92,6 +92,19 @@ class Table:
             yield
 
 
+class Flag:
+    """Set once, seen by all. An Event has a lock, and a process killed while it looked would take that with it."""
+
+    def __init__(self) -> None:
+        self._value = RawArray(ctypes.c_int, 1)
+
+    def set(self) -> None:
+        self._value[0] = 1
+
+    def is_set(self) -> bool:
+        return bool(self._value[0])
+
+
 class CarelessCache(PageCache):
     """What a cache without leases does: who has built a page stores it."""
 
@@ -118,7 +131,7 @@ class Worker:
     kind: type[PageCache]
     table: Table
     start: Any
-    stop: Any
+    stop: Flag
     copies: bool
     dies: bool = False  # lets its children do the work, and kills them in the middle of it
 
@@ -213,7 +226,7 @@ def stress(
 ) -> None:
     """Let the processes work for SECONDS, or until it is enough; the first `dying` of them are killed over and over."""
     context = multiprocessing.get_context("spawn")
-    start, stop = context.Barrier(PROCESSES + 1), context.Event()
+    start, stop = context.Barrier(PROCESSES + 1), Flag()
     workers = [
         Worker(number, url, strategy, kind, table, start, stop, copies, dies=number < dying)
         for number in range(PROCESSES)
