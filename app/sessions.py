@@ -199,7 +199,7 @@ class PipitSessionInterface(RedisSessionInterface):
 
         Raises StoreUnavailableError.
         """
-        sid = cookies.get(_cookie_name(secure=secure))
+        sid = cookies.get(cookie_name("session", secure=secure))
         if not sid or not ID_PATTERN.fullmatch(sid):
             return None, None
         return sid, self._retrieve_session_data(self._get_store_id(sid))
@@ -335,8 +335,8 @@ class PipitSessionInterface(RedisSessionInterface):
     # Details
 
     def get_cookie_name(self, app: Flask) -> str:
-        """Return the cookie's name: over HTTPS the browser itself guards the `__Host-` prefix (RFC 6265bis, 4.1.3)."""
-        return _cookie_name(secure=request.is_secure)
+        """Return the session cookie's name."""
+        return cookie_name("session", secure=request.is_secure)
 
     def get_cookie_secure(self, app: Flask) -> bool:
         """Return whether the request came over HTTPS."""
@@ -391,7 +391,7 @@ class _AnonymousCookie:
 
     def read(self, app: Flask, request: Request) -> dict[str, Any]:
         """Return what the cookie holds; nothing if it is missing, forged or too old."""
-        value = request.cookies.get(_anonymous_cookie_name(secure=request.is_secure))
+        value = request.cookies.get(cookie_name("visitor", secure=request.is_secure))
         if not value:
             return {}
         try:
@@ -401,7 +401,7 @@ class _AnonymousCookie:
 
     def write(self, app: Flask, data: dict[str, Any], response: Response, *, secure: bool) -> None:
         """Set the cookie, or delete it where there is nothing to keep."""
-        name = _anonymous_cookie_name(secure=secure)
+        name = cookie_name("visitor", secure=secure)
         response.vary.add("Cookie")
         if not data:
             if name in request.cookies:
@@ -419,10 +419,6 @@ class _AnonymousCookie:
 
     def _signer(self, app: Flask) -> URLSafeTimedSerializer:
         return cast(URLSafeTimedSerializer, self.flask.get_signing_serializer(app))
-
-
-def _anonymous_cookie_name(*, secure: bool) -> str:
-    return "__Host-visitor" if secure else "visitor"
 
 
 def _snapshot(data: dict[str, Any]) -> dict[str, Any]:
@@ -453,8 +449,9 @@ def is_due(data: dict[str, Any]) -> bool:
     return bool(time.time() - data["seen"] > SEEN_EVERY)
 
 
-def _cookie_name(*, secure: bool) -> str:
-    return "__Host-session" if secure else "session"
+def cookie_name(name: str, *, secure: bool) -> str:
+    """Return a cookie's full name: over HTTPS the browser itself guards the `__Host-` prefix (RFC 6265bis, 4.1.3)."""
+    return f"__Host-{name}" if secure else name
 
 
 def has_cookie(cookies: Mapping[str, str]) -> bool:

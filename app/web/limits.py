@@ -8,6 +8,7 @@ from itsdangerous import BadSignature, URLSafeSerializer
 from app.models import User
 from app.rate_limit import WINDOW, Rule, Window, current_limiter, login_account
 from app.redis_client import StoreUnavailableError
+from app.sessions import cookie_name
 
 DEVICE_LIFETIME = 365 * 24 * 3600  # s a browser is remembered without a login
 DEVICE_ACCOUNTS = 5  # accounts one browser is remembered for: a family's tablet
@@ -57,7 +58,7 @@ def remember_device(user: User, response: Response) -> None:
     others = {name: nonce for name, nonce in _devices(request).items() if name != account}
     kept = dict(list(others.items())[-DEVICE_ACCOUNTS + 1 :])
     response.set_cookie(
-        _cookie_name(request),
+        cookie_name("device", secure=request.is_secure),
         _signer().dumps(kept | {account: current_limiter().new_device()}),
         max_age=DEVICE_LIFETIME,
         secure=request.is_secure,
@@ -82,14 +83,10 @@ def init_limits(app: Flask) -> None:
 def _devices(request: Request) -> dict[str, str]:
     """Return the accounts this browser is known for, each with its nonce; none if the cookie is missing or forged."""
     try:
-        devices = _signer().loads(request.cookies.get(_cookie_name(request), ""))
+        devices = _signer().loads(request.cookies.get(cookie_name("device", secure=request.is_secure), ""))
     except BadSignature:
         return {}
     return dict(devices)
-
-
-def _cookie_name(request: Request) -> str:
-    return "__Host-device" if request.is_secure else "device"
 
 
 def _signer() -> URLSafeSerializer:
