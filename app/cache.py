@@ -11,6 +11,8 @@ Facebook", NSDI 2013, section 3.2.1):
 
 On a miss one reader gets the lease and builds; the others wait briefly for its page. A page is stored only by a reader
 whose token is still there, and a write takes the token away. So a fill that began before a write can't be stored after.
+A Redis that restarts from disk, or a replica that takes over, may have forgotten the last deletions. So a page names
+the run of the server that took it, and counts only there.
 
 Each web process also keeps pages for a second in its own memory (LocalCopies), so that a busy page costs one GET a
 second, not one a visitor. A write tells all processes to drop theirs, and is acknowledged only when they have.
@@ -29,7 +31,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, cast
+from typing import ClassVar
 
 from flask import Flask, current_app
 from redis import OutOfMemoryError, RedisError
@@ -53,7 +55,7 @@ FILLING = b"f"  # how a reader's token does
 
 # On a miss: give the page if it has come meanwhile, else take the lease if it is free, and say whose it is. In one
 # step: a reader who looked before another's page was stored must not take the lease after.
-# KEYS page, lease; ARGV token, ms, version.
+# KEYS page, lease; ARGV token, ms, how a page begins that may be served.
 TAKE = """
 local page = redis.call('GET', KEYS[1])
 if page and string.sub(page, 1, #ARGV[3]) == ARGV[3] then return {page, ''} end
@@ -194,8 +196,7 @@ class PageCache:
             return served
         ticket = self.copies.ticket()
         with self.store.commands() as redis:
-            value = cast(bytes | None, redis.get(self._key(name)))
-        page = self._decode(value)
+            page = self._decode(*redis.ask("GET", self._key(name)))
         if page is None:
             return None
         status = f"Pipit; hit; ttl={self._time_left(page)}"
@@ -250,11 +251,14 @@ class PageCache:
 
     # What strategies are made of
 
-    def mark(self, names: tuple[str, ...], mark: bytes, *, keep_for: int = 0) -> None:
+    def mark(self, names: tuple[str, ...], mark: bytes, *, keep_for: int = 0) -> str:
         """Before a write: take the leases, so that nobody can store a page while the outcome is open.
 
         keep_for: ms the pages themselves may still be served; 0 deletes them.
+
+        Returns the run of the server, for store_if_ours().
         """
+        run = self.store.run
         with self.store.commands() as redis, redis.pipeline(transaction=False) as pipe:
             for name in names:
                 if keep_for:
@@ -266,6 +270,7 @@ class PageCache:
                 # A full Redis still deletes, and that is what counts: the mark guards only against our own death.
                 if isinstance(result, RedisError) and not isinstance(result, OutOfMemoryError):
                     raise result
+        return run
 
     def settle(self, names: tuple[str, ...], mark: bytes) -> bool:
         """After a write: delete the pages, and the marks with them; return whether that could be done. Never raises.
@@ -283,11 +288,15 @@ class PageCache:
             return False
         return True
 
-    def store_if_ours(self, name: str, token: bytes, page: Page) -> bool:
-        """Store a page if the lease is still ours; return whether it was. Never raises."""
+    def store_if_ours(self, name: str, token: bytes, page: Page, run: str) -> bool:
+        """Store a page if the lease is still ours; return whether it was. Never raises.
+
+        run: of the server when the lease was taken. If it is another one by now nobody is served the page: a server
+        that came back may have forgotten a write that took the lease away.
+        """
         try:
             with self.store.commands() as redis:
-                value = self._encode(page)
+                value = self._encode(page, run)
                 return bool(redis.eval(FILL, 2, self._key(name), self._lease_key(name), token, value, self.ttl))
         except StoreUnavailableError as error:  # full, or gone since: the page is still a page
             log.warning("the page %s can't be cached: %s", name, error)
@@ -308,12 +317,12 @@ class PageCache:
         token = FILLING + secrets.token_hex(8).encode()
         give_up = time.monotonic() + LEASE / 1000
         while True:
-            page, holder = self._take_lease(name, token)
+            page, holder, run = self._take_lease(name, token)
             if page:
                 return Served(page, f"Pipit; fwd=miss; collapsed; ttl={self._time_left(page)}")
             if holder == token:
                 page = self._build_holding(name, token)
-                stored = self.store_if_ours(name, token, page)
+                stored = self.store_if_ours(name, token, page, run)
                 return Served(page, "Pipit; fwd=miss; stored" if stored else "Pipit; fwd=miss")
             if holder.startswith(WRITING) or time.monotonic() > give_up:
                 return Served(self.build(name), "Pipit; fwd=miss")
@@ -327,24 +336,29 @@ class PageCache:
             self.settle((name,), token)
             raise
 
-    def _take_lease(self, name: str, token: bytes) -> tuple[Page | None, bytes]:
-        """Return the page if it has come meanwhile, and else whose the lease is: ours now, if it was free."""
+    def _take_lease(self, name: str, token: bytes) -> tuple[Page | None, bytes, str]:
+        """Return the page if it has come meanwhile, whose the lease is (ours now, if it was free), and the run."""
+        keys = self._key(name), self._lease_key(name)
+        servable = self._origin(self.store.run)
         with self.store.commands() as redis:
-            keys = self._key(name), self._lease_key(name)
-            value, holder = cast(list[bytes], redis.eval(TAKE, 2, *keys, token, LEASE, self.version))
-        return self._decode(value), holder
+            (value, holder), run = redis.ask("EVAL", TAKE, 2, *keys, token, LEASE, servable)
+        return self._decode(value, run), holder, run
 
-    def _encode(self, page: Page) -> bytes:
-        return f"{self.version} {page.etag} {page.built_at:.3f}\n{page.body}".encode()
+    def _encode(self, page: Page, run: str) -> bytes:
+        return f"{self._origin(run)}{page.etag} {page.built_at:.3f}\n{page.body}".encode()
 
-    def _decode(self, value: bytes | None) -> Page | None:
-        """Return the page; None if there is none, or if it is not one that this version of Pipit wrote."""
+    def _decode(self, value: bytes | None, run: str) -> Page | None:
+        """Return the page; None if there is none, or if it is from another version of Pipit or run of the server."""
         try:
             head, _, body = (value or b"").decode().partition("\n")
-            version, etag, built_at = head.split(" ")
-            return Page(body, etag, float(built_at)) if version == self.version else None
+            version, stored_by, etag, built_at = head.split(" ")
+            return Page(body, etag, float(built_at)) if (version, stored_by) == (self.version, run) else None
         except ValueError:
             return None
+
+    def _origin(self, run: str) -> str:
+        """Return how a page begins that this version of Pipit left with this run of the server."""
+        return f"{self.version} {run} "
 
     def _time_left(self, page: Page) -> int:
         return max(0, round(page.built_at + self.ttl - time.time()))
@@ -401,24 +415,24 @@ class Refresh(Strategy):
     @contextmanager
     def changing(self, cache: PageCache, names: tuple[str, ...]) -> Iterator[None]:
         mark = _new_mark()
-        cache.mark(names, mark, keep_for=STILL_SERVED)
+        run = cache.mark(names, mark, keep_for=STILL_SERVED)
         gone_by = time.monotonic() + STILL_SERVED / 1000
         try:
             yield
         except BaseException:
             cache.settle(names, mark)
             raise
-        behind = tuple(name for name in names if not self._replace(cache, name, mark))
+        behind = tuple(name for name in names if not self._replace(cache, name, mark, run))
         if behind and not cache.settle(behind, mark):
             time.sleep(max(0, gone_by - time.monotonic()))
 
-    def _replace(self, cache: PageCache, name: str, mark: bytes) -> bool:
+    def _replace(self, cache: PageCache, name: str, mark: bytes, run: str) -> bool:
         try:
             page = cache.build(name)
         except Exception:
             log.exception("the page %s can't be rebuilt after a write: it is deleted instead", name)
             return False
-        return cache.store_if_ours(name, mark, page)
+        return cache.store_if_ours(name, mark, page, run)
 
 
 class Expire(Strategy):

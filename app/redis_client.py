@@ -11,7 +11,7 @@ import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -46,6 +46,8 @@ PINGS = 5  # for a median that one slow answer does not move
 SCAN_STEP = 500  # keys a SCAN looks at; the server does nothing else meanwhile
 SCAN_LIMIT = 100_000  # keys looked at in all: some tenths of a second of round trips
 MEASURED_KEYS = 200  # whose memory is asked for
+RUN_ID = re.compile(rb"run_id:(\w+)")  # in INFO
+UNKNOWN_RUN = "-"  # of a server that does not tell
 
 
 class CountingPipeline(Pipeline):
@@ -59,6 +61,25 @@ class CountingPipeline(Pipeline):
 
 class CountingRedis(Redis):
     """A client that adds its commands to the costs of the request at hand."""
+
+    def ask(self, *command: str | bytes | int) -> tuple[Any, str]:
+        """Send one command; return the reply, and the run of the server that gave it.
+
+        A server is one run from its start to its end. What it held before a restart, or what its replica held before
+        a failover, may lack what was written last. This is the way of nearly every request, so it leaves out what
+        redis-py does besides: metrics, and replies parsed by command.
+        """
+        costs.current().redis += 1
+        connection = cast(Any, self.connection_pool.get_connection())
+        try:
+            return cast(
+                tuple[Any, str],
+                connection.retry.call_with_retry(
+                    lambda: _reply(connection, command), lambda _error: connection.disconnect()
+                ),
+            )
+        finally:
+            self.connection_pool.release(connection)
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send a command and return its result."""
@@ -118,16 +139,18 @@ class Store:
     """The Redis server as the rest of Pipit sees it."""
 
     def __init__(self, config: Config) -> None:
+        self.config = config
         self.prefix = config.redis_prefix
-        self.pool = _connection_pool(config)
-        self.client: Redis = CountingRedis(connection_pool=self.pool)
+        self.run = UNKNOWN_RUN  # of the server, as the newest connection knows it
+        self.pool = _connection_pool(config, self._greet)
+        self.client = CountingRedis(connection_pool=self.pool)
         self.breaker = CircuitBreaker(self.client.ping)
         self.closed = False
         self.may_listen = config.redis_max_connections > 1  # or there is no connection for it
         self._listeners: list[ConnectionPool] = []
 
     @contextmanager
-    def commands(self, *, insist: bool = False) -> Iterator[Redis]:
+    def commands(self, *, insist: bool = False) -> Iterator[CountingRedis]:
         """Give the client, for as long as Redis answers.
 
         insist: try even while the circuit is open, for what must not be left undone if it can be done at all.
@@ -171,6 +194,16 @@ class Store:
         self.closed = True
         for pool in (self.pool, *self._listeners):
             pool.disconnect()
+
+    def _greet(self, connection: Any) -> None:
+        """Open a connection as redis-py does, and ask which run of the server it leads to."""
+        connection.on_connect()
+        connection.send_command("INFO", "server")
+        try:
+            found = RUN_ID.search(connection.read_response())
+        except ResponseError:  # this user may not ask
+            found = None
+        self.run = connection.server_run = found[1].decode() if found else UNKNOWN_RUN
 
 
 @dataclass(frozen=True)
@@ -335,7 +368,12 @@ def current_store() -> Store:
     return store
 
 
-def _connection_pool(config: Config) -> BlockingConnectionPool:
+def _reply(connection: Any, command: tuple[str | bytes | int, ...]) -> tuple[Any, str]:
+    connection.send_command(*command)
+    return connection.read_response(), connection.server_run
+
+
+def _connection_pool(config: Config, greet: Callable[[Any], None]) -> BlockingConnectionPool:
     address = config.redis
     tls: dict[str, Any] = {}
     if address.tls and not config.redis_tls_verify:
@@ -360,6 +398,7 @@ def _connection_pool(config: Config) -> BlockingConnectionPool:
         # after a TLS 1.3 handshake the server's session tickets lie on the socket, and redis-py 8.1 with hiredis
         # would take them for a reply left over from another command, and refuse the connection.
         client_name="pipit",
+        redis_connect_func=greet,
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
         **tls,
     )

@@ -210,8 +210,7 @@ class PipitSessionInterface(RedisSessionInterface):
         """Return the session and renew it, in one command."""
         with self.store.commands() as redis:
             try:
-                # redis.getex() is the same after a third more time in its own checks of its options.
-                value = redis.execute_command("GETEX", store_id, "EX", self.lifetime)  # type: ignore[no-untyped-call]
+                value, _ = redis.ask("GETEX", store_id, "EX", self.lifetime)
             except ReadOnlyError:  # a replica after a failover: it can't renew, but it knows who is signed in
                 value = redis.get(store_id)
             except ResponseError as error:

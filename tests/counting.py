@@ -10,6 +10,8 @@ from sqlalchemy import event
 
 from app.extensions import db
 
+CONNECTIONS_OWN = re.compile(r"CLIENT|SELECT|HELLO|AUTH|PING|SUBSCRIBE|INFO server")
+
 
 @contextmanager
 def commands_sent(redis: Redis) -> Iterator[list[str]]:
@@ -25,7 +27,7 @@ def commands_sent(redis: Redis) -> Iterator[list[str]]:
             command = str(entry["command"])
             if command.startswith("ECHO"):
                 break
-            if not re.match(r"CLIENT|SELECT|HELLO|AUTH|PING|SUBSCRIBE", command) and "page:changes" not in command:
+            if not CONNECTIONS_OWN.match(command) and "page:changes" not in command:
                 sent.append(command)
 
 

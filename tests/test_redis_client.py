@@ -18,6 +18,7 @@ from app.redis_client import (
     COMMAND_TIMEOUT,
     FAILURES_TO_OPEN,
     PROBE_INTERVAL,
+    UNKNOWN_RUN,
     Store,
     StoreUnavailableError,
     describe,
@@ -54,6 +55,33 @@ def test_it_opens_no_more_connections_than_it_may(redis: Redis, redis_url: str) 
     in_threads(20, ping_often)
     assert int(redis.info("clients")["connected_clients"]) - before <= 3
     store.close()
+
+
+def test_a_reply_names_the_run_of_the_server_that_gave_it() -> None:
+    runs = []
+    with valkey(free_port()) as server:
+        store = store_at(f"redis://127.0.0.1:{server.port}/0")
+        for _ in range(2):
+            with store.commands() as redis:
+                reply, run = redis.ask("ECHO", "hello")
+            assert reply == b"hello"
+            assert run == store.run == store.client.info("server")["run_id"]
+            runs.append(run)
+            server.terminate()
+            server.start()
+        store.close()
+    assert runs[0] != runs[1]
+
+
+def test_a_server_that_may_not_be_asked_for_its_run_is_used_all_the_same(redis: Redis, redis_url: str) -> None:
+    redis.acl_setuser("mute", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-info"])
+    try:
+        store = store_at(redis_url.replace("redis://", "redis://mute:any@"))
+        with store.commands() as client:
+            assert client.ask("ECHO", "hello") == (b"hello", UNKNOWN_RUN)
+        store.close()
+    finally:
+        redis.acl_deluser("mute")
 
 
 def test_a_connection_that_the_server_closed_costs_nobody_an_error(store: Store, redis: Redis) -> None:

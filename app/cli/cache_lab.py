@@ -6,7 +6,6 @@ Poisson arrivals), and their latency counts from that moment. A closed loop woul
 cache is slow, and so hide what it is here to show.
 """
 
-import copy
 import math
 import secrets
 import threading
@@ -15,13 +14,13 @@ from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from queue import SimpleQueue
 from random import Random
 
 from app.cache import PageCache, Strategy
-from app.redis_client import CircuitBreaker, ServerStats, Store, StoreUnavailableError
+from app.redis_client import ServerStats, Store, StoreUnavailableError
 
 THREADS = 32  # requests at once; as a few dynos have. A connection is opened only when a command needs it.
 COMMIT = 0.002  # s an SQL commit takes
@@ -134,16 +133,8 @@ def laboratory(store: Store) -> Iterator[Store]:
 
     Raises StoreUnavailableError if they can't be deleted; then they expire by themselves.
     """
-    lab = copy.copy(store)
-    lab.prefix = store.key(f"cache-lab:{secrets.token_hex(4)}:")
-    lab.pool = type(store.pool)(
-        max_connections=THREADS,
-        timeout=store.pool.timeout,
-        connection_class=store.pool.connection_class,
-        **store.pool.connection_kwargs,
-    )
-    lab.client = type(store.client)(connection_pool=lab.pool)
-    lab.breaker = CircuitBreaker(lab.client.ping)
+    prefix = store.key(f"cache-lab:{secrets.token_hex(4)}:")
+    lab = Store(replace(store.config, redis_prefix=prefix, redis_max_connections=THREADS + 1))
     try:
         yield lab
     finally:

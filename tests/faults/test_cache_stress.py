@@ -108,9 +108,9 @@ class Flag:
 class CarelessCache(PageCache):
     """What a cache without leases does: who has built a page stores it."""
 
-    def store_if_ours(self, name: str, token: bytes, page: Page) -> bool:
+    def store_if_ours(self, name: str, token: bytes, page: Page, run: str) -> bool:
         with self.store.commands() as redis:
-            redis.set(self._key(name), self._encode(page), ex=self.ttl)
+            redis.set(self._key(name), self._encode(page, run), ex=self.ttl)
         return True
 
 

@@ -1,6 +1,7 @@
 """Redis fails in every way it knows, under a running Pipit: what still works, what says so, and what comes back."""
 
 import os
+import shutil
 import signal
 import statistics
 import time
@@ -287,6 +288,26 @@ def test_a_post_written_while_redis_is_killed_is_seen_once_redis_is_back(strateg
     publish_here("Killed before the commit.", site.server.terminate)
     site.server.start()
     assert everyone_sees(site, "Killed before the commit.")
+
+
+def test_a_post_is_seen_though_redis_comes_back_without_its_last_commands(
+    strategic: tuple[Site, Store], tmp_path: Path
+) -> None:
+    """A disk that is behind, or a replica that was: the deletion is forgotten, and the old page is there again."""
+    site, store = strategic
+    make_cached(site, store)
+    with Redis(port=site.server.port) as redis:
+        folder = Path(redis.config_get("dir")["dir"])
+        shutil.copytree(folder, tmp_path / "older")
+    site.publish("Forgotten by the disk.")
+    site.server.terminate()
+    shutil.rmtree(folder)
+    shutil.copytree(tmp_path / "older", folder)
+    site.server.start()
+    with Redis(port=site.server.port) as redis:
+        assert b"Forgotten by the disk." not in (redis.get("page:latest") or b"")
+        assert redis.ttl("page:latest") > 1
+    assert everyone_sees(site, "Forgotten by the disk.")
 
 
 def test_a_post_written_while_redis_is_restarted_is_seen(strategic: tuple[Site, Store]) -> None:
