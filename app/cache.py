@@ -89,7 +89,7 @@ return 1
 Builder = Callable[[str], str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # two pages are the same only if they are one: what is made of it is kept with it
 class Page:
     """A page as everyone gets it, before the viewer's own part is added."""
 
@@ -132,6 +132,12 @@ class LocalCopies:
         served, expires = self._copies.get(name, (None, 0.0))
         return served if time.monotonic() < expires else None
 
+    def known(self, name: str, page: Page) -> Page:
+        """Return the page, or the very one that was kept before if it is the same: what was made of it stays."""
+        served, _ = self._copies.get(name, (None, 0.0))
+        same = served and (served.page.etag, served.page.built_at) == (page.etag, page.built_at)
+        return served.page if served and same else page
+
     def ticket(self) -> tuple[int, float]:
         """Return what keep() needs to know of the moment before Redis was asked."""
         return self._messages, time.monotonic()
@@ -139,10 +145,6 @@ class LocalCopies:
     def keep(self, name: str, served: Served, ticket: tuple[int, float]) -> None:
         """Keep a page that Redis gave, unless a message came meanwhile."""
         messages, asked = ticket
-        before, _ = self._copies.get(name, (None, 0.0))
-        if before and before.page.etag == served.page.etag:  # the same body, encoded and compressed already
-            done = {key: value for key, value in vars(before.page).items() if key in ("encoded", "compressed")}
-            vars(served.page).update(done)
         with self._lock:
             if messages == self._messages:
                 if len(self._copies) >= MOST_COPIES:
@@ -200,6 +202,7 @@ class PageCache:
         if page is None:
             return None
         status = f"Pipit; hit; ttl={self._time_left(page)}"
+        page = self.copies.known(name, page)
         if self.broadcast.listening:
             self.copies.keep(name, Served(page, f"{status}; detail=memory"), ticket)
         return Served(page, status)

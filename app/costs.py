@@ -3,29 +3,27 @@
 Stands below both stores, which add to it, and knows neither.
 """
 
-from contextvars import ContextVar
-from dataclasses import dataclass
+import threading
 
 
-@dataclass
 class Costs:
     """Counts since the request began."""
 
-    request_id: str = "-"
-    redis: int = 0
-    sql: int = 0
+    __slots__ = ("redis", "request_id", "sql")
+
+    def __init__(self, request_id: str) -> None:
+        self.request_id = request_id
+        self.redis = 0
+        self.sql = 0
 
 
-_current: ContextVar[Costs] = ContextVar("costs")
+class _ThisThread(threading.local):
+    costs = Costs("-")  # outside of any request: counts that nobody reads
 
 
-def begin(request_id: str) -> Costs:
-    """Start counting anew, for a request that begins in this thread."""
-    costs = Costs(request_id)
-    _current.set(costs)
-    return costs
+this_thread = _ThisThread()  # .costs is set where a request begins
 
 
 def current() -> Costs:
     """Return the counts of the request at hand; outside of one, counts that nobody reads."""
-    return _current.get(None) or Costs()
+    return this_thread.costs

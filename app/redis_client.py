@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from queue import Empty, LifoQueue
 from typing import Any, cast
 
 from flask import Flask, current_app
@@ -63,23 +64,34 @@ class CountingRedis(Redis):
     """A client that adds its commands to the costs of the request at hand."""
 
     def ask(self, *command: str | bytes | int) -> tuple[Any, str]:
-        """Send one command; return the reply, and the run of the server that gave it.
+        """Send one command that may be sent twice; return the reply, and the run of the server that gave it.
 
         A server is one run from its start to its end. What it held before a restart, or what its replica held before
-        a failover, may lack what was written last. This is the way of nearly every request, so it leaves out what
-        redis-py does besides: metrics, and replies parsed by command.
+        a failover, may lack what was written last.
+
+        This is the way of nearly every request, so it leaves out what redis-py does besides: metrics, replies parsed
+        by command, a look at each connection before its use. Should the server have hung up, a fresh one is tried.
         """
         costs.current().redis += 1
-        connection = cast(Any, self.connection_pool.get_connection())
+        pool = cast(BlockingConnectionPool, self.connection_pool)
+        connection = self._idle_connection(pool.pool) or pool.get_connection()  # type: ignore[no-untyped-call]
         try:
-            return cast(
-                tuple[Any, str],
-                connection.retry.call_with_retry(
-                    lambda: _reply(connection, command), lambda _error: connection.disconnect()
-                ),
-            )
+            return _reply(connection, command)
+        except ConnectionError:
+            return _reply(connection, command)
         finally:
-            self.connection_pool.release(connection)
+            pool.pool.put_nowait(connection)
+
+    @staticmethod
+    def _idle_connection(idle: "LifoQueue[Connection | None]") -> Connection | None:
+        """Return one of the pool's open connections; None if all are busy, or none is made yet."""
+        try:
+            connection = idle.get_nowait()
+        except Empty:
+            return None
+        if connection is None:  # room for one more
+            idle.put_nowait(None)
+        return connection
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send a command and return its result."""
@@ -149,26 +161,14 @@ class Store:
         self.may_listen = config.redis_max_connections > 1  # or there is no connection for it
         self._listeners: list[ConnectionPool] = []
 
-    @contextmanager
-    def commands(self, *, insist: bool = False) -> Iterator[CountingRedis]:
-        """Give the client, for as long as Redis answers.
+    def commands(self, *, insist: bool = False) -> "Commands":
+        """Return a context manager that gives the client, for as long as Redis answers.
 
         insist: try even while the circuit is open, for what must not be left undone if it can be done at all.
 
-        Raises StoreUnavailableError, at once while the circuit is open, whatever the cause; the cause is chained.
+        It raises StoreUnavailableError, at once while the circuit is open, whatever the cause; the cause is chained.
         """
-        if self.breaker.is_open and not insist:
-            raise StoreUnavailableError("the circuit to Redis is open")
-        try:
-            yield self.client
-        except (ConnectionError, TimeoutError) as error:
-            self.breaker.failed(error)
-            raise StoreUnavailableError(describe(error)) from error
-        except RedisError as error:  # it answered, but with a refusal: full, read-only, not allowed
-            self.breaker.succeeded()
-            raise StoreUnavailableError(describe(error)) from error
-        else:
-            self.breaker.succeeded()
+        return Commands(self, insist=insist)
 
     @contextmanager
     def listener(self) -> Iterator[PubSub]:
@@ -204,6 +204,30 @@ class Store:
         except ResponseError:  # this user may not ask
             found = None
         self.run = connection.server_run = found[1].decode() if found else UNKNOWN_RUN
+
+
+class Commands:
+    """What Store.commands() returns; a class, because a generator takes three times as long and this runs often."""
+
+    __slots__ = ("insist", "store")
+
+    def __init__(self, store: Store, *, insist: bool) -> None:
+        self.store = store
+        self.insist = insist
+
+    def __enter__(self) -> CountingRedis:
+        if self.store.breaker.is_open and not self.insist:
+            raise StoreUnavailableError("the circuit to Redis is open")
+        return self.store.client
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, ConnectionError | TimeoutError):
+            self.store.breaker.failed(error)
+            raise StoreUnavailableError(describe(error)) from error
+        if error is None or isinstance(error, RedisError):  # it answered; with a refusal: full, read-only, not allowed
+            self.store.breaker.succeeded()
+        if isinstance(error, RedisError):
+            raise StoreUnavailableError(describe(error)) from error
 
 
 @dataclass(frozen=True)

@@ -174,14 +174,12 @@ def test_a_copy_lives_a_second_from_the_moment_redis_was_asked(monkeypatch: pyte
 
 def test_what_is_compressed_once_is_not_compressed_again_while_the_page_stays_the_same() -> None:
     copies = LocalCopies()
-    copies.keep("page", Served(Page("body", "e", 0.0), "hit"), copies.ticket())
-    first = copies.get("page")
-    assert first
-    assert first.page.compressed
-    copies.keep("page", Served(Page("body", "e", 1.0), "hit; later"), copies.ticket())
-    second = copies.get("page")
-    assert second
-    assert second.page.compressed is first.page.compressed
+    first = Page("body", "e", 0.0)
+    copies.keep("page", Served(first, "hit; ttl=9"), copies.ticket())
+    assert copies.known("page", Page("body", "e", 0.0)) is first  # with what was made of it
+    assert copies.known("page", built_anew := Page("body", "e", 1.0)) is built_anew
+    assert copies.known("page", changed := Page("other", "f", 0.0)) is changed
+    assert copies.known("another", Page("body", "e", 0.0)) is not first
     assert second.page.built_at == 1.0
     assert second.status == "hit; later"
 

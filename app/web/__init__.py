@@ -41,10 +41,11 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
     app.context_processor(lambda: {"viewer": signed_in(), "site_name": config.site_name})
 
     proxies = config.trusted_proxies
-    layers: WSGIApplication = PageCacheLayer(assets.serve_before(SlowBodies(app.wsgi_app)), app, config.trusted_hosts)
+    flask = SecurityHeaders(assets.serve_before(SlowBodies(app.wsgi_app)))
+    layers: WSGIApplication = PageCacheLayer(flask, app, config.trusted_hosts)
     if config.on_heroku:
         layers = HTTPSOnly(layers, config.trusted_hosts)
     if proxies:
         layers = ProxyFix(layers, x_for=proxies, x_proto=proxies, x_host=0)
-    app.wsgi_app = RequestLog(SecurityHeaders(layers), believe_id=proxies > 0)  # type: ignore[method-assign]
+    app.wsgi_app = RequestLog(layers, believe_id=proxies > 0)  # type: ignore[method-assign]
     init_request_log()

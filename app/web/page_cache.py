@@ -10,32 +10,33 @@ environment. Names never change and ids are never given again, so what was learn
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from flask import Flask
 from werkzeug.http import parse_cookie
 from werkzeug.sansio.utils import host_is_trusted
 
-from app.cache import PageCache
+from app.cache import MOST_COPIES, PageCache
 from app.redis_client import StoreUnavailableError
 from app.sessions import ALREADY_READ, FLASHES, PipitSessionInterface, has_cookie, is_due
-from app.web.pages import HOLES, PAGE_NAME, private_answer, public_answer
+from app.web.pages import FILLING, PAGE_NAME, Answer, Filling, PublicAnswers, private_answer
+from app.web.security import security_headers
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 REMEMBERED_PATHS = 10_000  # some 2 MB; past that the layer starts to learn anew
 REMEMBERED_VIEWERS = 1_000  # some 3 MB, likewise
-
-Answer = tuple[str, list[tuple[str, str]], bytes]  # status, headers, body
+REMEMBERED_COOKIES = 500  # characters; Pipit's own take 250, and nobody shall fill the memory with theirs
 
 
 @dataclass(frozen=True)
-class Filling:
+class Known:
     """What filled the holes of one page for one session."""
 
     csrf_token: str  # the session's, which their forms' tokens are made from
-    holes: Mapping[str, str]
+    filling: Filling
 
 
 class PageCacheLayer:
@@ -47,7 +48,8 @@ class PageCacheLayer:
         self.sessions = cast(PipitSessionInterface, app.session_interface)
         self.trusted_hosts = trusted_hosts
         self.page_names: dict[str, str] = {}
-        self.fillings: dict[tuple[str, str], Filling] = {}
+        self.answers: dict[str, PublicAnswers] = {}
+        self.fillings: dict[tuple[str, str], Known] = {}  # by session and page
         self.listening = False
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
@@ -55,9 +57,10 @@ class PageCacheLayer:
         if not self.listening:  # here and not above: a forked worker listens for itself
             self.listening = True
             self.cache.listen()
-        plain = environ["REQUEST_METHOD"] in ("GET", "HEAD") and not environ.get("QUERY_STRING")
-        if not plain or not self._is_trusted(environ):
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD") or environ.get("QUERY_STRING"):
             return self.application(environ, start_response)
+        if self.trusted_hosts and not host_is_trusted(environ.get("HTTP_HOST"), self.trusted_hosts):
+            return self.application(environ, start_response)  # which says so to the visitor
         try:
             answer = self._answer(environ)
         except StoreUnavailableError:
@@ -75,22 +78,30 @@ class PageCacheLayer:
         name = self.page_names.get(environ["PATH_INFO"])
         if name is None:
             return None
-        cookies = parse_cookie(environ["HTTP_COOKIE"]) if "HTTP_COOKIE" in environ else {}
-        if has_cookie(cookies):
-            return self._private_answer(name, cookies, environ)
+        if "HTTP_COOKIE" in environ:
+            cookies = _cookies(environ["HTTP_COOKIE"])
+            if has_cookie(cookies):
+                return self._private_answer(name, cookies, environ)
         served = self.cache.get(name)
-        return public_answer(served, environ) if served else None
+        if served is None:
+            return None
+        answers, also = self.answers.get(name), security_headers(environ["wsgi.url_scheme"])
+        if answers is None or answers.served is not served or answers.also is not also:
+            answers = PublicAnswers(served, also)
+            _remember(self.answers, name, answers, MOST_COPIES)
+        return answers.to(environ)
 
     def _private_answer(self, name: str, cookies: Mapping[str, str], environ: "WSGIEnvironment") -> Answer | None:
         sid, data = self.sessions.read(cookies, secure=environ["wsgi.url_scheme"] == "https")
         environ[ALREADY_READ] = sid, data
         if data is None or FLASHES in data or is_due(data) or self.cache.may_lack(data.get("wrote", 0)):
             return None
-        filling = self.fillings.get((cast(str, sid), name))
-        if filling is None or filling.csrf_token != data.get("csrf_token"):
+        known = self.fillings.get((cast(str, sid), name))
+        if known is None or known.csrf_token != data.get("csrf_token"):
             return None
         served = self.cache.get(name)
-        return private_answer(served, filling.holes, environ) if served else None
+        also = security_headers(environ["wsgi.url_scheme"])
+        return private_answer(served, known.filling, environ, also) if served else None
 
     def _learn(self, environ: "WSGIEnvironment") -> None:
         """Remember what a view has said of the page it served, and of the session it served it to."""
@@ -99,13 +110,17 @@ class PageCacheLayer:
             return
         _remember(self.page_names, environ["PATH_INFO"], name, REMEMBERED_PATHS)
         sid, data = environ.get(ALREADY_READ) or (None, None)
-        if sid and data and HOLES in environ:
-            filling = Filling(data.get("csrf_token", ""), environ[HOLES])
-            _remember(self.fillings, (sid, name), filling, REMEMBERED_VIEWERS)
+        if sid and data and FILLING in environ:
+            known = Known(data.get("csrf_token", ""), environ[FILLING])
+            _remember(self.fillings, (sid, name), known, REMEMBERED_VIEWERS)
 
-    def _is_trusted(self, environ: "WSGIEnvironment") -> bool:
-        """Return whether the host is one of ours; if not, Flask says so to the visitor."""
-        return not self.trusted_hosts or host_is_trusted(environ.get("HTTP_HOST"), self.trusted_hosts)
+
+def _cookies(header: str) -> Mapping[str, str]:
+    """Return the cookies that a browser sends: the same ones each time, so those of the last visitors are kept."""
+    return _parsed(header) if len(header) <= REMEMBERED_COOKIES else parse_cookie(header)
+
+
+_parsed = lru_cache(maxsize=REMEMBERED_VIEWERS)(parse_cookie)
 
 
 def _remember(memory: dict[Any, Any], key: Any, value: Any, most: int) -> None:

@@ -28,7 +28,7 @@ HEADERS = [
 
 
 # For a year nobody who was here once asks without TLS again. Not for subdomains: they may be somebody else's.
-HSTS = [("Strict-Transport-Security", "max-age=31536000")]
+HTTPS_HEADERS = [*HEADERS, ("Strict-Transport-Security", "max-age=31536000")]
 
 HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")  # what a Host header may be
 OPEN_PATHS = ("/healthz", "/readyz")  # platforms look at these from inside, without TLS
@@ -48,11 +48,12 @@ class HTTPSOnly:
         if environ["wsgi.url_scheme"] == "https" or environ["PATH_INFO"] in OPEN_PATHS or not ours:
             return self.application(environ, start_response)
         url = get_current_url(environ).replace("http://", "https://", 1)
-        return redirect(url, code=308)(environ, start_response)  # 308: a form that was sent is sent again as it was
+        answer = redirect(url, code=308)  # 308: a form that was sent is sent again as it was
+        return SecurityHeaders(answer)(environ, start_response)
 
 
 class SecurityHeaders:
-    """A WSGI layer around all others that answer; what it adds, nothing inside can forget."""
+    """A WSGI layer that gives every response of the application inside the headers above: none can forget them."""
 
     def __init__(self, application: "WSGIApplication") -> None:
         self.application = application
@@ -61,7 +62,11 @@ class SecurityHeaders:
         """Answer a request as the application does, with the headers added."""
 
         def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
-            secure = HSTS if environ["wsgi.url_scheme"] == "https" else []  # known once ProxyFix has run
-            return start_response(status, headers + HEADERS + secure, *exc_info)
+            return start_response(status, headers + security_headers(environ["wsgi.url_scheme"]), *exc_info)
 
         return self.application(environ, start)
+
+
+def security_headers(scheme: str) -> list[tuple[str, str]]:
+    """Return what every response carries that came over this scheme, http or https."""
+    return HTTPS_HEADERS if scheme == "https" else HEADERS
