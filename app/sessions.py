@@ -57,6 +57,8 @@ class NotASessionError(ValueError):
 class JsonSerializer(Serializer):
     """JSON and nothing else. Flask-Session's own serializer falls back to pickle, which runs what it reads."""
 
+    _decoder = msgspec.json.Decoder(dict[str, Any])
+
     def encode(self, session: Mapping[str, Any]) -> bytes:
         """Return the session as a JSON object."""
         return msgspec.json.encode(dict(session))
@@ -66,7 +68,7 @@ class JsonSerializer(Serializer):
         if len(serialized_data) > LARGEST:
             raise NotASessionError(f"{len(serialized_data)} bytes")
         try:
-            data = msgspec.json.decode(serialized_data, type=dict[str, Any])
+            data = self._decoder.decode(serialized_data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise NotASessionError(str(error)) from None
         for name, kind in REQUIRED.items():
