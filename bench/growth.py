@@ -197,7 +197,8 @@ def costs(page: Page, small: Site, large: Site) -> tuple[Cost, Cost]:
 def site(url: str, town: Town) -> Iterator[Site]:
     """Give a Pipit with that many people, on an empty database."""
     with servers.valkey() as valkey:
-        app = create_app(Config(parse_redis_url(f"redis://127.0.0.1:{valkey.port}/0"), url, "x" * 32))
+        redis = parse_redis_url(f"redis://127.0.0.1:{valkey.port}/0")
+        app = create_app(Config(redis, url, "x" * 32, runs_commands=True))  # for upgrade()
         logging.getLogger("app").setLevel(logging.WARNING)
         with app.app_context():
             upgrade()

@@ -8,7 +8,7 @@ from typing import Self
 
 from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
-from sqlalchemy import String, func, select
+from sqlalchemy import ColumnElement, ScalarSelect, String, func, literal, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -22,6 +22,7 @@ from app.models.writes import LATEST, user_page, write
 NAME_LENGTH = 30
 NAME_PATTERN = re.compile(rf"[A-Za-z0-9_]{{1,{NAME_LENGTH}}}")
 EMAIL_LENGTH = 254  # RFC 5321, 4.5.3.1.3
+MOST_COUNTED = 5_000  # posts or followers; the popular person's page shall cost no more than anybody's
 PASSWORD_MIN = 8  # NIST SP 800-63B, 3.1.1.2
 PASSWORD_MAX = 1000  # no limit a person meets, but an end to what may be hashed
 
@@ -151,23 +152,26 @@ class User(Base):
 
     def counts(self) -> "Counts":
         """Return how much there is on a user's page, in one query."""
-        row = db.session.execute(
-            select(
-                select(func.count()).where(Post.author_id == self.id).scalar_subquery(),
-                select(func.count()).where(Follow.followed_id == self.id).scalar_subquery(),
-                select(func.count()).where(Follow.follower_id == self.id).scalar_subquery(),
-            )
-        ).one()
+        posts = _counted(Post.author_id == self.id)
+        followers = _counted(Follow.followed_id == self.id)
+        following = _counted(Follow.follower_id == self.id)
+        row = db.session.execute(select(posts, followers, following)).one()
         return Counts(*row)
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How many posts a user has, how many follow them, and how many they follow."""
+    """How many posts a user has, how many follow them, and how many they follow; MOST_COUNTED + 1 for any more."""
 
     posts: int
     followers: int
     following: int
+
+
+def _counted(which: ColumnElement[bool]) -> ScalarSelect[int]:
+    """Return a query for how many rows there are of a kind, that stops where it does not matter any more."""
+    some = select(literal(1)).where(which).limit(MOST_COUNTED + 1).subquery()
+    return select(func.count()).select_from(some).scalar_subquery()
 
 
 def _matches(password_hash: str, password: str) -> bool:

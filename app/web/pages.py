@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 
 from app.cache import MOST_COPIES, Page, Served, current_cache, etag_of
 from app.models import Post
+from app.models.accounts import MOST_COUNTED
 from app.models.post_text import pieces
 from app.sessions import has_cookie
 from app.web.assets import Assets
@@ -191,6 +192,11 @@ def time_tag(moment: datetime) -> Markup:
     )
 
 
+def counted(number: int) -> str:
+    """Return a number of User.counts() for people: exact, or that there are more than are counted."""
+    return f"{number:,}" if number <= MOST_COUNTED else f"{MOST_COUNTED:,}+"
+
+
 def init_pages(app: Flask, assets: Assets) -> None:
     """Give the templates what they need to draw a page."""
     app.jinja_env.trim_blocks = True
@@ -198,6 +204,7 @@ def init_pages(app: Flask, assets: Assets) -> None:
     app.jinja_env.globals["asset"] = assets.url
     app.jinja_env.filters["post_html"] = post_html
     app.jinja_env.filters["time_tag"] = time_tag
+    app.jinja_env.filters["counted"] = counted
 
     @app.after_request
     def keep_private(response: Response) -> Response:

@@ -206,3 +206,11 @@ def test_the_counts_of_a_user_are_their_own(make_user: MakeUser) -> None:
     assert ada.counts() == accounts.Counts(posts=3, followers=2, following=1)
     assert bob.counts() == accounts.Counts(posts=1, followers=0, following=1)
     assert eve.counts() == accounts.Counts(posts=0, followers=1, following=1)
+
+
+def test_counting_stops_where_it_would_take_long(make_user: MakeUser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts, "MOST_COUNTED", 2)
+    ada = make_user("ada")
+    for count, counted in ((1, 1), (2, 2), (3, 3), (4, 3)):
+        ada.publish(PostText.parse(f"number {count}"))
+        assert ada.counts().posts == counted

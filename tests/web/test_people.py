@@ -7,9 +7,10 @@ import pytest
 from flask import Flask
 
 from app.extensions import db
-from app.models import Follow, Post, User
+from app.models import Follow, Post, User, accounts
 from app.models.follows import PAGE
 from app.models.posts import PAGE as POSTS
+from app.web import pages
 from tests.conftest import Visitor
 
 COUNTS = re.compile(r"<b>([\d,]+)</b> (posts?|followers?|following)")
@@ -56,6 +57,14 @@ def test_a_profile_counts_posts_followers_and_following(ada: Visitor, bob: Visit
     bob.follow("ada")
     assert counts(visitor.get("/@ada").text) == ["1 post", "1 follower", "0 following"]
     assert counts(visitor.get("/@bob").text) == ["0 posts", "0 followers", "1 following"]
+
+
+def test_a_profile_says_more_than_are_counted(ada: Visitor, visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts, "MOST_COUNTED", 2)
+    monkeypatch.setattr(pages, "MOST_COUNTED", 2)
+    for number in range(3):
+        ada.publish(f"number {number}")
+    assert "<b>2+</b> posts" in visitor.get("/@ada").text
 
 
 def test_a_profile_without_posts_says_so(ada: Visitor, visitor: Visitor) -> None:
