@@ -393,8 +393,15 @@ def current_store() -> Store:
 
 
 def _reply(connection: Any, command: tuple[str | bytes | int, ...]) -> tuple[Any, str]:
-    connection.send_command(*command)
-    return connection.read_response(), connection.server_run
+    """Return a command's reply and the server's run; a connection that may hold the rest of a reply is closed."""
+    try:
+        connection.send_command(*command)
+        return connection.read_response(), connection.server_run
+    except ResponseError:  # a reply like any other, and read to its end
+        raise
+    except BaseException:
+        connection.disconnect()
+        raise
 
 
 def _connection_pool(config: Config, greet: Callable[[Any], None]) -> BlockingConnectionPool:

@@ -74,7 +74,7 @@ class Visitor:
 @pytest.fixture(autouse=True)
 def quiet_output() -> Iterator[None]:
     """Keep what Pipit logs until a test asks for it: a thread that writes now and then would write into any report."""
-    output._pid = os.getpid()  # as if that thread ran already
+    output._has_thread = True  # as if that thread ran already
     yield
     output._lines.clear()
 

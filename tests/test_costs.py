@@ -19,6 +19,7 @@ from redis import Connection, Redis
 from app.cache import COPY_LIFETIME
 from app.extensions import db
 from app.models import Follow, Post, User
+from bench import growth
 from bench.costs import visited
 from bench.wire import Client
 from tests import servers
@@ -47,6 +48,12 @@ def test_a_page_made_anew_takes_as_many_statements_however_large_the_site(
     grow(app)
     large = statements_of_a_miss(app, redis, reader, path)
     assert len(small) == len(large) == PAGES[who][path]
+
+
+def test_the_growth_benchmark_finds_its_pages(tmp_path: Path) -> None:
+    with growth.site(f"sqlite:///{tmp_path / 'town.db'}", growth.SMALL) as town:
+        found = {page.what: town.statements(page) for page in growth.PAGES}
+    assert max(found.values()) <= growth.MOST_STATEMENTS, found
 
 
 @on_sqlite

@@ -112,14 +112,19 @@ class Output:
     """
 
     def __init__(self) -> None:
+        self.begin()
+        os.register_at_fork(after_in_child=self.begin)  # threads don't survive it, and the lines are the parent's
+
+    def begin(self) -> None:
+        """Begin with no lines and no thread."""
         self._lines: deque[str] = deque()
         self._lock = threading.Lock()
-        self._pid = 0
+        self._has_thread = False
 
     def put(self, line: str) -> None:
         """Write a line, soon."""
         self._lines.append(line)
-        if self._pid != os.getpid():  # the first line of this process: threads don't survive a fork
+        if not self._has_thread:
             self._start()
 
     def flush(self) -> None:
@@ -132,8 +137,8 @@ class Output:
 
     def _start(self) -> None:
         with self._lock:
-            if self._pid != os.getpid():
-                self._pid = os.getpid()
+            if not self._has_thread:
+                self._has_thread = True
                 threading.Thread(target=self._flush_often, name="log", daemon=True).start()
 
     def _flush_often(self) -> None:

@@ -1,5 +1,6 @@
 """Cached pages: the same for everyone, but for the holes; and how little they cost."""
 
+import gzip
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -121,6 +122,17 @@ def test_a_stranger_does_not_get_a_304_for_a_signed_in_page(ada: Visitor, visito
     answer = ada.get("/", headers={"If-None-Match": ada_etag_after_logout})
     assert answer.status_code == 200
     assert "@ada" not in answer.text
+
+
+def test_a_browser_that_takes_gzip_gets_the_page_in_it(visitor: Visitor) -> None:
+    plain = visitor.get("/")
+    for accepted, packed in (("gzip, deflate, br", True), ("gzip;q=0, br", False), ("br", False)):
+        for kwargs in ({}, {"query_string": "x=y"}):  # from the layer, and from Flask
+            answer = visitor.get("/", headers={"Accept-Encoding": accepted}, **kwargs)
+            assert (answer.headers.get("Content-Encoding") == "gzip") == packed, accepted
+            assert (gzip.decompress(answer.data) if packed else answer.data) == plain.data
+            assert int(answer.headers["Content-Length"]) == len(answer.data)
+            assert answer.headers["ETag"] == plain.headers["ETag"]
 
 
 def test_a_head_has_the_length_of_the_page_and_no_body(ada: Visitor, visitor: Visitor) -> None:
