@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from queue import Empty, LifoQueue
-from typing import Any, cast
+from queue import Empty, Full, SimpleQueue
+from typing import Any, Self, cast
 
 from flask import Flask, current_app
 from redis import (
@@ -51,6 +51,22 @@ RUN_ID = re.compile(rb"run_id:(\w+)")  # in INFO
 UNKNOWN_RUN = "-"  # of a server that does not tell
 
 
+class IdleConnections(SimpleQueue["Connection | None"]):
+    """The queue of a pool's connections, None for those not made yet: Python's queue without a lock, with a size."""
+
+    def __new__(cls, _size: int) -> Self:
+        return super().__new__(cls)
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def put_nowait(self, item: "Connection | None") -> None:
+        """Put a connection back. Raises Full, as the pool expects when it fills the queue."""
+        if self.qsize() >= self.size:
+            raise Full
+        self.put(item)
+
+
 class CountingPipeline(Pipeline):
     """A pipeline that adds its commands to the costs of the request at hand."""
 
@@ -63,6 +79,8 @@ class CountingPipeline(Pipeline):
 class CountingRedis(Redis):
     """A client that adds its commands to the costs of the request at hand."""
 
+    connection_pool: Any  # with IdleConnections as its queue
+
     def ask(self, *command: str | bytes | int) -> tuple[Any, str]:
         """Send one command that may be sent twice; return the reply, and the run of the server that gave it.
 
@@ -73,25 +91,21 @@ class CountingRedis(Redis):
         by command, a look at each connection before its use. Should the server have hung up, a fresh one is tried.
         """
         costs.current().redis += 1
-        pool = cast(BlockingConnectionPool, self.connection_pool)
-        connection = self._idle_connection(pool.pool) or pool.get_connection()  # type: ignore[no-untyped-call]
+        idle = self.connection_pool.pool
+        try:
+            connection = idle.get_nowait()
+            if connection is None:  # room for one that is not made yet
+                idle.put_nowait(None)
+        except Empty:
+            connection = None
+        if connection is None:
+            connection = self.connection_pool.get_connection()
         try:
             return _reply(connection, command)
         except ConnectionError:
             return _reply(connection, command)
         finally:
-            pool.pool.put_nowait(connection)
-
-    @staticmethod
-    def _idle_connection(idle: "LifoQueue[Connection | None]") -> Connection | None:
-        """Return one of the pool's open connections; None if all are busy, or none is made yet."""
-        try:
-            connection = idle.get_nowait()
-        except Empty:
-            return None
-        if connection is None:  # room for one more
-            idle.put_nowait(None)
-        return connection
+            idle.put(connection)
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send a command and return its result."""
@@ -410,6 +424,7 @@ def _connection_pool(config: Config, greet: Callable[[Any], None]) -> BlockingCo
     if address.tls and not config.redis_tls_verify:
         tls = {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
     return BlockingConnectionPool(  # type: ignore[no-untyped-call]
+        queue_class=IdleConnections,
         connection_class=SSLConnection if address.tls else Connection,
         host=address.host,
         port=address.port,

@@ -79,8 +79,8 @@ class PageCacheLayer:
         if name is None:
             return None
         if "HTTP_COOKIE" in environ:
-            cookies = _cookies(environ["HTTP_COOKIE"])
-            if has_cookie(cookies):
+            cookies = _our_cookies(environ["HTTP_COOKIE"])
+            if cookies is not None:
                 return self._private_answer(name, cookies, environ)
         served = self.cache.get(name)
         if served is None:
@@ -115,12 +115,17 @@ class PageCacheLayer:
             _remember(self.fillings, (sid, name), known, REMEMBERED_VIEWERS)
 
 
-def _cookies(header: str) -> Mapping[str, str]:
-    """Return the cookies that a browser sends: the same ones each time, so those of the last visitors are kept."""
-    return _parsed(header) if len(header) <= REMEMBERED_COOKIES else parse_cookie(header)
+def _our_cookies(header: str) -> Mapping[str, str] | None:
+    """Return the cookies if there are any of ours; browsers send the same ones each time, so that is remembered."""
+    return _our_short_cookies(header) if len(header) <= REMEMBERED_COOKIES else _ours(header)
 
 
-_parsed = lru_cache(maxsize=REMEMBERED_VIEWERS)(parse_cookie)
+def _ours(header: str) -> Mapping[str, str] | None:
+    cookies = parse_cookie(header)
+    return cookies if has_cookie(cookies) else None
+
+
+_our_short_cookies = lru_cache(maxsize=REMEMBERED_VIEWERS)(_ours)
 
 
 def _remember(memory: dict[Any, Any], key: Any, value: Any, most: int) -> None:
