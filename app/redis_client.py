@@ -12,10 +12,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, Full, SimpleQueue
-from typing import Any, Self, cast
+from typing import Any, cast
 
 from flask import Flask, current_app
 from redis import (
@@ -51,20 +51,38 @@ RUN_ID = re.compile(rb"run_id:(\w+)")  # in INFO
 UNKNOWN_RUN = "-"  # of a server that does not tell
 
 
-class IdleConnections(SimpleQueue["Connection | None"]):
-    """The queue of a pool's connections, None for those not made yet: Python's queue without a lock, with a size."""
+class IdleConnections:
+    """The queue of a pool's connections, in place of redis-py's: on Python's fast queues, which have no size.
 
-    def __new__(cls, _size: int) -> Self:
-        return super().__new__(cls)
+    The pool fills it with None, for as many connections as it may make. One is only made while all others are busy.
+    """
 
     def __init__(self, size: int) -> None:
-        self.size = size
+        self._size = size
+        self._made: SimpleQueue[Connection] = SimpleQueue()
+        self._room: SimpleQueue[None] = SimpleQueue()
 
-    def put_nowait(self, item: "Connection | None") -> None:
-        """Put a connection back. Raises Full, as the pool expects when it fills the queue."""
-        if self.qsize() >= self.size:
+    def made(self) -> Connection | None:
+        """Return a connection that is made and idle, or None."""
+        try:
+            return self._made.get_nowait()
+        except Empty:
+            return None
+
+    def get(self, *, block: bool, timeout: float) -> Connection | None:
+        """Return a connection, or None for one to be made; wait for it so many seconds. Raises queue.Empty."""
+        with suppress(Empty):
+            return self.made() or self._room.get_nowait()
+        return self._made.get(block, timeout)
+
+    def put_nowait(self, connection: Connection | None) -> None:
+        """Put a connection back, or the room for one. Raises queue.Full if there is no more room than there may be."""
+        if connection is not None:
+            self._made.put(connection)
+        elif self._room.qsize() < self._size:
+            self._room.put(None)
+        else:
             raise Full
-        self.put(item)
 
 
 class CountingPipeline(Pipeline):
@@ -91,21 +109,14 @@ class CountingRedis(Redis):
         by command, a look at each connection before its use. Should the server have hung up, a fresh one is tried.
         """
         costs.current().redis += 1
-        idle = self.connection_pool.pool
-        try:
-            connection = idle.get_nowait()
-            if connection is None:  # room for one that is not made yet
-                idle.put_nowait(None)
-        except Empty:
-            connection = None
-        if connection is None:
-            connection = self.connection_pool.get_connection()
+        idle: IdleConnections = self.connection_pool.pool
+        connection = idle.made() or self.connection_pool.get_connection()
         try:
             return _reply(connection, command)
         except ConnectionError:
             return _reply(connection, command)
         finally:
-            idle.put(connection)
+            idle.put_nowait(connection)
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send a command and return its result."""
