@@ -135,8 +135,9 @@ class LocalCopies:
     def known(self, name: str, page: Page) -> Page:
         """Return the page, or the very one that was kept before if it is the same: what was made of it stays."""
         served, _ = self._copies.get(name, (None, 0.0))
-        same = served and (served.page.etag, served.page.built_at) == (page.etag, page.built_at)
-        return served.page if served and same else page
+        if served and (served.page.etag, served.page.built_at) == (page.etag, page.built_at):
+            return served.page
+        return page
 
     def ticket(self) -> tuple[int, float]:
         """Return what keep() needs to know of the moment before Redis was asked."""
@@ -207,13 +208,14 @@ class PageCache:
             self.copies.keep(name, Served(page, f"{status}; detail=memory"), ticket)
         return Served(page, status)
 
-    def get_or_build(self, name: str, newer_than: float | None = None) -> Served:
+    def get_or_build(self, name: str, newer_than: float | None = None, *, missed: bool = False) -> Served:
         """Return the page from Redis, or build it and leave it there; without Redis, just build it.
 
         newer_than: s since the epoch; a page begun before is not good enough for this reader.
+        missed: get() has just been asked for it, in vain.
         """
         try:
-            served = self._get_or_fill(name)
+            served = (None if missed else self.get(name)) or self._fill(name)
         except StoreUnavailableError as error:
             if not self.store.breaker.is_open:  # that was said once, when it opened
                 log.warning("the page %s is built without the cache: %s", name, error)
@@ -313,10 +315,8 @@ class PageCache:
         if not self.broadcast.tell(" ".join(names), COPY_LIFETIME):
             time.sleep(max(0, too_old - time.monotonic()))
 
-    def _get_or_fill(self, name: str) -> Served:
-        served = self.get(name)
-        if served:
-            return served
+    def _fill(self, name: str) -> Served:
+        """Build the page and leave it in Redis, or wait for whoever does. Raises StoreUnavailableError."""
         token = FILLING + secrets.token_hex(8).encode()
         give_up = time.monotonic() + LEASE / 1000
         while True:

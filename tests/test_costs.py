@@ -57,6 +57,16 @@ def test_the_growth_benchmark_finds_its_pages(tmp_path: Path) -> None:
 
 
 @on_sqlite
+def test_a_miss_looks_for_the_page_once_takes_the_lease_and_stores(app: Flask, visitor: Visitor) -> None:
+    visitor.get("/")  # so that the layer ahead of Flask knows the path, and looks first
+    with app.extensions["page_cache"].changing("latest"):
+        pass
+    with round_trips() as trips:
+        assert visitor.get("/").headers["Cache-Status"] == "Pipit; fwd=miss; stored"
+    assert len(trips) == 3
+
+
+@on_sqlite
 def test_a_hit_takes_at_most_one_round_trip_and_no_statement(app: Flask, redis: Redis, visitor: Visitor) -> None:
     visitor.get("/")
     with statements_run(app) as statements, commands_sent(redis) as commands, round_trips() as trips:

@@ -17,10 +17,10 @@ from flask import Flask
 from werkzeug.http import parse_cookie
 from werkzeug.sansio.utils import host_is_trusted
 
-from app.cache import MOST_COPIES, PageCache
+from app.cache import MOST_COPIES, PageCache, Served
 from app.redis_client import StoreUnavailableError
 from app.sessions import ALREADY_READ, FLASHES, PipitSessionInterface, has_cookie, is_due
-from app.web.pages import FILLING, PAGE_NAME, Answer, Filling, PublicAnswers, private_answer
+from app.web.pages import FILLING, MISSED, PAGE_NAME, Answer, Filling, PublicAnswers, private_answer
 from app.web.security import security_headers
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class PageCacheLayer:
             cookies = _our_cookies(environ["HTTP_COOKIE"])
             if cookies is not None:
                 return self._private_answer(name, cookies, environ)
-        served = self.cache.get(name)
+        served = self._look(name, environ)
         if served is None:
             return None
         answers, also = self.answers.get(name), security_headers(environ["wsgi.url_scheme"])
@@ -99,9 +99,16 @@ class PageCacheLayer:
         known = self.fillings.get((cast(str, sid), name))
         if known is None or known.csrf_token != data.get("csrf_token"):
             return None
-        served = self.cache.get(name)
+        served = self._look(name, environ)
         also = security_headers(environ["wsgi.url_scheme"])
         return private_answer(served, known.filling, environ, also) if served else None
+
+    def _look(self, name: str, environ: "WSGIEnvironment") -> Served | None:
+        """Return the page, or None; then the view need not look again. Raises StoreUnavailableError."""
+        served = self.cache.get(name)
+        if served is None:
+            environ[MISSED] = True
+        return served
 
     def _learn(self, environ: "WSGIEnvironment") -> None:
         """Remember what a view has said of the page it served, and of the session it served it to."""

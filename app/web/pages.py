@@ -30,7 +30,8 @@ CSRF_TOKEN = re.compile(r'(name="csrf_token"[^>]*value="[^".]*)[^"]*')  # time a
 HOLE = re.compile(r"<!--\[(\w+)-->.*?<!--\1\]-->", re.DOTALL)
 PAGE_NAME = "pipit.page"  # in the WSGI environment: which cached page answered this URL; page_cache.py learns from it
 FILLING = "pipit.filling"  # likewise: what filled its holes, where that is the same at this visitor's next look
-CACHE_STATUS = "pipit.cache_status"  # likewise: how the page was come by, for the log
+MISSED = "pipit.missed"  # the other way: page_cache.py has looked for the page, in vain
+CACHE_STATUS = "pipit.cache_status"  # how the page was come by, for the log
 HTML = ("Content-Type", "text/html; charset=utf-8")
 
 Answer = tuple[str, list[tuple[str, str]], bytes]  # status, headers, body
@@ -48,10 +49,12 @@ def cached_page(name: str, **viewer_context: Any) -> Response:
     viewer_context: what the holes need.
     """
     request.environ[PAGE_NAME] = name
+    missed = MISSED in request.environ
     if not has_cookie(request.cookies):
-        status, headers, content = PublicAnswers(current_cache().get_or_build(name)).to(request.environ)
+        served = current_cache().get_or_build(name, missed=missed)
+        status, headers, content = PublicAnswers(served).to(request.environ)
         return Response(content, status, headers)
-    served = current_cache().get_or_build(name, newer_than=last_write())
+    served = current_cache().get_or_build(name, newer_than=last_write(), missed=missed)
     _, parts = _split(served.page)
     holes = {hole: _render_hole(hole, viewer_context) for hole, _ in parts}
     filling = Filling(holes)
