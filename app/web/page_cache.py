@@ -9,7 +9,6 @@ environment. Names never change and ids are never given again, so what was learn
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -31,14 +30,6 @@ REMEMBERED_VIEWERS = 1_000  # some 3 MB, likewise
 REMEMBERED_COOKIES = 500  # characters; Pipit's own take 250, and nobody shall fill the memory with theirs
 
 
-@dataclass(frozen=True)
-class Known:
-    """What filled the holes of one page for one session."""
-
-    csrf_token: str  # the session's, which their forms' tokens are made from
-    filling: Filling
-
-
 class PageCacheLayer:
     """Serves cached pages; everything else goes on to Flask."""
 
@@ -49,7 +40,7 @@ class PageCacheLayer:
         self.trusted_hosts = trusted_hosts
         self.page_names: dict[str, str] = {}
         self.answers: dict[str, PublicAnswers] = {}
-        self.fillings: dict[tuple[str, str], Known] = {}  # by session and page
+        self.fillings: dict[tuple[str | None, str, str], Filling] = {}  # by session, its CSRF secret, and page
         self.listening = False
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
@@ -96,12 +87,12 @@ class PageCacheLayer:
         environ[ALREADY_READ] = sid, data
         if data is None or FLASHES in data or is_due(data) or self.cache.may_lack(data.get("wrote", 0)):
             return None
-        known = self.fillings.get((cast(str, sid), name))
-        if known is None or known.csrf_token != data.get("csrf_token"):
+        filling = self.fillings.get((sid, data.get("csrf_token", ""), name))
+        if filling is None:
             return None
         served = self._look(name, environ)
         also = security_headers(environ["wsgi.url_scheme"])
-        return private_answer(served, known.filling, environ, also) if served else None
+        return private_answer(served, filling, environ, also) if served else None
 
     def _look(self, name: str, environ: "WSGIEnvironment") -> Served | None:
         """Return the page, or None; then the view need not look again. Raises StoreUnavailableError."""
@@ -118,8 +109,8 @@ class PageCacheLayer:
         _remember(self.page_names, environ["PATH_INFO"], name, REMEMBERED_PATHS)
         sid, data = environ.get(ALREADY_READ) or (None, None)
         if sid and data and FILLING in environ:
-            known = Known(data.get("csrf_token", ""), environ[FILLING])
-            _remember(self.fillings, (sid, name), known, REMEMBERED_VIEWERS)
+            key = sid, data.get("csrf_token", ""), name  # the secret too: the forms' tokens were made from it
+            _remember(self.fillings, key, environ[FILLING], REMEMBERED_VIEWERS)
 
 
 def _our_cookies(header: str) -> Mapping[str, str] | None:
