@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 REMEMBERED_PATHS = 10_000  # some 2 MB; past that the layer starts to learn anew
 REMEMBERED_VIEWERS = 1_000  # some 3 MB, likewise
-REMEMBERED_COOKIES = 500  # characters; Pipit's own take 250, and nobody shall fill the memory with theirs
+LONGEST_COOKIES = 1_000  # characters; Pipit's own take 250, and nobody shall fill the memory with theirs
 
 
 class PageCacheLayer:
@@ -70,6 +70,8 @@ class PageCacheLayer:
         if name is None:
             return None
         if "HTTP_COOKIE" in environ:
+            if len(environ["HTTP_COOKIE"]) > LONGEST_COOKIES:
+                return None
             cookies = _our_cookies(environ["HTTP_COOKIE"])
             if cookies is not None:
                 return self._private_answer(name, cookies, environ)
@@ -113,17 +115,11 @@ class PageCacheLayer:
             _remember(self.fillings, key, environ[FILLING], REMEMBERED_VIEWERS)
 
 
+@lru_cache(maxsize=REMEMBERED_VIEWERS)
 def _our_cookies(header: str) -> Mapping[str, str] | None:
     """Return the cookies if there are any of ours; browsers send the same ones each time, so that is remembered."""
-    return _our_short_cookies(header) if len(header) <= REMEMBERED_COOKIES else _ours(header)
-
-
-def _ours(header: str) -> Mapping[str, str] | None:
     cookies = parse_cookie(header)
     return cookies if has_cookie(cookies) else None
-
-
-_our_short_cookies = lru_cache(maxsize=REMEMBERED_VIEWERS)(_ours)
 
 
 def _remember(memory: dict[Any, Any], key: Any, value: Any, most: int) -> None:
