@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parent
 # The file, not the package: what gunicorn's master has imported its workers inherit, and a reload (SIGHUP) would bring
 # them back with the code they had.
 spec = importlib.util.spec_from_file_location("pipit_config", ROOT / "app" / "config.py")
-assert spec is not None  # noqa: S101
-assert spec.loader is not None  # noqa: S101
+assert spec is not None
+assert spec.loader is not None
 module = sys.modules["pipit_config"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 
@@ -62,7 +62,7 @@ def on_starting(_server: Any) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("0.0.0.0", settings.port))  # noqa: S104
+            probe.bind(("0.0.0.0", settings.port))
         except OSError as error:
             another = settings.port + 1
             sys.exit(f"Port {settings.port} can't be used ({error.strerror}). Choose another: PORT={another} make run")

@@ -121,7 +121,7 @@ class CountingRedis(Redis):
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send a command and return its result."""
         costs.current().redis += 1
-        return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # as super() hides whose it is
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
         """Return a pipeline that counts too."""
@@ -201,7 +201,7 @@ class Store:
         pool = ConnectionPool(
             connection_class=self.pool.connection_class, **{**self.pool.connection_kwargs, "max_connections": 1}
         )
-        pubsub = Redis(connection_pool=pool).pubsub()  # type: ignore[no-untyped-call]
+        pubsub = Redis(connection_pool=pool).pubsub()
         self._listeners.append(pool)
         try:
             yield pubsub
@@ -434,7 +434,7 @@ def _connection_pool(config: Config, greet: Callable[[Any], None]) -> BlockingCo
     tls: dict[str, Any] = {}
     if address.tls and not config.redis_tls_verify:
         tls = {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
-    return BlockingConnectionPool(  # type: ignore[no-untyped-call]
+    return BlockingConnectionPool(
         queue_class=IdleConnections,
         connection_class=SSLConnection if address.tls else Connection,
         host=address.host,

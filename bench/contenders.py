@@ -100,7 +100,7 @@ def seeded_pipit(scratch: Path, redis_url: str, core: int) -> Site:
         if anonymous.text.count('<article class="post">') != POSTS:
             raise WrongAnswerError(f"the seeded page does not have {POSTS} posts")
         found = re.search(r'href="/@(\w+)"', anonymous.text)
-        assert found is not None  # noqa: S101
+        assert found is not None
         cookie = _logged_in(pipit.port, found[1])
         signed_in = wire.get(pipit.port, "/", {"Cookie": cookie})
         unchanged = wire.get(pipit.port, "/", {"If-None-Match": anonymous.header("ETag")})
@@ -189,7 +189,7 @@ def _logged_in(port: int, name: str) -> str:
     """Log in as a browser does, and return the session's cookie."""
     form = wire.get(port, "/login")
     token = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', form.text)
-    assert token is not None  # noqa: S101
+    assert token is not None
     fields = {"csrf_token": unescape(token[1]), "username": name, "password": PASSWORD}
     visitor = form.header("Set-Cookie").partition(";")[0]
     with wire.Client(port) as client:

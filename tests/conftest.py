@@ -222,7 +222,7 @@ def in_threads(count: int, work: Callable[[int], object]) -> None:
         try:
             start.wait()
             work(number)
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:  # noqa: BLE001  # raised where it is seen
             errors.append(error)
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]

@@ -20,7 +20,7 @@ def commands_sent(redis: Redis) -> Iterator[list[str]]:
     What a connection says of itself does not count, nor do messages between processes.
     """
     sent: list[str] = []
-    with redis.monitor() as monitor:  # type: ignore[no-untyped-call]
+    with redis.monitor() as monitor:
         yield sent
         redis.echo("the end of this")
         for entry in monitor.listen():

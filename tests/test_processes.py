@@ -267,7 +267,7 @@ def test_the_web_process_alone_runs_on_the_redis_it_is_given(laptop: Laptop, val
 def test_a_port_that_is_taken_is_told_in_one_line(laptop: Laptop, command: tuple[str, ...]) -> None:
     laptop.write_dotenv()
     laptop.environ |= {"PORT": str(laptop.port)}
-    with socket.create_server(("0.0.0.0", laptop.port)):  # noqa: S104
+    with socket.create_server(("0.0.0.0", laptop.port)):
         ended = laptop.run(*command)
     output = ended.stdout + ended.stderr
     told = [line for line in output.splitlines() if str(laptop.port) in line]

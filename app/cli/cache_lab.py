@@ -151,7 +151,7 @@ def arrivals(workload: Workload) -> list[Arrival]:
     posts of everyone. A post changes that page, and its author's.
     """
     # Separate sources, so that with other readers the posts stay what they were. To be repeatable is their purpose.
-    reading, posting = Random(f"{workload.seed} reads"), Random(f"{workload.seed} posts")  # noqa: S311
+    reading, posting = Random(f"{workload.seed} reads"), Random(f"{workload.seed} posts")  # noqa: S311  # no secrets
     authors = [f"user:{number}" for number in range(1, workload.pages)]
     names = [LATEST, *authors]
     popularity = list(accumulate(1 / rank for rank in range(1, len(names) + 1)))

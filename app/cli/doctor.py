@@ -74,7 +74,7 @@ SELECT rolconnlimit, (SELECT count(*) FROM pg_stat_activity WHERE usename = curr
 class Present(click.types.BoolParamType):
     """A flag that a variable sets by being there: NO_COLOR means what it says whatever it holds (no-color.org)."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bool:  # noqa: ARG002
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bool:  # noqa: ARG002  # the signature is click's
         return bool(value)
 
 

@@ -20,7 +20,7 @@ def write_dotenv(folder: Path) -> None:
         example = f"#REDIS_URL=redis://127.0.0.1:{REDIS_PORT}/0"
         text = text.replace(example, f"REDIS_URL=redis://127.0.0.1:{port}/0")
         print(f"Port {REDIS_PORT} is in use: Pipit's own Redis will listen on {port} (REDIS_URL in .env).")
-    with open(os.open(folder / ".env", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123
+    with open(os.open(folder / ".env", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123  # Path.open knows no mode
         file.write(text)
 
 

@@ -56,7 +56,7 @@ def redis() -> None:
     click.echo(f"Redis (an embedded Valkey) at {address}, its data and log in {folder}")
     sys.stdout.flush()
     # exec, not a child: whoever stops this process stops the server itself, and waits until its data is on disk.
-    os.execv(binary, [binary, *arguments])  # noqa: S606
+    os.execv(binary, [binary, *arguments])
 
 
 @local.command()

@@ -19,7 +19,7 @@ Session(application)
 def latest() -> str:
     """Return the page as this visitor sees it."""
     page = redis.get("bench:page")
-    assert isinstance(page, bytes)  # noqa: S101
+    assert isinstance(page, bytes)
     name = session.get("name")
     return page.decode().replace("<!--viewer-->", f"@{name}" if name else "Log in")
 

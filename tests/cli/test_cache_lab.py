@@ -295,11 +295,11 @@ def test_deleting_by_prefix_takes_the_prefix_literally_and_never_everything(stor
 def test_memory_is_unknown_where_the_server_does_not_tell(store: Store, redis: Redis) -> None:
     redis.set("a:1", "x" * 1000)
     assert 1000 < (ServerStats(store).memory("a:") or 0) < 3000
-    redis.execute_command("ACL", "SETUSER", "default", "-memory")  # type: ignore[no-untyped-call]
+    redis.execute_command("ACL", "SETUSER", "default", "-memory")
     try:
         assert ServerStats(store).memory("a:") is None
     finally:
-        redis.execute_command("ACL", "SETUSER", "default", "+memory")  # type: ignore[no-untyped-call]
+        redis.execute_command("ACL", "SETUSER", "default", "+memory")
 
 
 def measured(store: Store, name: str, tick: Callable[[], None] = lambda: None) -> Outcome:

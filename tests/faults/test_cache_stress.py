@@ -394,7 +394,7 @@ def _publish_while_they_read(writers: list[Browser], readers: list[Browser]) -> 
                     wrong.append(f"{answer.status} {due} {answer.cache_status}")
                 if len(looks) % 5 == 0:
                     reader.hang_up()  # and go on at another process, perhaps
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001  # the test fails with it below
             wrong.append(repr(error))
 
     threads = [threading.Thread(target=read, args=(reader,)) for reader in readers]

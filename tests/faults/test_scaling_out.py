@@ -94,7 +94,7 @@ def settings_port(node: Redis) -> int:
 
 
 def is_up(node: Redis) -> bool:
-    info = node.execute_command("CLUSTER", "INFO")  # type: ignore[no-untyped-call]
+    info = node.execute_command("CLUSTER", "INFO")
     return "cluster_state:ok" in str(info) and "cluster_known_nodes:3" in str(info)
 
 
