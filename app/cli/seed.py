@@ -62,7 +62,8 @@ def _insert(town: Community) -> None:
             for person in town.people
         ]
         db.session.execute(insert(User), people)
-        ids = dict(db.session.execute(select(User.name, User.id)).tuples().all())
+        # For mypy a row is no pair, so dict() won't do.
+        ids = {name: user_id for name, user_id in db.session.execute(select(User.name, User.id))}  # noqa: C416
         progress.update(len(people))
         for start in range(0, len(town.messages), CHUNK):
             chunk = town.messages[start : start + CHUNK]
