@@ -10,6 +10,7 @@ from app.config import Config
 from app.web import accounts, errors, health, limits, pages, people, posts
 from app.web.assets import Assets
 from app.web.converters import IdConverter
+from app.web.early import EarlyAnswers
 from app.web.page_cache import PageCacheLayer
 from app.web.request_log import RequestLog, init_request_log
 from app.web.security import HTTPSOnly, SecurityHeaders
@@ -42,10 +43,13 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
 
     proxies = config.trusted_proxies
     flask = SecurityHeaders(assets.serve_before(SlowBodies(app.wsgi_app)))
-    layers: WSGIApplication = PageCacheLayer(flask, app, config.trusted_hosts)
+    page_cache = PageCacheLayer(flask, app, config.trusted_hosts)
+    layers: WSGIApplication = page_cache
     if config.on_heroku:
         layers = HTTPSOnly(layers, config.trusted_hosts)
     if proxies:
         layers = ProxyFix(layers, x_for=proxies, x_proto=proxies, x_host=0)
-    app.wsgi_app = RequestLog(layers, believe_id=proxies > 0)  # type: ignore[method-assign]
+    early_answers = EarlyAnswers(RequestLog(layers, believe_id=proxies > 0), paths=page_cache.page_names)
+    app.extensions["early_answers"] = early_answers
+    app.wsgi_app = early_answers  # type: ignore[method-assign]
     init_request_log()

@@ -19,6 +19,7 @@ from werkzeug.sansio.utils import host_is_trusted
 from app.cache import MOST_COPIES, PageCache, Served
 from app.redis_client import StoreUnavailableError
 from app.sessions import ALREADY_READ, FLASHES, PipitSessionInterface, has_cookie, is_due
+from app.web.early import EARLY, IN_VAIN, NotEarlyError
 from app.web.pages import FILLING, MISSED, PAGE_NAME, Answer, Filling, PublicAnswers, private_answer
 from app.web.security import security_headers
 
@@ -48,15 +49,13 @@ class PageCacheLayer:
         if not self.listening:  # here and not above: a forked worker listens for itself
             self.listening = True
             self.cache.listen()
-        if environ["REQUEST_METHOD"] not in ("GET", "HEAD") or environ.get("QUERY_STRING"):
-            return self.application(environ, start_response)
-        if self.trusted_hosts and not host_is_trusted(environ.get("HTTP_HOST"), self.trusted_hosts):
-            return self.application(environ, start_response)  # which says so to the visitor
         try:
-            answer = self._answer(environ)
+            answer = None if IN_VAIN in environ else self._answer(environ)
         except StoreUnavailableError:
             answer = None  # the view builds the page, and says why in the log
         if answer is None:
+            if EARLY in environ:
+                raise NotEarlyError
             response = self.application(environ, start_response)
             self._learn(environ)
             return response
@@ -66,6 +65,10 @@ class PageCacheLayer:
 
     def _answer(self, environ: "WSGIEnvironment") -> Answer | None:
         """Return the answer, or None if Flask has to give it. Raises StoreUnavailableError."""
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD") or environ.get("QUERY_STRING"):
+            return None
+        if self.trusted_hosts and not host_is_trusted(environ.get("HTTP_HOST"), self.trusted_hosts):
+            return None  # Flask says so to the visitor
         name = self.page_names.get(environ["PATH_INFO"])
         if name is None:
             return None

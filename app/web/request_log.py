@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from werkzeug.wsgi import ClosingIterator
 
 from app import costs
+from app.web.early import COSTS
 from app.web.pages import CACHE_STATUS
 
 if TYPE_CHECKING:
@@ -42,8 +43,11 @@ class RequestLog:
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Answer as the application does, with X-Request-ID added."""
-        given = environ.get("HTTP_X_REQUEST_ID") if self.believe_id else None
-        line = costs.this_thread.costs = Line(environ, start_response, given)
+        line: Line | None = environ.pop(COSTS, None)
+        if line is None:
+            line = Line(environ.get("HTTP_X_REQUEST_ID") if self.believe_id else None)
+        costs.this_thread.costs = line
+        line.goes_with(environ, start_response)
         body = self.application(environ, line.start_response)
         if type(body) is list:  # complete, as from the cache: there is nothing to wait for
             line.write()
@@ -59,15 +63,19 @@ class Line(costs.Costs):
 
     __slots__ = ("_began", "_environ", "_start_response", "_status")
 
-    def __init__(self, environ: "WSGIEnvironment", start_response: "StartResponse", given_id: str | None) -> None:
+    def __init__(self, given_id: str | None) -> None:
         self._began = time.monotonic()
-        self._environ = environ
-        self._start_response = start_response
         self._status = "500"  # what an exception that nobody caught becomes
         self.redis = self.sql = 0
         # Our own is no secret, so it needs no entropy from the system, which would let go of the interpreter's lock.
         kept = given_id if given_id and ACCEPTED_ID.fullmatch(given_id) else None
-        self.request_id = environ[REQUEST_ID] = kept or f"{random.getrandbits(128):032x}"
+        self.request_id = kept or f"{random.getrandbits(128):032x}"
+
+    def goes_with(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> None:
+        """Be this request's line; one that had no early answer comes a second time, whole."""
+        self._environ = environ
+        self._start_response = start_response
+        environ[REQUEST_ID] = self.request_id
 
     def start_response(self, status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
         """Start the response as the server does, and note its status."""

@@ -8,6 +8,8 @@ from werkzeug.sansio.utils import host_is_trusted
 from werkzeug.utils import redirect
 from werkzeug.wsgi import get_current_url
 
+from app.web.early import EARLY, NotEarlyError
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -47,6 +49,8 @@ class HTTPSOnly:
         ours = HOST.fullmatch(host) and host_is_trusted(host, self.trusted_hosts or [host])
         if environ["wsgi.url_scheme"] == "https" or environ["PATH_INFO"] in OPEN_PATHS or not ours:
             return self.application(environ, start_response)
+        if EARLY in environ:
+            raise NotEarlyError
         url = get_current_url(environ).replace("http://", "https://", 1)
         answer = redirect(url, code=308)  # 308: a form that was sent is sent again as it was
         return SecurityHeaders(answer)(environ, start_response)

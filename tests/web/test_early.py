@@ -1,0 +1,286 @@
+"""Early answers: gunicorn's worker gets from Pipit what a whole request would get, and less only of gunicorn's ado."""
+
+import json
+import os
+import re
+import runpy
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import gunicorn.http.wsgi
+import pytest
+from flask import Flask
+from gunicorn.config import Config as GunicornConfig
+from gunicorn.http.parser import RequestParser
+from redis import Redis
+
+from app.web.request_log import output
+from tests.conftest import Visitor
+from tests.counting import commands_sent
+from tests.servers import ROOT, clean_environ
+
+CLIENT = ("127.0.0.1", 5)
+CHANGES = {"date", "connection", "x-request-id"}  # from answer to answer, or by the way it took
+WHERE = re.compile(r"hit; .*")  # for how long still, and from which memory
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    return sqlite_url
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a browser gets, and how."""
+
+    status: str
+    headers: list[tuple[str, str]]  # names in lower case
+    body: bytes
+    stays_open: bool
+    early: bool  # it took no WSGI request
+
+    @property
+    def page(self) -> tuple[object, ...]:
+        """Return what must be the same whichever way the answer took."""
+        headers = {(name, WHERE.sub("hit", value)) for name, value in self.headers if name not in CHANGES}
+        return self.status, headers, self.body
+
+
+@dataclass
+class Server:
+    """gunicorn's worker, with one app, in this process."""
+
+    worker: Any
+    made: list[Any] = field(default_factory=list)  # a WSGI request each
+
+    def ask(self, path: str, *headers: str, method: str = "GET", version: str = "1.1") -> Reply:
+        lines = [f"{method} {path} HTTP/{version}", *headers]
+        if not any(header.startswith("Host:") for header in headers):
+            lines.append("Host: pipit.example.org")
+        raw = "".join(f"{line}\r\n" for line in [*lines, ""]).encode()
+        made_before = len(self.made)
+        ours, browsers = socket.socketpair()
+        with ours, browsers:
+            connection = SimpleNamespace(sock=ours, client=CLIENT, server=("127.0.0.1", 80))
+            request = next(RequestParser(self.worker.cfg, iter([raw]), CLIENT))
+            stays_open = self.worker.handle_request(request, connection)
+            ours.close()
+            received = b"".join(iter(lambda: browsers.recv(65536), b""))
+        head, _, body = received.partition(b"\r\n\r\n")
+        status, *fields = head.decode("latin-1").split("\r\n")
+        split = [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in fields)]
+        return Reply(status, split, body, stays_open, early=len(self.made) == made_before)
+
+    def ask_whole(self, path: str, *headers: str, method: str = "GET") -> Reply:
+        """Ask on a connection that is closed then, which is nothing for an early answer."""
+        reply = self.ask(path, *headers, "Connection: close", method=method)
+        assert not reply.early
+        return reply
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Flask], Server]]:
+    """Give a function that makes the worker of gunicorn.conf.py serve an app."""
+    for name in os.environ.keys() - clean_environ().keys():
+        monkeypatch.delenv(name)
+    worker_class = runpy.run_path(str(ROOT / "gunicorn.conf.py"))["worker_class"]
+    workers = []
+
+    def make(app: Flask) -> Server:
+        application = SimpleNamespace(wsgi=lambda: app)
+        log = SimpleNamespace(access=ignored, debug=ignored, info=ignored)
+        worker = worker_class(1, os.getpid(), [], application, 30, GunicornConfig(), log)
+        worker.load_wsgi()
+        workers.append(worker)
+        server = Server(worker)
+        create = gunicorn.http.wsgi.create
+
+        def note(*request: Any) -> Any:
+            server.made.append(request)
+            return create(*request)
+
+        monkeypatch.setattr(gunicorn.http.wsgi, "create", note)
+        return server
+
+    yield make
+    for worker in workers:
+        worker.tmp.close()
+
+
+def ignored(*_: object) -> None:
+    """Take what gunicorn logs."""
+
+
+@pytest.fixture
+def server(serve: Callable[[Flask], Server], app: Flask) -> Server:
+    return serve(app)
+
+
+def cookie(visitor: Visitor) -> str:
+    return f"Cookie: session={visitor.session_id()}"
+
+
+def header(reply: Reply, name: str) -> str:
+    return dict(reply.headers)[name]
+
+
+# What is answered
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("known", [None, "*", "other"])
+@pytest.mark.parametrize("encodings", [None, "gzip, br", "gzip;q=0"])
+@pytest.mark.parametrize("signed_in", [False, True])
+def test_an_early_answer_is_what_the_whole_request_gets(
+    server: Server, ada: Visitor, signed_in: bool, encodings: str | None, known: str | None, method: str
+) -> None:
+    ada.publish("hello")
+    headers = [cookie(ada)] if signed_in else []
+    for path in ("/", "/@ada"):
+        for _ in range(3):  # a message that is shown once, and what the layers learn
+            server.ask_whole(path, *headers)
+    headers += [f"Accept-Encoding: {encodings}"] if encodings else []
+    headers += [f'If-None-Match: "{known}"' if known == "other" else f"If-None-Match: {known}"] if known else []
+    for path in ("/", "/@ada") if not signed_in else ("/",):
+        early = server.ask(path, *headers, method=method)
+        assert early.early
+        assert early.stays_open
+        assert early.page == server.ask_whole(path, *headers, method=method).page
+        assert early.status == ("HTTP/1.1 304 NOT MODIFIED" if known == "*" else "HTTP/1.1 200 OK")
+        assert header(early, "connection") == "keep-alive"
+        assert re.fullmatch(r"\w{3}, \d\d \w{3} \d{4} [\d:]{8} GMT", header(early, "date"))
+        assert re.fullmatch(r"[0-9a-f]{32}", header(early, "x-request-id"))
+        if method == "GET" and known != "*":
+            assert int(header(early, "content-length")) == len(early.body)
+        else:
+            assert early.body == b""
+
+
+def test_what_is_not_a_plain_look_at_a_page_goes_gunicorns_way(server: Server, ada: Visitor) -> None:
+    server.ask("/")
+    assert server.ask("/").early
+    for odd in (
+        server.ask("/?before=5"),
+        server.ask("/login"),
+        server.ask("/%2F"),
+        server.ask("/", method="POST"),
+        server.ask("/", method="OPTIONS"),
+        server.ask("/", version="1.0"),
+        server.ask("/", "Connection: close"),
+        server.ask("/", "Content-Length: 0"),
+        server.ask("/", "Expect: 100-continue"),
+        server.ask("/", "Accept: text/html", "Accept: */*"),
+        server.ask("/", "Cookie: " + "a" * 1001),
+    ):
+        assert not odd.early
+    server.worker.max_requests = server.worker.nr + 1
+    last = server.ask("/")
+    assert (last.early, last.stays_open, header(last, "connection")) == (False, False, "close")
+    server.worker.alive = False
+    stopping = server.ask("/")
+    assert (stopping.early, stopping.stays_open, header(stopping, "connection")) == (False, False, "close")
+
+
+def test_an_application_without_early_answers_is_served_as_ever(serve: Callable[[Flask], Server]) -> None:
+    other = Flask("other")
+    other.get("/")(lambda: "hello")
+    server = serve(other)
+    for _ in range(2):
+        reply = server.ask("/")
+        assert (reply.early, reply.body, reply.stays_open) == (False, b"hello", True)
+
+
+def test_a_change_is_seen_early_too(server: Server, ada: Visitor) -> None:
+    server.ask("/")
+    assert server.ask("/").early
+    ada.publish("news")
+    assert b"news" in server.ask("/").body
+
+
+# What needs the whole request after all
+
+
+def test_a_session_is_read_once_though_its_early_look_was_in_vain(server: Server, ada: Visitor, redis: Redis) -> None:
+    server.ask("/", cookie(ada))
+    server.ask("/", cookie(ada))
+    key = f"session:{ada.session_id()}"
+    stored = json.loads(str(redis.get(key)))
+    redis.set(key, json.dumps({**stored, "seen": 0}))  # so it is time to write down that it is in use
+    with commands_sent(redis) as commands:
+        reply = server.ask("/", cookie(ada))
+    assert not reply.early
+    assert b"@ada" in reply.body
+    assert [command.split()[0] for command in commands].count("GETEX") == 1
+    with commands_sent(redis) as commands:
+        assert server.ask("/", cookie(ada)).early
+    assert [command.split()[0] for command in commands].count("GETEX") == 1
+
+
+def test_a_page_is_looked_for_once_though_in_vain_and_the_log_has_one_line_of_it(
+    app: Flask, server: Server, ada: Visitor, redis: Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.ask("/")
+    with app.extensions["page_cache"].changing("latest"):
+        pass
+    output.flush()
+    capsys.readouterr()
+    missed, hit = server.ask("/"), server.ask("/")
+    assert (missed.early, hit.early) == (False, True)
+    output.flush()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    for line, reply, costs in (
+        (lines[0], missed, "redis=3 sql=1 cache=miss"),  # a look, the lease, the page
+        (lines[1], hit, "redis=[01] sql=0 cache=hit"),
+    ):
+        request_id = header(reply, "x-request-id")
+        assert re.fullmatch(rf"method=GET path=/ status=200 ms=\d+ request_id={request_id} {costs}", line), line
+
+
+def test_what_was_found_in_vain_comes_into_nobody_elses_request(app: Flask, server: Server, ada: Visitor) -> None:
+    server.ask_whole("/")
+    early = app.extensions["early_answers"]
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "QUERY_STRING": "", "wsgi.url_scheme": "http"}
+    lost = SimpleNamespace()  # a request that ends here: its connection broke
+    assert early.answer({**environ, "HTTP_COOKIE": f"session={ada.session_id()}"}, lost) is None
+    assert "pipit.session" in lost.found_early
+    assert b"@ada" not in server.ask("/").body
+    assert b"@ada" not in server.ask_whole("/").body
+
+
+def test_a_page_is_served_while_redis_is_away(app: Flask, server: Server) -> None:
+    server.ask("/")
+    app.extensions["store"].pool.connection_kwargs["port"] = 1
+    app.extensions["store"].pool.disconnect()
+    for _ in range(3):
+        assert server.ask("/").status == "HTTP/1.1 200 OK"
+
+
+# On Heroku
+
+
+def test_behind_a_router_the_scheme_and_the_id_are_the_routers(
+    serve: Callable[[Flask], Server], make_app: Callable[..., Flask]
+) -> None:
+    server = serve(make_app(on_heroku=True, trusted_proxies=1))
+    secure = ("X-Forwarded-Proto: https", "X-Forwarded-For: 192.0.2.1", "X-Request-ID: 0a1b-2c")
+    server.ask("/", *secure)
+    reply = server.ask("/", *secure)
+    assert reply.early
+    assert header(reply, "x-request-id") == "0a1b-2c"
+    assert header(reply, "strict-transport-security") == "max-age=31536000"
+    assert reply.page == server.ask_whole("/", *secure).page
+    plain = server.ask("/", "X-Forwarded-Proto: http", "X-Forwarded-For: 192.0.2.1")
+    assert (plain.status, plain.early) == ("HTTP/1.1 308 PERMANENT REDIRECT", False)
+    assert header(plain, "location") == "https://pipit.example.org/"
+
+
+def test_an_unknown_host_gets_no_early_answer(serve: Callable[[Flask], Server], make_app: Callable[..., Flask]) -> None:
+    server = serve(make_app(trusted_hosts=("pipit.example.org",)))
+    server.ask("/")
+    assert server.ask("/").early
+    reply = server.ask("/", "Host: evil.example.org")
+    assert (reply.status, reply.early) == ("HTTP/1.1 400 BAD REQUEST", False)
