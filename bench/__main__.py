@@ -19,7 +19,7 @@ from bench.machine import Cores
 from bench.processes import running
 from bench.report import keep, table
 
-CONTENDERS = ("limit", "flask", "express", "plain", "pipit")
+CONTENDERS = ("limit", "flask", "express", "plain", "wsgi", "pipit")
 COSTS = ("miss", "memory", "visit", "start")
 RESULTS = Path(__file__).resolve().parent / "results"
 WARM_UP = 1  # s

@@ -130,8 +130,16 @@ def contenders(site: Site, scratch: Path, redis_url: str, core: int, parts: set[
     ):
         if part in parts:
             found.append(Contender(part, server, _peer_measures(name, server, site, redis_url, scratch, core)))
+    shows = f'class="menu-name">@{site.name}<'
+    if "wsgi" in parts:
+        stock = gunicorn(None, {**site.environ, "GUNICORN_CMD_ARGS": "--worker-class gthread"})
+        measures = [
+            Measure("Pipit, all WSGI", length=size, hides=shows),
+            Measure("Pipit, all WSGI, signed in", headers=site.member, length=member_size, shows=shows),
+            Measure("Pipit, all WSGI, 304", headers=site.returning, status=304, length=0),
+        ]
+        found.append(Contender("wsgi", stock, measures))
     if "pipit" in parts:
-        shows = f'class="menu-name">@{site.name}<'
         measures = [
             Measure("Pipit", length=size, hides=shows),
             Measure("Pipit, signed in", headers=site.member, length=member_size, shows=shows),

@@ -82,17 +82,20 @@ class Server:
 
 
 @pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Flask], Server]]:
-    """Give a function that makes the worker of gunicorn.conf.py serve an app."""
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
+    """Give a function that makes the worker of gunicorn.conf.py serve an app; keyword arguments are gunicorn's."""
     for name in os.environ.keys() - clean_environ().keys():
         monkeypatch.delenv(name)
     worker_class = runpy.run_path(str(ROOT / "gunicorn.conf.py"))["worker_class"]
     workers = []
 
-    def make(app: Flask) -> Server:
+    def make(app: Flask, **settings: object) -> Server:
+        config = GunicornConfig()
+        for name, value in settings.items():
+            config.set(name, value)
         application = SimpleNamespace(wsgi=lambda: app)
         log = SimpleNamespace(access=ignored, debug=ignored, info=ignored)
-        worker = worker_class(1, os.getpid(), [], application, 30, GunicornConfig(), log)
+        worker = worker_class(1, os.getpid(), [], application, 30, config, log)
         worker.load_wsgi()
         workers.append(worker)
         server = Server(worker)
@@ -115,7 +118,7 @@ def ignored(*_: object) -> None:
 
 
 @pytest.fixture
-def server(serve: Callable[[Flask], Server], app: Flask) -> Server:
+def server(serve: Callable[..., Server], app: Flask) -> Server:
     return serve(app)
 
 
@@ -176,15 +179,21 @@ def test_what_is_not_a_plain_look_at_a_page_goes_gunicorns_way(server: Server, a
         server.ask("/", "Cookie: " + "a" * 1001),
     ):
         assert not odd.early
-    server.worker.max_requests = server.worker.nr + 1
-    last = server.ask("/")
-    assert (last.early, last.stays_open, header(last, "connection")) == (False, False, "close")
-    server.worker.alive = False
-    stopping = server.ask("/")
-    assert (stopping.early, stopping.stays_open, header(stopping, "connection")) == (False, False, "close")
 
 
-def test_an_application_without_early_answers_is_served_as_ever(serve: Callable[[Flask], Server]) -> None:
+def test_a_connection_that_has_to_be_closed_is_left_to_gunicorn(serve: Callable[..., Server], app: Flask) -> None:
+    last = serve(app, max_requests=4)
+    stopping, crowded, hasty = serve(app), serve(app, threads=5, worker_connections=6), serve(app, keepalive=0)
+    last.ask("/")
+    assert [last.ask("/").stays_open for _ in range(3)] == [True, True, False]
+    stopping.worker.alive = False
+    crowded.worker.keepalived_conns.append("a connection")
+    for server in (stopping, crowded, hasty):
+        reply = server.ask("/")
+        assert (reply.early, reply.stays_open, header(reply, "connection")) == (False, False, "close")
+
+
+def test_an_application_without_early_answers_is_served_as_ever(serve: Callable[..., Server]) -> None:
     other = Flask("other")
     other.get("/")(lambda: "hello")
     server = serve(other)
@@ -263,7 +272,7 @@ def test_a_page_is_served_while_redis_is_away(app: Flask, server: Server) -> Non
 
 
 def test_behind_a_router_the_scheme_and_the_id_are_the_routers(
-    serve: Callable[[Flask], Server], make_app: Callable[..., Flask]
+    serve: Callable[..., Server], make_app: Callable[..., Flask]
 ) -> None:
     server = serve(make_app(on_heroku=True, trusted_proxies=1))
     secure = ("X-Forwarded-Proto: https", "X-Forwarded-For: 192.0.2.1", "X-Request-ID: 0a1b-2c")
@@ -278,7 +287,7 @@ def test_behind_a_router_the_scheme_and_the_id_are_the_routers(
     assert header(plain, "location") == "https://pipit.example.org/"
 
 
-def test_an_unknown_host_gets_no_early_answer(serve: Callable[[Flask], Server], make_app: Callable[..., Flask]) -> None:
+def test_an_unknown_host_gets_no_early_answer(serve: Callable[..., Server], make_app: Callable[..., Flask]) -> None:
     server = serve(make_app(trusted_hosts=("pipit.example.org",)))
     server.ask("/")
     assert server.ask("/").early
