@@ -172,6 +172,7 @@ def test_what_is_not_a_plain_look_at_a_page_goes_gunicorns_way(server: Server, a
         server.ask("/", method="POST"),
         server.ask("/", method="OPTIONS"),
         server.ask("/", version="1.0"),
+        server.ask("/", "Connection: keep-alive", version="1.0"),
         server.ask("/", "Connection: close"),
         server.ask("/", "Content-Length: 0"),
         server.ask("/", "Expect: 100-continue"),
@@ -191,6 +192,12 @@ def test_a_connection_that_has_to_be_closed_is_left_to_gunicorn(serve: Callable[
     for server in (stopping, crowded, hasty):
         reply = server.ask("/")
         assert (reply.early, reply.stays_open, header(reply, "connection")) == (False, False, "close")
+
+
+def test_nobody_asks_early_for_what_no_cached_page_is_known_for(app: Flask, server: Server) -> None:
+    app.extensions["early_answers"].answer = None  # calling that would raise
+    for path in ("/login", "/"):  # nobody has looked at the latest posts yet
+        assert server.ask(path).status == "HTTP/1.1 200 OK"
 
 
 def test_an_application_without_early_answers_is_served_as_ever(serve: Callable[..., Server]) -> None:
