@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from flask import Flask
-from werkzeug.http import parse_cookie
+from werkzeug.sansio.http import parse_cookie  # Flask's own: no bytes in a cookie are an error
 from werkzeug.sansio.utils import host_is_trusted
 
 from app.cache import MOST_COPIES, PageCache, Served

@@ -1,6 +1,7 @@
 """Bytes that nobody types: on both databases they are an answer in plain words, never a 500."""
 
 import pytest
+from flask import Flask
 
 from tests.conftest import Visitor
 
@@ -54,3 +55,10 @@ def test_a_cookie_that_somebody_made_up_is_no_session(visitor: Visitor, cookie: 
         answer = visitor.client.get("/home", environ_overrides={"HTTP_COOKIE": raw})
         assert answer.status_code == 302
         assert answer.headers["Location"].startswith("/login")
+
+
+@pytest.mark.parametrize("header", ["a=\xe9", "session=\xff\xfe", "\x80", "=", ";;=;", 'a="\\351"', "a=b; a"])
+def test_a_cookie_that_is_no_text_breaks_no_page(app: Flask, header: str) -> None:
+    for path in ("/", "/", "/login"):  # built, cached, and never cached
+        client = app.test_client(use_cookies=False)
+        assert client.get(path, environ_overrides={"HTTP_COOKIE": header}).status_code == 200
