@@ -1,4 +1,8 @@
-"""How gunicorn runs Pipit, on Heroku and everywhere else. Every number that has a reason carries it."""
+"""How gunicorn runs Pipit, on Heroku and everywhere else: its settings, its worker, its log.
+
+Every number that has a reason carries it. The classes are here, and not in the app, because what gunicorn's master
+imports stays as it is until a reload (SIGHUP) reads this file again.
+"""
 
 import importlib.util
 import os
@@ -9,9 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import gunicorn.util
 from gunicorn import SERVER
 from gunicorn.glogging import Logger as GunicornLogger
+from gunicorn.util import http_date
 from gunicorn.workers.gthread import ThreadWorker
 
 ROOT = Path(__file__).resolve().parent
@@ -56,22 +60,23 @@ class PipitWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def load_wsgi(self) -> None:
         """Load the application."""
         super().load_wsgi()
-        self.early = getattr(self.wsgi, "extensions", {}).get("early_answers") if self.cfg.keepalive else None
+        self.early = getattr(self.wsgi, "extensions", {}).get("early_answers")
+        self.keeps_connections = bool(self.cfg.keepalive)  # gunicorn takes a while to look up a setting
 
     def handle_request(self, req: Any, conn: Any) -> bool:
         """Answer a request; return whether the connection stays open."""
-        return self._answered_early(req, conn) or bool(super().handle_request(req, conn))
+        return self._answer_early(req, conn) or bool(super().handle_request(req, conn))
 
-    def _answered_early(self, req: Any, conn: Any) -> bool:
-        """Answer a request that is about nothing else than one page, on a connection that stays open."""
+    def _answer_early(self, req: Any, conn: Any) -> bool:
+        """Answer a plain look at a page, on a connection that stays open; return whether that was done."""
         if self.early is None or req.path not in self.early.paths or self._may_close(req):
             return False
         headers = {f"HTTP_{name.replace('-', '_')}": value for name, value in req.headers}
-        if len(headers) < len(req.headers) or not headers.keys().isdisjoint(TAKES_MORE):
+        if len(headers) < len(req.headers) or "HTTP_EXPECT" in headers:  # those take more than a look
             return False
         environ = {
             "REQUEST_METHOD": req.method,
-            "PATH_INFO": req.path,  # known paths have nothing to unquote
+            "PATH_INFO": req.path,  # as it is: a known path has nothing to unquote
             "QUERY_STRING": req.query,
             "wsgi.url_scheme": req.scheme,
             **headers,
@@ -80,7 +85,7 @@ class PipitWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         if answer is None:
             return False
         status, fields, body = answer
-        own = ("Server", SERVER), ("Date", http_date(int(time.time()))), ("Connection", "keep-alive")
+        own = ("Server", SERVER), ("Date", _http_date(int(time.time()))), ("Connection", "keep-alive")
         head = "".join([f"{name}: {value}\r\n" for name, value in (*own, *fields)])
         conn.sock.sendall(f"HTTP/1.1 {status}\r\n{head}\r\n".encode("latin-1") + body)
         self.nr += 1
@@ -91,15 +96,19 @@ class PipitWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         return (
             req.version != (1, 1)
             or req.should_close()
+            or not self.keeps_connections
             or not self.alive
             or self.nr + 1 >= self.max_requests
             or len(self.keepalived_conns) >= self.max_keepalived
         )
 
 
-TAKES_MORE = ("HTTP_CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING", "HTTP_EXPECT", "HTTP_UPGRADE")
 worker_class = PipitWorker
-http_date = lru_cache(maxsize=1)(gunicorn.util.http_date)  # as long as the second lasts
+
+
+@lru_cache(maxsize=1)  # it is the same for a second
+def _http_date(moment: int) -> str:
+    return str(http_date(moment))
 
 
 class Logger(GunicornLogger):  # type: ignore[misc]  # gunicorn has no types

@@ -9,15 +9,14 @@ out goes with it: the session is read once, and the log has one line.
 from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING, Any
 
-from app import costs
 from app.web.pages import Answer
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-EARLY = "pipit.early"  # in the WSGI environment: this is asked early; a layer that can't answer raises NotEarlyError
-IN_VAIN = "pipit.in_vain"  # likewise: this was asked early, and had no answer
-COSTS = "pipit.costs"  # likewise: what that has cost
+# In the WSGI environment. A layer that finds the first one answers with a list, complete, or raises NotEarlyError.
+EARLY = "pipit.early"  # this is asked early
+IN_VAIN = "pipit.in_vain"  # this was asked early, and had no answer
 
 
 class NotEarlyError(Exception):
@@ -51,12 +50,14 @@ class EarlyAnswers:
             content = b"".join(self.application(environ, start_response))
         except NotEarlyError:
             found = {key: value for key, value in environ.items() if key.startswith("pipit.") and key != EARLY}
-            body.found_early = {**found, IN_VAIN: True, COSTS: costs.current()}
+            body.found_early = {**found, IN_VAIN: True}
             return None
         status, headers = began
         return status, headers, content
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Answer a request as the application does."""
-        environ.update(getattr(environ["wsgi.input"], "found_early", ()))
+        found = getattr(environ["wsgi.input"], "found_early", {})
+        environ.update(found)
+        found.clear()  # or the body would keep what keeps the body, until Python's garbage collector comes
         return self.application(environ, start_response)

@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any
 from werkzeug.wsgi import ClosingIterator
 
 from app import costs
-from app.web.early import COSTS
+from app.web.early import NotEarlyError
 from app.web.pages import CACHE_STATUS
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 REQUEST_ID = "pipit.request_id"  # in the WSGI environment
+LINE = "pipit.line"  # likewise: what there is already of the line, if an early answer was asked for in vain
 ACCEPTED_ID = re.compile(r"[A-Za-z0-9+/=-]{1,200}")  # what a router may give; Heroku's takes it from its visitor
 CACHE_RESULT = re.compile(r"\bfwd=(\w+)|\bhit\b")
 PLAIN = re.compile(r"[!#-<>-\[\]-~]+")  # visible ASCII but for " = and \\
@@ -35,7 +36,7 @@ FLUSH_INTERVAL = 0.1  # s a line may wait
 
 
 class RequestLog:
-    """The outermost WSGI layer: gives each request an id, and writes its line when its answer is out."""
+    """The WSGI layer around all that answers: gives each request an id, and writes its line when its answer is out."""
 
     def __init__(self, application: "WSGIApplication", *, believe_id: bool) -> None:
         self.application = application
@@ -43,12 +44,19 @@ class RequestLog:
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Answer as the application does, with X-Request-ID added."""
-        line: Line | None = environ.pop(COSTS, None)
+        line: Line | None = environ.pop(LINE, None)
         if line is None:
             line = Line(environ.get("HTTP_X_REQUEST_ID") if self.believe_id else None)
         costs.this_thread.costs = line
-        line.goes_with(environ, start_response)
-        body = self.application(environ, line.start_response)
+        line.attach(environ, start_response)
+        try:
+            body = self.application(environ, line.start_response)
+        except NotEarlyError:
+            environ[LINE] = line
+            raise
+        except Exception:
+            line.write()
+            raise
         if type(body) is list:  # complete, as from the cache: there is nothing to wait for
             line.write()
             return body
@@ -71,8 +79,8 @@ class Line(costs.Costs):
         kept = given_id if given_id and ACCEPTED_ID.fullmatch(given_id) else None
         self.request_id = kept or f"{random.getrandbits(128):032x}"
 
-    def goes_with(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> None:
-        """Be this request's line; one that had no early answer comes a second time, whole."""
+    def attach(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> None:
+        """Make it this request's line; called again when the whole request follows one that was asked early."""
         self._environ = environ
         self._start_response = start_response
         environ[REQUEST_ID] = self.request_id

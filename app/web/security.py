@@ -50,7 +50,7 @@ class HTTPSOnly:
         if environ["wsgi.url_scheme"] == "https" or environ["PATH_INFO"] in OPEN_PATHS or not ours:
             return self.application(environ, start_response)
         if EARLY in environ:
-            raise NotEarlyError
+            raise NotEarlyError  # the redirect is no list
         url = get_current_url(environ).replace("http://", "https://", 1)
         answer = redirect(url, code=308)  # 308: a form that was sent is sent again as it was
         return SecurityHeaders(answer)(environ, start_response)

@@ -1,4 +1,4 @@
-"""The limit: a WSGI function that sends bytes made beforehand. What gunicorn takes for a WSGI request, no application saves.
+"""The limit: a WSGI function that sends bytes made beforehand. What gunicorn takes for a request, none can save.
 
 BENCH_ANSWER names a JSON file with the status, the headers and the body: the very ones that Pipit sent.
 """

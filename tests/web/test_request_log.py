@@ -6,8 +6,9 @@ from collections.abc import Callable
 import pytest
 from flask import Flask
 from redis import Redis
+from werkzeug.test import create_environ, run_wsgi_app
 
-from app.web.request_log import output
+from app.web.request_log import RequestLog, output
 from tests.conftest import PASSWORD, Visitor
 
 HTTPS = {"HTTP_X_FORWARDED_PROTO": "https", "HTTP_X_FORWARDED_FOR": "192.0.2.1"}
@@ -60,6 +61,16 @@ def test_no_secret_is_ever_logged(visitor: Visitor, log: Log, redis: Redis, app:
     written = "\n".join(log.lines())
     for secret in (PASSWORD, "a wrong one", str(visitor.session_id()), "in-the-query", "ada@example.org", "private"):
         assert secret not in written
+
+
+def test_an_error_ahead_of_flask_has_its_line_too(log: Log) -> None:
+    def fails(_environ: object, _start_response: object) -> list[bytes]:
+        raise RuntimeError("the cause")
+
+    with pytest.raises(RuntimeError, match="the cause"):
+        run_wsgi_app(RequestLog(fails, believe_id=False), create_environ("/odd"))
+    (line,) = log.lines()
+    assert line.startswith("method=GET path=/odd status=500 ")
 
 
 def test_an_odd_path_stays_on_its_line(visitor: Visitor, log: Log) -> None:
