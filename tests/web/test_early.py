@@ -304,7 +304,8 @@ def test_while_redis_is_away_the_view_serves_the_page(
 
 
 def test_a_request_leaves_nothing_for_the_garbage_collector(server: Server, ada: Visitor) -> None:
-    server.ask("/")
+    for path in ("/", "/@ada"):
+        server.ask(path)
     gc.disable()
     try:
         for path, headers, early in (("/", (), True), ("/@ada", (cookie(ada),), False), ("/login", (), False)):
