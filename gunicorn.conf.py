@@ -65,11 +65,13 @@ class PipitWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def handle_request(self, req: Any, conn: Any) -> bool:
         """Answer a request; return whether the connection stays open."""
-        return self._answer_early(req, conn) or bool(super().handle_request(req, conn))
+        if self._answer_early(req, conn):
+            return not req.should_close()
+        return bool(super().handle_request(req, conn))
 
     def _answer_early(self, req: Any, conn: Any) -> bool:
-        """Answer a plain look at a page, on a connection that stays open; return whether that was done."""
-        if self.early is None or req.path not in self.early.paths or self._may_close(req):
+        """Answer a plain look at a page; return whether that was done."""
+        if self.early is None or req.path not in self.early.paths or req.version != (1, 1) or self._may_close():
             return False
         headers = {f"HTTP_{name.replace('-', '_')}": value for name, value in req.headers}
         if len(headers) < len(req.headers) or "HTTP_EXPECT" in headers:  # those take more than a look
@@ -85,18 +87,17 @@ class PipitWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         if answer is None:
             return False
         status, fields, body = answer
-        own = ("Server", SERVER), ("Date", _http_date(int(time.time()))), ("Connection", "keep-alive")
+        connection = "close" if req.should_close() else "keep-alive"
+        own = ("Server", SERVER), ("Date", _http_date(int(time.time()))), ("Connection", connection)
         head = "".join([f"{name}: {value}\r\n" for name, value in (*own, *fields)])
         conn.sock.sendall(f"HTTP/1.1 {status}\r\n{head}\r\n".encode("latin-1") + body)
         self.nr += 1
         return True
 
-    def _may_close(self, req: Any) -> bool:
-        """Return whether the connection may have to be closed after this request; gunicorn knows what that takes."""
+    def _may_close(self) -> bool:
+        """Return whether this worker closes connections now; what else that takes is gunicorn's affair."""
         return (
-            req.version != (1, 1)
-            or req.should_close()
-            or not self.keeps_connections
+            not self.keeps_connections
             or not self.alive
             or self.nr + 1 >= self.max_requests
             or len(self.keepalived_conns) >= self.max_keepalived
