@@ -74,7 +74,7 @@ class PipitWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         if self.early is None or req.path not in self.early.paths or req.version != (1, 1) or self._may_close():
             return False
         headers = {f"HTTP_{name.replace('-', '_')}": value for name, value in req.headers}
-        if len(headers) < len(req.headers) or "HTTP_EXPECT" in headers:  # those take more than a look
+        if len(headers) < len(req.headers) or "HTTP_EXPECT" in headers:  # to be joined; to be told 100
             return False
         environ = {
             "REQUEST_METHOD": req.method,
