@@ -3,6 +3,7 @@
 The times are measured by bench/, which needs a machine of its own; docs/performance.md tells what for.
 """
 
+import json
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from app.extensions import db
 from app.models import Follow, Post, User
 from bench import growth
 from bench.costs import visited
+from bench.findings import RATES
 from bench.wire import Client
 from tests import servers
 from tests.conftest import Visitor
@@ -120,6 +122,14 @@ def test_a_first_visit_is_small_and_the_next_one_next_to_nothing(tmp_path: Path,
     assert visit.first_bytes <= FIRST_VISIT, visit.parts
     assert visit.first_requests <= FIRST_VISIT_REQUESTS, visit.parts
     assert visit.repeat_bytes <= REPEAT_VISIT
+
+
+def test_the_documentation_says_what_the_kept_benchmark_found() -> None:
+    results = json.loads((servers.ROOT / "bench/results/results.json").read_text())
+    page = (servers.ROOT / "docs/performance.md").read_text()
+    found = {target["what"]: target["found"] for target in results["targets"]}
+    for _, _, aim, what in RATES:
+        assert f"| {what} | {aim} | {found[what]:.2f} |" in page
 
 
 def statements_of_a_miss(app: Flask, redis: Redis, reader: Visitor, path: str) -> list[str]:
