@@ -1,7 +1,7 @@
 """How gunicorn runs Pipit, on Heroku and everywhere else: its settings, its worker, its log.
 
-Every number that has a reason carries it. The classes are here, and not in the app, because what gunicorn's master
-imports stays as it is until a reload (SIGHUP) reads this file again.
+Every number that has a reason carries it. The classes are here, and not in the app: what gunicorn's master imports its
+workers inherit, and of that a reload (SIGHUP) brings back only this file as it is by then.
 """
 
 import importlib.util
@@ -20,8 +20,7 @@ from gunicorn.workers.gthread import ThreadWorker
 
 ROOT = Path(__file__).resolve().parent
 
-# The file, not the package: what gunicorn's master has imported its workers inherit, and a reload (SIGHUP) would bring
-# them back with the code they had.
+# The file, not the package, for the same reason.
 spec = importlib.util.spec_from_file_location("pipit_config", ROOT / "app" / "config.py")
 assert spec is not None
 assert spec.loader is not None
@@ -65,17 +64,16 @@ class PipitWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def handle_request(self, req: Any, conn: Any) -> bool:
         """Answer a request; return whether the connection stays open."""
-        if self._answer_early(req, conn):
-            return not req.should_close()
-        return bool(super().handle_request(req, conn))
+        stays_open = self._answer_early(req, conn)
+        return bool(super().handle_request(req, conn)) if stays_open is None else stays_open
 
-    def _answer_early(self, req: Any, conn: Any) -> bool:
-        """Answer a plain look at a page; return whether that was done."""
+    def _answer_early(self, req: Any, conn: Any) -> bool | None:
+        """Answer a plain look at a page; return whether the connection stays open, or None if that can't be done."""
         if self.early is None or req.path not in self.early.paths or req.version != (1, 1) or self._may_close():
-            return False
+            return None
         headers = {f"HTTP_{name.replace('-', '_')}": value for name, value in req.headers}
         if len(headers) < len(req.headers) or "HTTP_EXPECT" in headers:  # to be joined; to be told 100
-            return False
+            return None
         environ = {
             "REQUEST_METHOD": req.method,
             "PATH_INFO": req.path,  # as it is: a known path has nothing to unquote
@@ -85,14 +83,15 @@ class PipitWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         }
         answer = self.early.answer(environ, req.body)
         if answer is None:
-            return False
+            return None
         status, fields, body = answer
-        connection = "close" if req.should_close() else "keep-alive"
+        stays_open = not req.should_close()
+        connection = "keep-alive" if stays_open else "close"
         own = ("Server", SERVER), ("Date", _http_date(int(time.time()))), ("Connection", connection)
         head = "".join([f"{name}: {value}\r\n" for name, value in (*own, *fields)])
         conn.sock.sendall(f"HTTP/1.1 {status}\r\n{head}\r\n".encode("latin-1") + body)
         self.nr += 1
-        return True
+        return stays_open
 
     def _may_close(self) -> bool:
         """Return whether this worker closes connections now; what else that takes is gunicorn's affair."""
