@@ -81,6 +81,11 @@ class Site:
         return {"Cookie": self.cookie}
 
     @property
+    def shown(self) -> str:
+        """Return what only a signed-in visitor's page has."""
+        return f'class="menu-name">@{self.name}<'
+
+    @property
     def returning(self) -> dict[str, str]:
         """Return the headers of an anonymous visitor who has the page already."""
         return {"If-None-Match": self.anonymous.header("ETag")}
@@ -109,7 +114,7 @@ def seeded_pipit(scratch: Path, redis_url: str, core: int) -> Site:
 
 def contenders(site: Site, scratch: Path, redis_url: str, core: int, parts: set[str]) -> list[Contender]:
     """Return who is measured, in the order of each round."""
-    size, member_size = len(site.anonymous.body), len(site.signed_in.body)
+    size = len(site.anonymous.body)
     page = _answer_file(scratch / "page.json", "200 OK", site.anonymous)
     unchanged = _answer_file(scratch / "unchanged.json", "304 NOT MODIFIED", site.unchanged)
     peer_environ = {"REDIS_URL": redis_url, "SECRET_KEY": site.environ["SECRET_KEY"]}
@@ -130,22 +135,14 @@ def contenders(site: Site, scratch: Path, redis_url: str, core: int, parts: set[
     ):
         if part in parts:
             found.append(Contender(part, server, _peer_measures(name, server, site, redis_url, scratch, core)))
-    shows = f'class="menu-name">@{site.name}<'
     if "wsgi" in parts:
         stock = gunicorn(None, {**site.environ, "GUNICORN_CMD_ARGS": "--worker-class gthread"})
-        measures = [
-            Measure("Pipit, all WSGI", length=size, hides=shows),
-            Measure("Pipit, all WSGI, signed in", headers=site.member, length=member_size, shows=shows),
-            Measure("Pipit, all WSGI, 304", headers=site.returning, status=304, length=0),
-        ]
-        found.append(Contender("wsgi", stock, measures))
+        found.append(Contender("wsgi", stock, _pipits_measures("Pipit, all WSGI", site)))
     if "pipit" in parts:
         measures = [
-            Measure("Pipit", length=size, hides=shows),
-            Measure("Pipit, signed in", headers=site.member, length=member_size, shows=shows),
-            Measure("Pipit, 304", headers=site.returning, status=304, length=0),
+            *_pipits_measures("Pipit", site),
             Measure(f"Pipit /@{site.name}", f"/@{site.name}"),
-            Measure("Pipit /home, signed in", "/home", site.member, shows=shows),
+            Measure("Pipit /home, signed in", "/home", site.member, shows=site.shown),
         ]
         found.append(Contender("pipit", site.server, measures))
     return found
@@ -155,6 +152,15 @@ def _settled(port: int, path: str, headers: dict[str, str]) -> Answer:
     """Return a server's third answer: the first ones may fill caches."""
     with wire.Client(port) as client:
         return [client.get(path, headers) for _ in range(3)][-1]
+
+
+def _pipits_measures(name: str, site: Site) -> list[Measure]:
+    """Return the three looks at / that a Pipit is measured by."""
+    return [
+        Measure(name, length=len(site.anonymous.body), hides=site.shown),
+        Measure(f"{name}, signed in", headers=site.member, length=len(site.signed_in.body), shows=site.shown),
+        Measure(f"{name}, 304", headers=site.returning, status=304, length=0),
+    ]
 
 
 def _peer_measures(name: str, server: Server, site: Site, redis_url: str, scratch: Path, core: int) -> list[Measure]:
