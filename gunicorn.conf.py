@@ -49,7 +49,7 @@ secure_scheme_headers: dict[str, str] = {}
 errorlog = "-"
 
 
-class PipitWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
+class PipitWorker(ThreadWorker):
     """gunicorn's threaded worker (gthread), which has Pipit answer a look at a cached page early (app/web/early.py).
 
     That takes gunicorn half as long as making a WSGI request of it. What isn't answered so goes gunicorn's own way, as
@@ -111,7 +111,7 @@ def _http_date(moment: int) -> str:
     return str(http_date(moment))
 
 
-class Logger(GunicornLogger):  # type: ignore[misc]  # gunicorn has no types
+class Logger(GunicornLogger):
     """gunicorn's log of its own affairs, without its line a request: app/web/request_log.py writes a better one.
 
     Heroku asks for that line in GUNICORN_CMD_ARGS, which goes before this file; it would show query strings.

@@ -144,8 +144,8 @@ def make_app(redis: Redis, config: Config) -> Iterator[Callable[..., Flask]]:
     """Give a function that makes an app of its own process's kind; keyword arguments change the settings."""
     apps: list[Flask] = []
 
-    def make(**settings: object) -> Flask:
-        app = create_app(replace(config, **settings))  # type: ignore[arg-type]
+    def make(**settings: Any) -> Flask:
+        app = create_app(replace(config, **settings))
         app.testing = True
         if not apps and config.database_url.startswith("postgresql"):
             with app.app_context():

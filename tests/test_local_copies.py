@@ -125,7 +125,7 @@ def test_a_process_that_hears_nothing_delays_a_write_until_its_copy_is_too_old(
     writer, deaf = process(), process()
     wait_until(lambda: has_copy(deaf), "a copy")
     stuck = threading.Event()
-    deaf.broadcast._on_message = lambda _names: stuck.wait(10)  # type: ignore[assignment]
+    deaf.broadcast._on_message = lambda _names: stuck.wait(10)  # type: ignore[assignment]  # nobody looks at what it returns
     began = time.monotonic()
     with writer.changing("page"):
         source.value = 1

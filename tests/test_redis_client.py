@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import ConnectionError as RedisConnectionError
@@ -28,8 +29,8 @@ from tests.conftest import in_threads
 from tests.servers import free_port, valkey, wait_until
 
 
-def store_at(url: str, **settings: object) -> Store:
-    return Store(replace(Config(parse_redis_url(url), "", ""), **settings))  # type: ignore[arg-type]
+def store_at(url: str, **settings: Any) -> Store:
+    return Store(replace(Config(parse_redis_url(url), "", ""), **settings))
 
 
 def ping(store: Store) -> None:

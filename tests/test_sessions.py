@@ -11,7 +11,16 @@ from flask import Flask, flash, request
 from redis import Redis
 
 from app.config import parse_redis_url
-from app.sessions import FLASHES, LARGEST, SEEN_EVERY, JsonSerializer, NotASessionError, Session, current_session
+from app.sessions import (
+    FLASHES,
+    LARGEST,
+    SEEN_EVERY,
+    JsonSerializer,
+    NotASessionError,
+    Session,
+    current_interface,
+    current_session,
+)
 from tests.conftest import PASSWORD, Visitor, in_threads
 from tests.counting import commands_sent
 from tests.servers import valkey
@@ -183,7 +192,7 @@ def test_a_slow_request_cannot_bring_back_an_ended_session(app: Flask, redis: Re
         ada.log_out()
     elif ending == "revoked":
         with app.test_request_context():
-            app.session_interface.end_all(1)  # type: ignore[attr-defined]
+            current_interface().end_all(1)
     else:
         redis.delete(f"session:{sid}")
     go_on.set()
@@ -301,7 +310,7 @@ def test_people_see_where_they_are_signed_in_and_can_end_it(
 
 def test_nobody_can_end_somebody_elses_session(ada: Visitor, bob: Visitor, app: Flask) -> None:
     with app.test_request_context():
-        handle = app.session_interface.active(2)[0].handle  # type: ignore[attr-defined]
+        handle = current_interface().active(2)[0].handle
     ada.post(f"/settings/sessions/{handle}/end", form_on="/settings/sessions")
     assert bob.is_signed_in()
 
@@ -395,6 +404,6 @@ class TestCommandLine:
 
 def test_times_in_the_list_are_utc(app: Flask, ada: Visitor) -> None:
     with app.test_request_context():
-        place = app.session_interface.active(1)[0]  # type: ignore[attr-defined]
+        place = current_interface().active(1)[0]
     assert place.since.tzinfo is UTC
     assert abs((datetime.now(UTC) - place.seen).total_seconds()) < 5

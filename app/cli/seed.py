@@ -62,8 +62,7 @@ def _insert(town: Community) -> None:
             for person in town.people
         ]
         db.session.execute(insert(User), people)
-        # For mypy a row is no pair, so dict() won't do.
-        ids = {name: user_id for name, user_id in db.session.execute(select(User.name, User.id))}  # noqa: C416
+        ids = {row.name: row.id for row in db.session.execute(select(User.name, User.id))}
         progress.update(len(people))
         for start in range(0, len(town.messages), CHUNK):
             chunk = town.messages[start : start + CHUNK]

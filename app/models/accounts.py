@@ -43,7 +43,7 @@ class User(Base):
     """A person with an account. Their name never changes, so that a permalink never breaks."""
 
     __tablename__ = "users"
-    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012  # the id of a deleted account is never given again
+    __table_args__ = {"sqlite_autoincrement": True}  # the id of a deleted account is never given again
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     name: Mapped[str] = mapped_column(String(NAME_LENGTH))

@@ -22,7 +22,7 @@ class Post(Base):
 
     __tablename__ = "posts"
     __table_args__ = (Index("ix_posts_author_id_id", "author_id", "id"), {"sqlite_autoincrement": True})
-    __mapper_args__ = {"confirm_deleted_rows": False}  # noqa: RUF012  # deleted in two tabs at once is deleted
+    __mapper_args__ = {"confirm_deleted_rows": False}  # deleted in two tabs at once is deleted
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     author_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))

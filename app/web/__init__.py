@@ -51,5 +51,5 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
         layers = ProxyFix(layers, x_for=proxies, x_proto=proxies, x_host=0)
     early_answers = EarlyAnswers(RequestLog(layers, believe_id=proxies > 0), paths=page_cache.page_names)
     app.extensions["early_answers"] = early_answers
-    app.wsgi_app = early_answers  # type: ignore[method-assign]
+    app.wsgi_app = early_answers  # type: ignore[method-assign]  # Flask's own way
     init_request_log()

@@ -6,7 +6,7 @@ from flask import Flask, Response, current_app, make_response, render_template, 
 from flask_wtf.csrf import CSRFError
 from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from werkzeug.exceptions import HTTPException, InternalServerError, SecurityError
+from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed, SecurityError
 
 from app.redis_client import StoreUnavailableError
 from app.sessions import current_session
@@ -58,8 +58,8 @@ def _http_error(error: HTTPException) -> Response:
     # A description that a view gave is for people; Werkzeug's own is for developers.
     text = error.description if error.description != type(error).description else None
     response = _page(code, TITLES.get(code, error.name), text or TEXTS.get(code, "Go back and try again."))
-    if getattr(error, "valid_methods", None):
-        response.headers["Allow"] = ", ".join(error.valid_methods)  # type: ignore[attr-defined]
+    if isinstance(error, MethodNotAllowed) and error.valid_methods:
+        response.headers["Allow"] = ", ".join(error.valid_methods)
     return response
 
 

@@ -25,7 +25,7 @@ def alive() -> Response:
 @bp.get("/readyz")
 def ready() -> Response:
     """Answer 200 if SQL and Redis answer within a second, else 503; the body says which does not."""
-    app = current_app._get_current_object()  # type: ignore[attr-defined]
+    app = current_app._get_current_object()  # type: ignore[attr-defined]  # Flask's own way, which its types hide
 
     def sql() -> None:
         with app.app_context():

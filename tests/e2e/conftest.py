@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Response, sync_playwright
@@ -106,8 +107,8 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
     contexts = []
     troubles: list[str] = []
 
-    def open_window(pipit: Pipit, **settings: object) -> Visit:
-        context = browser.new_context(**settings)  # type: ignore[arg-type]
+    def open_window(pipit: Pipit, **settings: Any) -> Visit:
+        context = browser.new_context(**settings)
         context.set_default_timeout(PATIENCE * 1000)
         context.add_init_script(REPORT_VIOLATIONS)
         contexts.append(context)

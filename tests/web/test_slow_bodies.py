@@ -48,7 +48,7 @@ def post(body: Trickle | None, **environ: Any) -> tuple[str, bytes]:
     given = {"REQUEST_METHOD": "POST", "wsgi.input": body or io.BytesIO(b"as it is"), "PATH_INFO": "/", **environ}
     if body:
         given["gunicorn.socket"] = body
-    list(SlowBodies(application)(given, lambda status, _headers, *_: statuses.append(status)))  # type: ignore[arg-type]
+    list(SlowBodies(application)(given, lambda status, _headers, *_: statuses.append(status)))  # type: ignore[arg-type]  # no write()
     return statuses[0], b"".join(seen)
 
 
