@@ -71,6 +71,19 @@ class Visitor:
         return cookie.value if cookie else None
 
 
+class Log:
+    """What has been written to standard output."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+        self.text = ""
+
+    def lines(self) -> list[str]:
+        output.flush()
+        self.text += self.capsys.readouterr().out
+        return self.text.splitlines()
+
+
 @pytest.fixture(autouse=True)
 def quiet_output() -> Iterator[None]:
     """Keep what Pipit logs until a test asks for it: a thread that writes now and then would write into any report."""
@@ -166,6 +179,13 @@ def make_app(redis: Redis, config: Config) -> Iterator[Callable[..., Flask]]:
 @pytest.fixture
 def app(make_app: Callable[..., Flask]) -> Flask:
     return make_app()
+
+
+@pytest.fixture
+def log(capsys: pytest.CaptureFixture[str], app: Flask) -> Log:
+    output.flush()
+    capsys.readouterr()
+    return Log(capsys)
 
 
 @pytest.fixture

@@ -21,9 +21,8 @@ from gunicorn.http.parser import RequestParser
 from redis import Redis
 
 from app.config import parse_redis_url
-from app.web.request_log import output
 from tests import servers
-from tests.conftest import Visitor
+from tests.conftest import Log, Visitor
 from tests.counting import commands_sent
 from tests.servers import ROOT, clean_environ
 
@@ -260,17 +259,15 @@ def test_a_session_is_read_once_though_its_early_look_was_in_vain(server: Server
 
 
 def test_a_page_is_looked_for_once_though_in_vain_and_the_log_has_one_line_of_it(
-    app: Flask, server: Server, ada: Visitor, redis: Redis, capsys: pytest.CaptureFixture[str]
+    app: Flask, server: Server, log: Log
 ) -> None:
     server.ask("/")
     with app.extensions["page_cache"].changing("latest"):
         pass
-    output.flush()
-    capsys.readouterr()
+    before = len(log.lines())
     missed, hit = server.ask("/"), server.ask("/")
     assert (missed.early, hit.early) == (False, True)
-    output.flush()
-    lines = capsys.readouterr().out.splitlines()
+    lines = log.lines()[before:]
     assert len(lines) == 2
     for line, reply, costs in (
         (lines[0], missed, "redis=3 sql=1 cache=miss"),  # a look, the lease, the page
@@ -292,7 +289,7 @@ def test_what_was_found_in_vain_comes_into_nobody_elses_request(app: Flask, serv
 
 
 def test_while_redis_is_away_the_view_serves_the_page(
-    serve: Callable[..., Server], make_app: Callable[..., Flask], capsys: pytest.CaptureFixture[str]
+    serve: Callable[..., Server], make_app: Callable[..., Flask], log: Log
 ) -> None:
     with servers.valkey() as valkey:
         app = make_app(redis=parse_redis_url(f"redis://127.0.0.1:{valkey.port}/0"))
@@ -301,13 +298,11 @@ def test_while_redis_is_away_the_view_serves_the_page(
         for _ in range(3):
             reply = server.ask("/", cookie(ada))
         assert reply.early
-    output.flush()
-    capsys.readouterr()
+    before = len(log.lines())
     reply = server.ask("/", cookie(ada))
     assert (reply.status, reply.early) == ("HTTP/1.1 200 OK", False)
     assert header(reply, "cache-status") == "Pipit; fwd=bypass; detail=store-unavailable"
-    output.flush()
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("method=")]
+    lines = [line for line in log.lines()[before:] if line.startswith("method=")]
     assert len(lines) == 1
 
 

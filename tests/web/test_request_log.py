@@ -8,8 +8,8 @@ from flask import Flask
 from redis import Redis
 from werkzeug.test import create_environ, run_wsgi_app
 
-from app.web.request_log import RequestLog, output
-from tests.conftest import PASSWORD, Visitor
+from app.web.request_log import RequestLog
+from tests.conftest import PASSWORD, Log, Visitor
 
 HTTPS = {"HTTP_X_FORWARDED_PROTO": "https", "HTTP_X_FORWARDED_FOR": "192.0.2.1"}
 
@@ -17,26 +17,6 @@ HTTPS = {"HTTP_X_FORWARDED_PROTO": "https", "HTTP_X_FORWARDED_FOR": "192.0.2.1"}
 @pytest.fixture
 def database_url(sqlite_url: str) -> str:
     return sqlite_url
-
-
-class Log:
-    """What has been written to standard output."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self.capsys = capsys
-        self.text = ""
-
-    def lines(self) -> list[str]:
-        output.flush()
-        self.text += self.capsys.readouterr().out
-        return self.text.splitlines()
-
-
-@pytest.fixture
-def log(capsys: pytest.CaptureFixture[str], app: Flask) -> Log:
-    output.flush()
-    capsys.readouterr()
-    return Log(capsys)
 
 
 def test_a_request_is_one_line_that_says_what_it_cost(visitor: Visitor, log: Log) -> None:
