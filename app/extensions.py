@@ -1,5 +1,7 @@
 """The Flask extensions, not yet bound to an app; create_app() binds them."""
 
+import sqlite3
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,24 @@ def _count(*_arguments: Any) -> None:
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
     cursor.execute("PRAGMA foreign_keys = ON")
-    cursor.execute("PRAGMA journal_mode = WAL")  # readers and a writer don't wait for each other
+    _write_ahead(cursor)
     cursor.execute("PRAGMA synchronous = NORMAL")
     cursor.close()
+
+
+def _write_ahead(cursor: sqlite3.Cursor) -> None:
+    """Have the file written ahead (WAL), so that readers and a writer don't wait for each other.
+
+    That is once for a file. If two switch it at the same moment SQLite refuses one at once, whatever its timeout: that
+    one tries again here.
+    """
+    give_up = time.monotonic() + SQL_TIMEOUT
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                raise
+            time.sleep(0.01)
+        else:
+            return

@@ -1,8 +1,10 @@
 """The migrations make exactly the tables that the models describe, on both databases, there and back."""
 
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,10 @@ from sqlalchemy import create_engine, inspect, text
 
 from app import create_app
 from app.config import Config, parse_redis_url
-from app.extensions import Base, db
+from app.extensions import SQL_TIMEOUT, Base, _prepare_sqlite, db
 from app.models import Post, User
 from tests import servers
-from tests.conftest import PASSWORD, SECRET_KEY
+from tests.conftest import PASSWORD, SECRET_KEY, in_threads
 
 TABLES = {"users", "posts", "post_tags", "follows"}
 
@@ -119,3 +121,15 @@ def test_releases_at_once_migrate_one_after_the_other(empty_database_url: str) -
     for release in releases:
         _, errors = release.communicate(timeout=60)
         assert release.returncode == 0, errors
+
+
+def test_many_may_open_a_new_sqlite_file_at_once(tmp_path: Path) -> None:
+    for number in range(50):  # SQLite refuses one in every third or so
+        path = tmp_path / f"{number}.db"
+
+        def open_it(_: int, path: Path = path) -> None:
+            with closing(sqlite3.connect(path, timeout=SQL_TIMEOUT)) as connection:
+                _prepare_sqlite(connection, None)
+                assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+        in_threads(6, open_it)
