@@ -50,7 +50,7 @@ errorlog = "-"
 
 
 class PipitWorker(ThreadWorker):
-    """gunicorn's threaded worker (gthread), which has Pipit answer a look at a cached page early (app/web/early.py).
+    """gunicorn's threaded worker (gthread), which has Pipit answer a look at a cached page early (app/front/early.py).
 
     That takes gunicorn half as long as making a WSGI request of it. What isn't answered so goes gunicorn's own way, as
     everything does for an application that has no early answers.
@@ -112,7 +112,7 @@ def _http_date(moment: int) -> str:
 
 
 class Logger(GunicornLogger):
-    """gunicorn's log of its own affairs, without its line a request: app/web/request_log.py writes a better one.
+    """gunicorn's log of its own affairs, without its line a request: app/front/log.py writes a better one.
 
     Heroku asks for that line in GUNICORN_CMD_ARGS, which goes before this file; it would show query strings.
     """

@@ -7,11 +7,11 @@ from flask import Flask
 from app.cache import init_cache
 from app.config import Config
 from app.extensions import init_extensions
+from app.front.assets import Assets
 from app.rate_limit import init_limiter
 from app.redis_client import init_store
 from app.sessions import init_sessions
 from app.web import init_web
-from app.web.assets import Assets
 
 
 def create_app(config: Config | None = None) -> Flask:

@@ -22,8 +22,8 @@ from werkzeug.test import TestResponse
 from app import create_app
 from app.config import Config, parse_database_url, parse_redis_url
 from app.extensions import Base, db
+from app.front.log import output
 from app.models import User
-from app.web.request_log import output
 from tests import servers
 
 SECRET_KEY = "a key for tests, and for tests only"

@@ -16,6 +16,7 @@ from tests.servers import ROOT
 FLOORS = (
     ("app",),  # the factory: puts the parts together, so it may import all of them
     ("app.web", "app.cli"),
+    ("app.front",),
     ("app.models",),
     ("app.cache", "app.sessions", "app.rate_limit"),
     ("app.broadcast",),

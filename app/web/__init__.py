@@ -7,14 +7,14 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from app.cache import PageCache
 from app.config import Config
+from app.front.assets import Assets
+from app.front.early import EarlyAnswers
+from app.front.log import RequestLog, init_request_log
+from app.front.page_cache import PageCacheLayer
+from app.front.security import HTTPSOnly, SecurityHeaders
+from app.front.slow_bodies import LARGEST_REQUEST, SlowBodies
 from app.web import accounts, errors, health, limits, pages, people, posts
-from app.web.assets import Assets
 from app.web.converters import IdConverter
-from app.web.early import EarlyAnswers
-from app.web.page_cache import PageCacheLayer
-from app.web.request_log import RequestLog, init_request_log
-from app.web.security import HTTPSOnly, SecurityHeaders
-from app.web.slow_bodies import LARGEST_REQUEST, SlowBodies
 from app.web.viewer import signed_in
 
 if TYPE_CHECKING:

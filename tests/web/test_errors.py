@@ -11,9 +11,9 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from app.config import parse_redis_url
+from app.front.security import HEADERS
+from app.front.slow_bodies import LARGEST_REQUEST
 from app.models import Post
-from app.web.security import HEADERS
-from app.web.slow_bodies import LARGEST_REQUEST
 from tests.conftest import PASSWORD, SECRET_KEY, Visitor
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -9,7 +9,7 @@ out goes with it: the session is read once, and the log has one line.
 from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING, Any
 
-from app.web.pages import Answer
+from app.front.answers import Answer
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

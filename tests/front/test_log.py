@@ -8,7 +8,7 @@ from flask import Flask
 from redis import Redis
 from werkzeug.test import create_environ, run_wsgi_app
 
-from app.web.request_log import RequestLog
+from app.front.log import RequestLog
 from tests.conftest import PASSWORD, Log, Visitor
 
 HTTPS = {"HTTP_X_FORWARDED_PROTO": "https", "HTTP_X_FORWARDED_FOR": "192.0.2.1"}

@@ -8,7 +8,7 @@ from werkzeug.sansio.utils import host_is_trusted
 from werkzeug.utils import redirect
 from werkzeug.wsgi import get_current_url
 
-from app.web.early import EARLY, NotEarlyError
+from app.front.early import EARLY, NotEarlyError
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

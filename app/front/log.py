@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from werkzeug.wsgi import ClosingIterator
 
 from app import costs
-from app.web.early import NotEarlyError
-from app.web.pages import CACHE_STATUS
+from app.front.answers import CACHE_STATUS
+from app.front.early import NotEarlyError
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

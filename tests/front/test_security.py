@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from werkzeug.test import TestResponse
 
 from app.extensions import db
-from app.web.security import HEADERS
+from app.front.security import HEADERS
 from tests.conftest import Visitor
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -13,7 +13,7 @@ from sqlalchemy import event
 
 from app.cache import PageCache
 from app.extensions import db
-from app.web import page_cache
+from app.front import page_cache
 from tests.conftest import Visitor
 from tests.servers import wait_until
 

@@ -17,11 +17,11 @@ from werkzeug.sansio.http import parse_cookie  # Flask's own: no bytes in a cook
 from werkzeug.sansio.utils import host_is_trusted
 
 from app.cache import MOST_COPIES, PageCache, Served
+from app.front.answers import FILLING, MISSED, PAGE_NAME, Answer, Filling, PublicAnswers, private_answer
+from app.front.early import EARLY, IN_VAIN, NotEarlyError
+from app.front.security import security_headers
 from app.redis_client import StoreUnavailableError
 from app.sessions import ALREADY_READ, FLASHES, PipitSessionInterface, has_cookie, is_due
-from app.web.early import EARLY, IN_VAIN, NotEarlyError
-from app.web.pages import FILLING, MISSED, PAGE_NAME, Answer, Filling, PublicAnswers, private_answer
-from app.web.security import security_headers
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

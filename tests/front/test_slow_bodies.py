@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.web.slow_bodies import LARGEST_REQUEST, PATIENCE, SlowBodies
+from app.front.slow_bodies import LARGEST_REQUEST, PATIENCE, SlowBodies
 
 
 class Trickle(io.RawIOBase):
@@ -31,7 +31,7 @@ class Trickle(io.RawIOBase):
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [0.0]
-    monkeypatch.setattr("app.web.slow_bodies.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("app.front.slow_bodies.time.monotonic", lambda: now[0])
     return now
 
 
