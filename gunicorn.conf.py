@@ -1,26 +1,27 @@
 """How gunicorn runs Pipit, on Heroku and everywhere else: its settings, its worker, its log.
 
-Every number that has a reason carries it. The classes are here, and not in the app: what gunicorn's master imports its
-workers inherit, and of that a reload (SIGHUP) brings back only this file as it is by then.
+Every number that has a reason carries it. The classes are defined here, not in the app: workers inherit whatever the
+master has imported, and a reload (SIGHUP) re-reads only this file.
+
+Under another WSGI server, serve app:create_app(). Under another ASGI server, serve app:create_front(); then the
+deadlines and limits of app/front/protocol.py are missing.
 """
 
 import importlib.util
+import logging
 import os
+import signal
 import socket
 import sys
-import time
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from gunicorn import SERVER
 from gunicorn.glogging import Logger as GunicornLogger
-from gunicorn.util import http_date
-from gunicorn.workers.gthread import ThreadWorker
+from uvicorn_worker import UvicornWorker
 
 ROOT = Path(__file__).resolve().parent
 
-# The file, not the package, for the same reason.
+# Load config.py by its path: importing the package would keep the old code across reloads.
 spec = importlib.util.spec_from_file_location("pipit_config", ROOT / "app" / "config.py")
 assert spec is not None
 assert spec.loader is not None
@@ -28,91 +29,67 @@ module = sys.modules["pipit_config"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 
 WEB_PID = module.INSTANCE / "web.pid"
-watched = "PROCFILE" in os.environ  # so .env was read: this is a laptop, and a watcher may run beside us
+watched = "PROCFILE" in os.environ  # set only by .env, so this is a laptop, and a watcher may run beside us
 
-settings = module.Config.from_environ(os.environ)  # what is wrong with it is said here once, not by every worker
+settings = module.Config.from_environ(os.environ)  # reports errors once, here, not in every worker
 
-wsgi_app = "app:create_app()"
+wsgi_app = "app:create_front()"
 bind = f"0.0.0.0:{settings.port}"
 workers = settings.workers
-threads = settings.threads
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108  # a heartbeat must not wait for a disk
-keepalive = 100  # s; longer than the 90 of Heroku's router, so that it hangs up first
-timeout = 30  # s; the router gives up on a request then
+timeout = 30  # s without a heartbeat before the master kills a worker; by then the router has given up too
 graceful_timeout = 25  # s; a dyno gets 30 from SIGTERM to SIGKILL
 control_socket_disable = True
 
-# Who may say X-Forwarded-*: nobody here. Pipit itself counts the proxies (TRUSTED_PROXIES), for all of them alike.
+# gunicorn must not act on X-Forwarded-*: the app does, for every server alike (TRUSTED_PROXIES).
 forwarded_allow_ips = ""
 secure_scheme_headers: dict[str, str] = {}
 
 errorlog = "-"
 
 
-class PipitWorker(ThreadWorker):
-    """gunicorn's threaded worker (gthread), which has Pipit answer a look at a cached page early (app/front/early.py).
+class Worker(UvicornWorker):
+    """uvicorn's worker for gunicorn, with the front's own protocol (app/front/protocol.py)."""
 
-    That takes gunicorn half as long as making a WSGI request of it. What isn't answered so goes gunicorn's own way, as
-    everything does for an application that has no early answers.
-    """
+    CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
+        "loop": "uvloop",
+        "http": "app.front.protocol:FrontProtocol",  # by name: a worker imports it, so a reload brings the new one
+        "interface": "asgi3",
+        "lifespan": "on",
+        "ws": "none",
+        "proxy_headers": False,  # Pipit counts the proxies
+        "server_header": False,
+        "access_log": False,
+        "timeout_graceful_shutdown": 20,  # s; shorter than graceful_timeout
+        "timeout_notify": 1,  # s from one callback_notify() to the next
+    }
 
-    def load_wsgi(self) -> None:
-        """Load the application."""
-        super().load_wsgi()
-        self.early = getattr(self.wsgi, "extensions", {}).get("early_answers")
-        self.keeps_connections = bool(self.cfg.keepalive)  # gunicorn takes a while to look up a setting
+    def init_signals(self) -> None:
+        """Have a worker that was asked to stop end in the ordinary way, when uvicorn has finished its requests."""
+        super().init_signals()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: sys.exit(0))
 
-    def handle_request(self, req: Any, conn: Any) -> bool:
-        """Answer a request; return whether the connection stays open."""
-        stays_open = self._answer_early(req, conn)
-        return bool(super().handle_request(req, conn)) if stays_open is None else stays_open
+    def run(self) -> None:
+        """Prepare this process for its visitors, and serve them. Any earlier a signal to stop would be lost."""
+        from app.front.process import prepare
 
-    def _answer_early(self, req: Any, conn: Any) -> bool | None:
-        """Answer a plain look at a page; return whether the connection stays open, or None if that can't be done."""
-        if self.early is None or req.path not in self.early.paths or req.version != (1, 1) or self._may_close():
-            return None
-        headers = {f"HTTP_{name.replace('-', '_')}": value for name, value in req.headers}
-        if len(headers) < len(req.headers) or "HTTP_EXPECT" in headers:  # to be joined; to be told 100
-            return None
-        environ = {
-            "REQUEST_METHOD": req.method,
-            "PATH_INFO": req.path,  # as it is: a known path has nothing to unquote
-            "QUERY_STRING": req.query,
-            "wsgi.url_scheme": req.scheme,
-            **headers,
-        }
-        answer = self.early.answer(environ, req.body)
-        if answer is None:
-            return None
-        status, fields, body = answer
-        stays_open = not req.should_close()
-        connection = "keep-alive" if stays_open else "close"
-        own = ("Server", SERVER), ("Date", _http_date(int(time.time()))), ("Connection", connection)
-        head = "".join([f"{name}: {value}\r\n" for name, value in (*own, *fields)])
-        conn.sock.sendall(f"HTTP/1.1 {status}\r\n{head}\r\n".encode("latin-1") + body)
-        self.nr += 1
-        return stays_open
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # gunicorn already logs starts and stops
+        prepare(self.sockets)
+        super().run()
 
-    def _may_close(self) -> bool:
-        """Return whether this worker closes connections now; what else that takes is gunicorn's affair."""
-        return (
-            not self.keeps_connections
-            or not self.alive
-            or self.nr + 1 >= self.max_requests
-            or len(self.keepalived_conns) >= self.max_keepalived
-        )
+    async def callback_notify(self) -> None:
+        """Tell the master that this worker is alive; end if it was killed. gunicorn's own workers do the same."""
+        self.notify()
+        if os.getppid() != self.ppid:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
-worker_class = PipitWorker
-
-
-@lru_cache(maxsize=1)  # it is the same for a second
-def _http_date(moment: int) -> str:
-    return str(http_date(moment))
+worker_class = Worker
 
 
 class Logger(GunicornLogger):
-    """gunicorn's log of its own affairs, without its line a request: app/front/log.py writes a better one.
+    """gunicorn's log of its own affairs, without its line for each request: app/front/log.py writes a better one.
 
     Heroku asks for that line in GUNICORN_CMD_ARGS, which goes before this file; it would show query strings.
     """
@@ -125,7 +102,7 @@ logger_class = Logger
 
 
 def on_starting(_server: Any) -> None:
-    """Say it in one line if the port is taken; gunicorn itself would try five times first."""
+    """Exit with one clear line if the port is taken; gunicorn would retry five times."""
     if "GUNICORN_PID" in os.environ:  # a running gunicorn hands its socket on (SIGUSR2)
         return
     with socket.socket() as probe:
@@ -146,12 +123,12 @@ def when_ready(server: Any) -> None:
 
 
 def worker_exit(_server: Any, worker: Any) -> None:
-    """On a laptop, let a worker that can't start because of a half-saved file be started again, not end everything."""
+    """On a laptop, restart a worker that failed on a half-saved file instead of shutting everything down."""
     if watched and not worker.booted:
         os._exit(1)  # not gunicorn's own "failed to boot", after which it gives up
 
 
 def on_exit(server: Any) -> None:
-    """Take the process id away again, unless another process has put its own there."""
+    """Remove web.pid, unless it is another process's by now."""
     if watched and WEB_PID.exists() and WEB_PID.read_text() == str(server.pid):
         WEB_PID.unlink()

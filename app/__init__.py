@@ -7,6 +7,7 @@ from flask import Flask
 from app.cache import init_cache
 from app.config import Config
 from app.extensions import init_extensions
+from app.front.application import Front
 from app.front.assets import Assets
 from app.rate_limit import init_limiter
 from app.redis_client import init_store
@@ -14,8 +15,15 @@ from app.sessions import init_sessions
 from app.web import init_web
 
 
+def create_front() -> Front:
+    """Return Pipit as gunicorn serves it: behind an event loop, an ASGI application."""
+    return Front(create_app())
+
+
 def create_app(config: Config | None = None) -> Flask:
     """Put the parts together, for the environment's settings unless others are given.
+
+    The app is a complete Pipit under any WSGI server, only slower than behind the front.
 
     Raises ConfigError, which ends the process with a readable message, if the environment can't be used.
     """

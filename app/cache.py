@@ -6,16 +6,15 @@ stampede). And a reader who read SQL just before a write, but stores its page ju
 until it expires (a stale write-back). One mechanism prevents both, the *lease* (Nishtala et al., "Scaling Memcache at
 Facebook", NSDI 2013, section 3.2.1):
 
-    page:<name>          string   the page; lives CACHE_TTL
-    page:<name>:lease    string   a random token of whoever may fill it, or the mark of a write that is under way
+    page:<name>          string   a line `version run etag built-at`, then the body in gzip; lives CACHE_TTL
+    page:<name>:lease    string   the token of the reader who may fill it, or the marks of the writes under way
 
 On a miss one reader gets the lease and builds; the others wait briefly for its page. A page is stored only by a reader
 whose token is still there, and a write takes the token away. So a fill that began before a write can't be stored after.
-A Redis that restarts from disk, or a replica that takes over, may have forgotten the last deletions. So a page names
-the run of the server that took it, and counts only there.
+A Redis that restarts from disk, or a replica that takes over, may have forgotten the last deletions. So each page
+carries the run id of the server that stored it, and only that run may serve it.
 
-Each web process also keeps pages for a second in its own memory (LocalCopies), so that a busy page costs one GET a
-second, not one a visitor. A write tells all processes to drop theirs, and is acknowledged only when they have.
+The front keeps copies of pages in memory (app/front/copies.py). Redis tells it of each change to a page or its lease.
 
 What a write does beyond that is a Strategy, one of three; docs/cache.md compares them.
 """
@@ -23,20 +22,20 @@ What a write does beyond that is a Strategy, one of three; docs/cache.md compare
 import gzip
 import hashlib
 import logging
+import math
 import secrets
-import threading
 import time
+import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
+from urllib.parse import quote, unquote
 
 from flask import Flask, current_app
-from redis import OutOfMemoryError, RedisError
 
-from app.broadcast import Broadcast
 from app.config import Config
 from app.redis_client import Store, StoreUnavailableError
 
@@ -44,16 +43,14 @@ log = logging.getLogger(__name__)
 
 LEASE = 1000  # ms a reader has to build a page; a holder that dies delays the others by no more than this
 WRITE_LEASE = 15_000  # ms a write may take from its mark to its commit; longer than a statement may run (SQL_TIMEOUT)
-STILL_SERVED = 1000  # ms `refresh` lets the old page live during a write; a commit takes 10
-COPY_LIFETIME = 1.0  # s a process may serve its own copy without asking Redis: how old a page is if a message is lost
-CHANNEL = "page:changes"
-POLL = 0.02  # s between two looks of those who wait for somebody else's page
+STILL_SERVED = 1000  # ms `refresh` lets the old page live during a write; a commit takes 10. A copy lives no longer
+POLL = 0.02  # s between two checks for another reader's page
 CLOCK_SKEW = 1.0  # s by which the clocks of two dynos may differ
-MOST_COPIES = 200  # some 10 MB, compressed ones included
+PAST_COPIES = 2.0  # s after a write for which its author reads past the copies: a lost packet is sent again after 0.2
 WRITING = b"w"  # how a writer's mark begins
-FILLING = b"f"  # how a reader's token does
+FILLING = b"f"  # how a reader's token begins
 
-# On a miss: give the page if it has come meanwhile, else take the lease if it is free, and say whose it is. In one
+# On a miss: return the page if it has come meanwhile, else take the lease if it is free, and say whose it is. In one
 # step: a reader who looked before another's page was stored must not take the lease after.
 # KEYS page, lease; ARGV token, ms, how a page begins that may be served.
 TAKE = """
@@ -63,7 +60,7 @@ redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2])
 return {'', redis.call('GET', KEYS[2])}
 """
 
-# Store a page if the lease is still ours. KEYS page, lease; ARGV token, page, seconds to live.
+# Store a page if the lease is ours alone. KEYS page, lease; ARGV token, page, seconds to live.
 FILL = """
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[2])
@@ -71,99 +68,84 @@ redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
 return 1
 """
 
-# After a commit: delete the page, and the lease too. The mark of another write that is still under way stays, but is
-# spoilt: if that writer has read SQL already, what it builds lacks this commit. APPEND keeps the expiry.
-# KEYS page, lease; ARGV our mark.
+# Before a write: put our mark into the lease. Each of several writers has its own there, `w<id>@<ms>;`; one that has
+# outlived its write is dropped, or a page would stay uncached while others go on writing. A full Redis refuses the
+# mark: then the page is deleted, and nobody can store it again.
+# KEYS page, lease; ARGV mark, ms a mark lives, now (ms), ms the page may still be served.
+MARK = """
+if ARGV[4] == '0' then redis.call('DEL', KEYS[1]) else redis.call('PEXPIRE', KEYS[1], ARGV[4]) end
+local marks = ''
+for mark, at in string.gmatch(redis.call('GET', KEYS[2]) or '', '(w%x+@(%d+);!?)') do
+    if at + ARGV[2] > ARGV[3] + 0 then marks = marks .. mark end
+end
+if redis.pcall('SET', KEYS[2], marks .. ARGV[1], 'PX', ARGV[2]).err then redis.call('DEL', KEYS[1], KEYS[2]) end
+"""
+
+# After a commit: delete the page, and our mark. Another writer's mark stays, but no longer lets that writer store its
+# page: what it builds may lack this commit. KEYS page, lease; ARGV our mark or token.
 SETTLE = """
 redis.call('DEL', KEYS[1])
-local lease = redis.call('GET', KEYS[2])
-if not lease then return 1 end
-if string.sub(lease, 1, #ARGV[1]) == ARGV[1] or string.sub(lease, 1, 1) ~= 'w' then
-    redis.call('DEL', KEYS[2])
+local lease = redis.call('GET', KEYS[2]) or ''
+local from, to = string.find(lease, ARGV[1], 1, true)
+if from then lease = string.sub(lease, 1, from - 1) .. string.sub(lease, to + 1) end
+if string.find(lease, 'w', 1, true) then
+    redis.call('SET', KEYS[2], lease .. '!', 'PX', math.max(1, redis.call('PTTL', KEYS[2])))
 else
-    redis.call('APPEND', KEYS[2], '!')
+    redis.call('DEL', KEYS[2])
 end
-return 1
 """
 
 Builder = Callable[[str], str]
 
 
-@dataclass(frozen=True, eq=False)  # two pages are the same only if they are one: what is made of it is kept with it
+@dataclass(frozen=True)
+class PageKind:
+    """A kind of cached page: declared once, named by the view that shows it and by the writes that change it."""
+
+    kind: str
+
+    def __call__(self, *which: object) -> str:
+        """Return the cache's name for one page of this kind, as in "user:ada"; no part of it holds another colon."""
+        return ":".join((self.kind, *(quote(str(part), safe="") for part in which)))
+
+    @staticmethod
+    def parts(which: str) -> list[str]:
+        """Return what one page was named for, given its name without the kind."""
+        return [unquote(part) for part in which.split(":")]
+
+
+@dataclass(frozen=True, eq=False)  # compared by identity: what is derived from a page is kept on it
 class Page:
     """A page as everyone gets it, before the viewer's own part is added."""
 
-    body: str
+    encoded: bytes  # the body, in UTF-8
     etag: str  # of the body: 32 hexadecimal digits
     built_at: float  # s since the epoch, when building it began: what was written later may not be in it
 
-    @cached_property
-    def encoded(self) -> bytes:
-        """Return the body as it goes over the wire."""
-        return self.body.encode()
+    @property
+    def body(self) -> str:
+        """Return the HTML."""
+        return self.encoded.decode()
 
     @cached_property
     def compressed(self) -> bytes:
-        """Return the body in gzip; made once, and kept for as long as the page is."""
+        """Return the body in gzip; made once, and kept as long as the page is."""
         return gzip.compress(self.encoded, compresslevel=6, mtime=0)
+
+    @classmethod
+    def from_compressed(cls, compressed: bytes, etag: str, built_at: float) -> "Page":
+        """Build a page from its stored form. Raises OSError, EOFError or zlib.error if that is not gzip."""
+        page = cls(gzip.decompress(compressed), etag, built_at)
+        page.__dict__["compressed"] = compressed  # prefills the cached property
+        return page
 
 
 @dataclass(frozen=True)
 class Served:
-    """A page, and how it was come by, in the words of Cache-Status (RFC 9211, section 2)."""
+    """A page, and how it was served, as a Cache-Status value (RFC 9211, section 2)."""
 
     page: Page
     status: str
-
-
-class LocalCopies:
-    """Pages in this process's own memory, each for COPY_LIFETIME, and only while its messages arrive.
-
-    A copy that was asked for before a message came is not kept after it: between the two the page may have changed.
-    """
-
-    def __init__(self) -> None:
-        self._copies: dict[str, tuple[Served, float]] = {}
-        self._messages = 0
-        self._lock = threading.Lock()
-
-    def get(self, name: str) -> Served | None:
-        """Return the copy, or None if there is none that is young enough."""
-        served, expires = self._copies.get(name, (None, 0.0))
-        return served if time.monotonic() < expires else None
-
-    def known(self, name: str, page: Page) -> Page:
-        """Return the page, or the very one that was kept before if it is the same: what was made of it stays."""
-        served, _ = self._copies.get(name, (None, 0.0))
-        if served and (served.page.etag, served.page.built_at) == (page.etag, page.built_at):
-            return served.page
-        return page
-
-    def ticket(self) -> tuple[int, float]:
-        """Return what keep() needs to know of the moment before Redis was asked."""
-        return self._messages, time.monotonic()
-
-    def keep(self, name: str, served: Served, ticket: tuple[int, float]) -> None:
-        """Keep a page that Redis gave, unless a message came meanwhile."""
-        messages, asked = ticket
-        with self._lock:
-            if messages == self._messages:
-                if len(self._copies) >= MOST_COPIES:
-                    self._copies.clear()
-                self._copies[name] = served, asked + COPY_LIFETIME
-
-    def drop(self, names: str) -> None:
-        """Drop the copies of pages that have changed; their names are separated by spaces."""
-        with self._lock:
-            self._messages += 1
-            for name in names.split(" "):
-                self._copies.pop(name, None)
-
-    def drop_all(self) -> None:
-        """Drop all copies: messages may have been missed."""
-        with self._lock:
-            self._messages += 1
-            self._copies.clear()
 
 
 class PageCache:
@@ -180,44 +162,26 @@ class PageCache:
         self.ttl = ttl
         self.version = version
         self.builders: dict[str, Builder] = {}
-        self.copies = LocalCopies()
-        self.broadcast = Broadcast(store, CHANNEL, self.copies.drop, self.copies.drop_all)
 
-    def listen(self) -> None:
-        """Keep copies in this process from now on, and listen for what changes them: for processes that serve pages."""
-        if self.store.may_listen:
-            self.broadcast.start()
-
-    def register(self, builders: Mapping[str, Builder]) -> None:
-        """Say how pages are built: "user:7" by the builder "user", which is given "7"."""
-        self.builders.update(builders)
+    def register(self, kind: PageKind, builder: Builder) -> None:
+        """Say how pages of a kind are built: "user:ada" by the builder of "user", which is given "ada"."""
+        self.builders[kind.kind] = builder
 
     def get(self, name: str) -> Served | None:
-        """Return the cached page, from this process's memory or from Redis, or None. Raises StoreUnavailableError."""
-        served = self.copies.get(name)
-        if served:
-            return served
-        ticket = self.copies.ticket()
-        with self.store.commands() as redis:
-            page = self._decode(*redis.ask("GET", self._key(name)))
-        if page is None:
-            return None
-        status = f"Pipit; hit; ttl={self._time_left(page)}"
-        page = self.copies.known(name, page)
-        if self.broadcast.listening:
-            self.copies.keep(name, Served(page, f"{status}; detail=memory"), ticket)
-        return Served(page, status)
+        """Return the cached page, or None. Raises StoreUnavailableError."""
+        page = self.decode(*self.store.ask("GET", self.key(name)))
+        return Served(page, f"Pipit; hit; ttl={self.time_left(page)}") if page else None
 
     def get_or_build(self, name: str, newer_than: float | None = None, *, missed: bool = False) -> Served:
         """Return the page from Redis, or build it and leave it there; without Redis, just build it.
 
-        newer_than: s since the epoch; a page begun before is not good enough for this reader.
-        missed: get() has just been asked for it, in vain.
+        newer_than: s since the epoch; the reader's last write; an older page is built again for them.
+        missed: Redis has just been asked for it, and did not have it.
         """
         try:
             served = (None if missed else self.get(name)) or self._fill(name)
         except StoreUnavailableError as error:
-            if not self.store.breaker.is_open:  # that was said once, when it opened
+            if not self.store.breaker.is_open:  # that was logged once, when it opened
                 log.warning("the page %s is built without the cache: %s", name, error)
             return Served(self.build(name), "Pipit; fwd=bypass; detail=store-unavailable")
         if newer_than is not None and served.page.built_at <= newer_than + CLOCK_SKEW:
@@ -233,31 +197,24 @@ class PageCache:
         Raises StoreUnavailableError before the body runs if Redis can't be told: then nothing was written, which is
         better than a write that others would not see. Once the body has run it never raises.
         """
-        strategy = Invalidate() if removal else self.strategy
-        may_have_written = False
-        try:
-            with strategy.changing(self, names):
-                may_have_written = True
-                yield
-        finally:
-            if may_have_written and strategy.seen_by_everyone:
-                self._drop_copies(names)
+        with (Invalidate() if removal else self.strategy).changing(self, names):
+            yield
 
     def may_lack(self, wrote: float) -> bool:
-        """Return whether a cached page can still be one from before a write (s since the epoch)."""
-        return time.time() < wrote + self.ttl + CLOCK_SKEW
+        """Return whether a cached page may lack what its reader wrote then (s since the epoch)."""
+        return not self.strategy.seen_by_everyone and time.time() < wrote + self.ttl + CLOCK_SKEW
 
     def build(self, name: str) -> Page:
-        """Build a page, and leave it nowhere."""
+        """Build a page without caching it."""
         kind, _, which = name.partition(":")
         began = time.time()
-        body = self.builders[kind](which)
+        body = self.builders[kind](which).encode()
         return Page(body, etag_of(body), began)
 
     # What strategies are made of
 
     def mark(self, names: tuple[str, ...], mark: bytes, *, keep_for: int = 0) -> str:
-        """Before a write: take the leases, so that nobody can store a page while the outcome is open.
+        """Before a write: put a mark into the leases, so that nobody can store a page while the outcome is open.
 
         keep_for: ms the pages themselves may still be served; 0 deletes them.
 
@@ -266,32 +223,36 @@ class PageCache:
         run = self.store.run
         with self.store.commands() as redis, redis.pipeline(transaction=False) as pipe:
             for name in names:
-                if keep_for:
-                    pipe.pexpire(self._key(name), keep_for)
-                else:
-                    pipe.delete(self._key(name))
-                pipe.set(self._lease_key(name), mark, px=WRITE_LEASE)
-            for result in pipe.execute(raise_on_error=False):
-                # A full Redis still deletes, and that is what counts: the mark guards only against our own death.
-                if isinstance(result, RedisError) and not isinstance(result, OutOfMemoryError):
-                    raise result
+                pipe.eval(MARK, 2, *self.keys(name), mark, WRITE_LEASE, int(time.time() * 1000), keep_for)
+            pipe.execute()
         return run
 
     def settle(self, names: tuple[str, ...], mark: bytes) -> bool:
         """After a write: delete the pages, and the marks with them; return whether that could be done. Never raises.
 
         It is tried even if Redis did not answer a moment ago: should Redis be back, and have lost the mark, others may
-        store the old page. If it can't be done, the mark expires by itself.
+        store the old page. If it can't be done, the mark expires.
         """
         try:
             with self.store.commands(insist=True) as redis, redis.pipeline() as pipe:
                 for name in names:
-                    pipe.eval(SETTLE, 2, self._key(name), self._lease_key(name), mark)
+                    pipe.eval(SETTLE, 2, *self.keys(name), mark)
                 pipe.execute()
         except StoreUnavailableError as error:
             log.warning("the pages %s stay uncached for %d s: %s", ", ".join(names), WRITE_LEASE // 1000, error)
             return False
         return True
+
+    def wait_until_told(self) -> None:
+        """Return when Redis has sent the invalidations for this thread's writes. Never raises.
+
+        Redis sends it, and its answer to us, before it reads the next command: so its answer to a PING comes after.
+        """
+        try:
+            with self.store.commands(insist=True) as redis:
+                redis.ping()
+        except StoreUnavailableError as error:
+            log.warning("copies of changed pages may be served for a second: %s", error)
 
     def store_if_ours(self, name: str, token: bytes, page: Page, run: str) -> bool:
         """Store a page if the lease is still ours; return whether it was. Never raises.
@@ -301,19 +262,41 @@ class PageCache:
         """
         try:
             with self.store.commands() as redis:
-                value = self._encode(page, run)
-                return bool(redis.eval(FILL, 2, self._key(name), self._lease_key(name), token, value, self.ttl))
+                return bool(redis.eval(FILL, 2, *self.keys(name), token, self.encode(page, run), self.ttl))
         except StoreUnavailableError as error:  # full, or gone since: the page is still a page
             log.warning("the page %s can't be cached: %s", name, error)
             return False
 
-    # Details
+    # Keys and bytes
 
-    def _drop_copies(self, names: tuple[str, ...]) -> None:
-        """Have all processes drop their copies; return when they have, or when these are too old to be served."""
-        too_old = time.monotonic() + COPY_LIFETIME
-        if not self.broadcast.tell(" ".join(names), COPY_LIFETIME):
-            time.sleep(max(0, too_old - time.monotonic()))
+    def keys(self, name: str) -> tuple[str, str]:
+        """Return the keys of a page and of its lease."""
+        return self.key(name), self.key(f"{name}:lease")
+
+    def key(self, name: str) -> str:
+        """Return the key of a page."""
+        return self.store.key(f"page:{name}")
+
+    def encode(self, page: Page, run: str) -> bytes:
+        """Return a page as it stands in Redis."""
+        return f"{self._origin(run)}{page.etag} {page.built_at:.3f}\n".encode() + page.compressed
+
+    def decode(self, value: bytes | None, run: str) -> Page | None:
+        """Return the page; None if there is none, or if it is from another version of Pipit or run of the server."""
+        try:
+            head, _, compressed = (value or b"").partition(b"\n")
+            version, stored_by, etag, built_at = head.decode().split(" ")
+            if not compressed or (version, stored_by) != (self.version, run) or not math.isfinite(float(built_at)):
+                return None
+            return Page.from_compressed(compressed, etag, float(built_at))
+        except (ValueError, OSError, EOFError, zlib.error):
+            return None
+
+    def time_left(self, page: Page) -> int:
+        """Return the seconds until a page expires."""
+        return max(0, round(page.built_at + self.ttl - time.time()))
+
+    # Details
 
     def _fill(self, name: str) -> Served:
         """Build the page and leave it in Redis, or wait for whoever does. Raises StoreUnavailableError."""
@@ -322,7 +305,7 @@ class PageCache:
         while True:
             page, holder, run = self._take_lease(name, token)
             if page:
-                return Served(page, f"Pipit; fwd=miss; collapsed; ttl={self._time_left(page)}")
+                return Served(page, f"Pipit; fwd=miss; collapsed; ttl={self.time_left(page)}")
             if holder == token:
                 page = self._build_holding(name, token)
                 stored = self.store_if_ours(name, token, page, run)
@@ -332,7 +315,7 @@ class PageCache:
             time.sleep(POLL)
 
     def _build_holding(self, name: str, token: bytes) -> Page:
-        """Build a page; should that fail, don't keep the others waiting for it."""
+        """Build a page while holding the lease; on failure release it, so that others don't wait."""
         try:
             return self.build(name)
         except BaseException:
@@ -341,36 +324,13 @@ class PageCache:
 
     def _take_lease(self, name: str, token: bytes) -> tuple[Page | None, bytes, str]:
         """Return the page if it has come meanwhile, whose the lease is (ours now, if it was free), and the run."""
-        keys = self._key(name), self._lease_key(name)
         servable = self._origin(self.store.run)
-        with self.store.commands() as redis:
-            (value, holder), run = redis.ask("EVAL", TAKE, 2, *keys, token, LEASE, servable)
-        return self._decode(value, run), holder, run
-
-    def _encode(self, page: Page, run: str) -> bytes:
-        return f"{self._origin(run)}{page.etag} {page.built_at:.3f}\n{page.body}".encode()
-
-    def _decode(self, value: bytes | None, run: str) -> Page | None:
-        """Return the page; None if there is none, or if it is from another version of Pipit or run of the server."""
-        try:
-            head, _, body = (value or b"").decode().partition("\n")
-            version, stored_by, etag, built_at = head.split(" ")
-            return Page(body, etag, float(built_at)) if (version, stored_by) == (self.version, run) else None
-        except ValueError:
-            return None
+        (value, holder), run = self.store.ask("EVAL", TAKE, 2, *self.keys(name), token, LEASE, servable)
+        return self.decode(value, run), holder, run
 
     def _origin(self, run: str) -> str:
-        """Return how a page begins that this version of Pipit left with this run of the server."""
+        """Return how a page begins that this version of Pipit stored on this run of the server."""
         return f"{self.version} {run} "
-
-    def _time_left(self, page: Page) -> int:
-        return max(0, round(page.built_at + self.ttl - time.time()))
-
-    def _key(self, name: str) -> str:
-        return self.store.key(f"page:{name}")
-
-    def _lease_key(self, name: str) -> str:
-        return self.store.key(f"page:{name}:lease")
 
 
 class Strategy(ABC):
@@ -388,8 +348,9 @@ class Invalidate(Strategy):
     """Delete on write.
 
     The page goes before the commit and cannot come back until after it. Should the writer or Redis die in between,
-    there is no page to be stale, and the mark expires by itself. It costs a write two round trips, and the first reader
-    after it a rebuild.
+    there is no page to be stale, and the mark expires. It costs a write two round trips, and the first reader
+    after it a rebuild. Redis may answer the mark before it tells those who keep copies: should it not answer after the
+    commit, the writer waits until their copies have expired.
     """
 
     name = "invalidate"
@@ -398,10 +359,14 @@ class Invalidate(Strategy):
     def changing(self, cache: PageCache, names: tuple[str, ...]) -> Iterator[None]:
         mark = _new_mark()
         cache.mark(names, mark)
+        gone_by = time.monotonic() + STILL_SERVED / 1000
         try:
             yield
         finally:
-            cache.settle(names, mark)
+            if cache.settle(names, mark):
+                cache.wait_until_told()
+            else:
+                time.sleep(max(0, gone_by - time.monotonic()))
 
 
 class Refresh(Strategy):
@@ -428,6 +393,8 @@ class Refresh(Strategy):
         behind = tuple(name for name in names if not self._replace(cache, name, mark, run))
         if behind and not cache.settle(behind, mark):
             time.sleep(max(0, gone_by - time.monotonic()))
+        else:
+            cache.wait_until_told()
 
     def _replace(self, cache: PageCache, name: str, mark: bytes, run: str) -> bool:
         try:
@@ -452,9 +419,9 @@ class Expire(Strategy):
 STRATEGIES: dict[str, type[Strategy]] = {strategy.name: strategy for strategy in (Invalidate, Refresh, Expire)}
 
 
-def etag_of(body: str) -> str:
+def etag_of(body: bytes) -> str:
     """Return an entity tag for a body: 32 hexadecimal digits."""
-    return hashlib.sha256(body.encode()).hexdigest()[:32]
+    return hashlib.sha256(body).hexdigest()[:32]
 
 
 def init_cache(app: Flask, config: Config, store: Store, version: str) -> PageCache:
@@ -471,4 +438,4 @@ def current_cache() -> PageCache:
 
 
 def _new_mark() -> bytes:
-    return WRITING + secrets.token_hex(8).encode()
+    return b"%s%s@%d;" % (WRITING, secrets.token_hex(8).encode(), time.time() * 1000)

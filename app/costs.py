@@ -1,29 +1,51 @@
-"""What the request at hand has cost so far: commands to Redis, statements to SQL. The request log tells it.
+"""The request being answered: its id, what it has cost so far, and what the front already knows about it.
 
-Stands below both stores, which add to it, and knows neither.
+The stores import this module to count their commands and statements; it imports none of them.
 """
 
+import random
+import re
 import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+ENVIRON_KEY = "pipit.request"  # in the WSGI environment: the Request, if the front has begun it
+ACCEPTED_ID = re.compile(
+    r"[A-Za-z0-9+/=-]{1,200}"
+)  # ids that are accepted; Heroku's router passes on what the client sent
 
 
-class Costs:
-    """Counts since the request began."""
+@dataclass(slots=True)
+class Request:
+    """One request, from its first moment to its line in the log.
 
-    __slots__ = ("redis", "request_id", "sql")
+    The front makes it. Where Flask has to answer, the front hands it on, so that nothing is asked for twice.
+    """
 
-    def __init__(self, request_id: str) -> None:
-        self.request_id = request_id
-        self.redis = 0
-        self.sql = 0
+    id: str
+    began: float  # s on the monotonic clock
+    redis: int = 0  # commands sent
+    sql: int = 0  # statements run
+    cache_status: str = ""  # how a cached page was served, as a Cache-Status value (RFC 9211)
+    session: tuple[str, dict[str, Any] | None] | None = None  # id and content, if the front has read it
+    page_missed: bool = False  # the front has asked Redis for the page: it is not cached
+
+    @classmethod
+    def begin(cls, given_id: str | None = None) -> "Request":
+        """Begin a request under the router's id if that is fit for a log; otherwise make one up."""
+        # An id is no secret. os.urandom() would release the GIL, which costs more than everything else here.
+        kept = given_id if given_id and ACCEPTED_ID.fullmatch(given_id) else f"{random.getrandbits(128):032x}"
+        return cls(kept, time.monotonic())
 
 
 class _ThisThread(threading.local):
-    costs = Costs("-")  # outside of any request: counts that nobody reads
+    request = Request("-", 0.0)  # outside of any request: counts that nobody reads
 
 
-this_thread = _ThisThread()  # .costs is set where a request begins
+this_thread = _ThisThread()  # .request is set where a thread begins to answer one
 
 
-def current() -> Costs:
-    """Return the counts of the request at hand; outside of one, counts that nobody reads."""
-    return this_thread.costs
+def current() -> Request:
+    """Return the request at hand; outside of one, a request whose counts nobody reads."""
+    return this_thread.request

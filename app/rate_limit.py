@@ -1,4 +1,4 @@
-"""Redis job 3: INCR windows that keep passwords from being guessed.
+"""Redis job 3: rate limits, one INCR counter for each clock minute, so that passwords can't be guessed.
 
     limit:<what>:<who>:<minute>   string, integer   attempts in that clock minute; lives two minutes
 

@@ -34,6 +34,7 @@ from itsdangerous import BadSignature, URLSafeTimedSerializer
 from redis import ReadOnlyError, ResponseError
 from redis.client import Pipeline
 
+from app import costs
 from app.config import Config
 from app.redis_client import Store, StoreUnavailableError, glob_escape
 
@@ -45,7 +46,6 @@ LARGEST = 16 * 1024  # bytes; Pipit's own sessions take about 200, so anything l
 SEEN_EVERY = 300  # s: how exact "last seen" is; a session in steady use is written once in that time
 REQUIRED = {"user_id": int, "name": str, "seen": int}  # what makes a JSON object one of Pipit's sessions
 COOKIES = ("session", "__Host-session", "visitor", "__Host-visitor")
-ALREADY_READ = "pipit.session"  # in the WSGI environment: id and content, if a layer ahead of Flask has read them
 FLASHES = "_flashes"  # Flask's name for them
 ANONYMOUS_LIFETIME = 3600  # s an anonymous visitor's cookie lasts: long enough to fill in a form
 
@@ -158,7 +158,9 @@ class PipitSessionInterface(RedisSessionInterface):
     def open_session(self, app: Flask, request: Request) -> Session:
         """Return the visitor's session; never raises, whatever the cookie and the store hold."""
         try:
-            sid, data = request.environ.get(ALREADY_READ) or self.read(request.cookies, secure=request.is_secure)
+            # Not costs.current(): a cached page is built as a stranger sees it, in the middle of somebody's request.
+            front: costs.Request | None = request.environ.get(costs.ENVIRON_KEY)
+            sid, data = (front and front.session) or self._read(request)
         except StoreUnavailableError as error:
             if not self.store.breaker.is_open:  # that was said once, when it opened
                 log.warning("a session can't be read: %s", error)
@@ -196,15 +198,31 @@ class PipitSessionInterface(RedisSessionInterface):
         if saved:
             self._set_cookie(app, session.sid, response)
 
-    def read(self, cookies: Mapping[str, str], *, secure: bool) -> tuple[str | None, dict[str, Any] | None]:
-        """Return the id that a browser brings, and what its session holds; None for what there is not.
+    # What the front calls, to read a session without Flask
 
-        Raises StoreUnavailableError.
-        """
+    def session_id(self, cookies: Mapping[str, str], *, secure: bool) -> str | None:
+        """Return the session id that a browser brings, or None."""
         sid = cookies.get(cookie_name("session", secure=secure))
-        if not sid or not ID_PATTERN.fullmatch(sid):
-            return None, None
-        return sid, self._retrieve_session_data(self._get_store_id(sid))
+        return sid if sid and ID_PATTERN.fullmatch(sid) else None
+
+    def read_command(self, sid: str) -> tuple[str | bytes | int, ...]:
+        """Return the command that reads a session and renews it."""
+        return "GETEX", self._get_store_id(sid), "EX", self.lifetime
+
+    def decode(self, value: bytes | None) -> dict[str, Any] | None:
+        """Return what a session key holds; None, and a line in the log, if that is not a session."""
+        if value is None:
+            return None
+        try:
+            return self.serializer.decode(value)
+        except NotASessionError as error:
+            log.warning("a session key holds something that is not a session (%s): treated as none", error)
+            return None
+
+    def _read(self, request: Request) -> tuple[str | None, dict[str, Any] | None]:
+        """Return the id that a browser brings, and what its session holds. Raises StoreUnavailableError."""
+        sid = self.session_id(request.cookies, secure=request.is_secure)
+        return (sid, self._retrieve_session_data(self._get_store_id(sid))) if sid else (None, None)
 
     # What Flask-Session calls
 
@@ -212,7 +230,7 @@ class PipitSessionInterface(RedisSessionInterface):
         """Return the session and renew it, in one command."""
         with self.store.commands() as redis:
             try:
-                value, _ = redis.ask("GETEX", store_id, "EX", self.lifetime)
+                value = redis.getex(store_id, ex=self.lifetime)
             except ReadOnlyError:  # a replica after a failover: it can't renew, but it knows who is signed in
                 value = redis.get(store_id)
             except ResponseError as error:
@@ -225,7 +243,7 @@ class PipitSessionInterface(RedisSessionInterface):
                     value = b""
                 else:
                     raise
-        return self._decode(cast(bytes | None, value))
+        return self.decode(cast(bytes | None, value))
 
     def _upsert_session(self, session_lifetime: timedelta, session: Session, store_id: str) -> bool:
         """Bring a request's changes into the stored session; return False if it has ended meanwhile.
@@ -235,7 +253,7 @@ class PipitSessionInterface(RedisSessionInterface):
 
         def save(pipe: Pipeline) -> bool:
             value = cast(bytes | None, pipe.get(store_id))
-            stored = self._decode(value)
+            stored = self.decode(value)
             pipe.multi()
             if stored is None:
                 return False
@@ -310,7 +328,7 @@ class PipitSessionInterface(RedisSessionInterface):
             values = cast(list[bytes | None], redis.mget([self._get_store_id(sid) for sid in ids])) if ids else []
         found = []
         for sid, value in zip(ids, values, strict=True):
-            data = self._decode(value)
+            data = self.decode(value)
             if data and data["user_id"] == user_id:
                 found.append(_active(sid, data))
         return found
@@ -319,7 +337,7 @@ class PipitSessionInterface(RedisSessionInterface):
         """Yield all sessions there are, in no order, without holding up the server. Raises StoreUnavailableError."""
         with self.store.commands() as redis:
             for key in cast(Iterator[bytes], redis.scan_iter(match=glob_escape(self.key_prefix) + "*", count=500)):
-                data = self._decode(cast(bytes | None, redis.get(key)))
+                data = self.decode(cast(bytes | None, redis.get(key)))
                 if data:
                     yield _active(key.decode().removeprefix(self.key_prefix), data)
 
@@ -355,15 +373,6 @@ class PipitSessionInterface(RedisSessionInterface):
         )
         response.vary.add("Cookie")
         self.anonymous.write(app, {}, response, secure=request.is_secure)
-
-    def _decode(self, value: bytes | None) -> dict[str, Any] | None:
-        if value is None:
-            return None
-        try:
-            return self.serializer.decode(value)
-        except NotASessionError as error:
-            log.warning("a session key holds something that is not a session (%s): treated as none", error)
-            return None
 
     def _index_key(self, user_id: int) -> str:
         return self.store.key(f"user:{user_id}:sessions")

@@ -16,8 +16,9 @@ from flask.cli import with_appcontext
 from app.cache import STRATEGIES
 from app.cli.cache_lab import Outcome, Workload, arrivals, laboratory, measure
 from app.cli.lab_report import html_report, terminal_table
+from app.cli.server_stats import ServerStats
 from app.cli.sessions import needs_redis
-from app.redis_client import ServerStats, current_store
+from app.redis_client import current_store
 
 # name: reads a second, posts a second, whether they come in bursts. Chosen for what they show: a page that is read
 # seldom, one that is read and written all the time, and what happens when everyone comes at once.

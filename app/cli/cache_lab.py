@@ -20,15 +20,18 @@ from queue import SimpleQueue
 from random import Random
 
 from app.cache import PageCache, Strategy
-from app.redis_client import ServerStats, Store, StoreUnavailableError
+from app.cli.server_stats import ServerStats
+from app.models import pages
+from app.redis_client import Store, StoreUnavailableError
 
 THREADS = 32  # requests at once; as a few dynos have. A connection is opened only when a command needs it.
 COMMIT = 0.002  # s an SQL commit takes
 PAGE_SIZE = 20_000  # bytes; about what a page of twenty posts takes
+TEXT = Random("a page").randbytes(4_000).hex()  # noqa: S311  # no secret; such a page takes some 4,000 bytes in gzip
 BURST_EVERY = 5.0  # s from the start of one burst to the next
 BURST_LENGTH = 1.0  # s
 BURST_FACTOR = 20  # times the usual rate; a goal, a gale, a fire engine in the high street
-LATEST = "latest"
+LATEST = pages.LATEST()
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,7 @@ def arrivals(workload: Workload) -> list[Arrival]:
     """
     # Separate sources, so that with other readers the posts stay what they were. To be repeatable is their purpose.
     reading, posting = Random(f"{workload.seed} reads"), Random(f"{workload.seed} posts")  # noqa: S311  # no secrets
-    authors = [f"user:{number}" for number in range(1, workload.pages)]
+    authors = [pages.USER(number) for number in range(1, workload.pages)]
     names = [LATEST, *authors]
     popularity = list(accumulate(1 / rank for rank in range(1, len(names) + 1)))
     talk = list(accumulate(1 / rank for rank in range(1, len(names))))
@@ -200,7 +203,7 @@ class Database:
             self.built += 1
             version = self.versions[name]
         time.sleep(self.build_time)
-        return f"{version}\n".ljust(PAGE_SIZE, ".")
+        return f"{version}\n{TEXT}".ljust(PAGE_SIZE, ".")
 
     def commit(self, names: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
         """Give each page a new version, all at once; return them."""
@@ -218,9 +221,8 @@ class Replay:
         self.workload = workload
         self.database = Database(workload.build_ms / 1000)
         self.cache = PageCache(store, strategy, workload.ttl, "lab")
-        self.cache.register(
-            {LATEST: lambda _which: self.database.build(LATEST), "user": lambda n: self.database.build(f"user:{n}")}
-        )
+        self.cache.register(pages.LATEST, lambda _which: self.database.build(LATEST))
+        self.cache.register(pages.USER, lambda number: self.database.build(pages.USER(number)))
         self.reads: list[Read] = []
         self.writes: list[Write] = []
         self.late: list[float] = []

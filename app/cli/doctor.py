@@ -45,9 +45,10 @@ from app.cli.doctor_checks import (
     redis_findings,
     settings_findings,
 )
+from app.cli.server_stats import ServerStats
 from app.config import Config
 from app.extensions import db
-from app.redis_client import ServerStats, StoreUnavailableError, current_store, glob_escape
+from app.redis_client import StoreUnavailableError, current_store, glob_escape
 
 RUNTIME = Path(__file__).resolve().parent.parent.parent / "runtime.txt"
 QUERIES = 5  # for a median that one slow answer does not move

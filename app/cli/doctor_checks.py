@@ -10,8 +10,8 @@ from datetime import date
 from itertools import pairwise
 from typing import Any, Literal
 
+from app.cli.server_stats import KeySample
 from app.config import Config
-from app.redis_client import KeySample
 
 Level = Literal["ok", "note", "warning", "problem"]
 LEVELS: tuple[Level, ...] = ("ok", "note", "warning", "problem")  # from the mildest

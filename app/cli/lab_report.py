@@ -337,7 +337,8 @@ def _commands_says(outcomes: Sequence[Outcome]) -> str:
         " counted as well as the script."
     )
     if held:
-        says += f" At the end the pages, {PAGE_SIZE // 1000} kB each, took this much of Redis's memory: {held}."
+        size = PAGE_SIZE // 1000
+        says += f" At the end the pages, {size} kB each and kept in gzip, took this much of Redis's memory: {held}."
     return says
 
 

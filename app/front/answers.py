@@ -1,116 +1,129 @@
-"""The answers that a cached page gives: the same for all strangers; for a viewer, with the holes filled."""
+"""The responses to a request for a cached page: one for all anonymous visitors; for a viewer, with the holes filled."""
 
 import re
-from collections.abc import Mapping, Sequence
-from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import IO
 
-from app.cache import MOST_COPIES, Page, Served, etag_of
+from app.cache import Page, Served, etag_of
 
-if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
+Headers = list[tuple[bytes, bytes]]
 
-GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?(?:\s*,|\s*$))")  # accepted, and not with a weight of nothing
-CSRF_TOKEN = re.compile(r'(name="csrf_token"[^>]*value="[^".]*)[^"]*')  # time and signature follow a first dot
-HOLE = re.compile(r"<!--\[(\w+)-->.*?<!--\1\]-->", re.DOTALL)
-PAGE_NAME = "pipit.page"  # in the WSGI environment: which cached page answered this URL; page_cache.py learns from it
-FILLING = "pipit.filling"  # likewise: what filled its holes, where that is the same at this visitor's next look
-MISSED = "pipit.missed"  # the other way: page_cache.py has looked for the page, in vain
-CACHE_STATUS = "pipit.cache_status"  # how the page was come by, for the log
-HTML = ("Content-Type", "text/html; charset=utf-8")
-
-Answer = tuple[str, list[tuple[str, str]], bytes]  # status, headers, body
+GZIP = re.compile(rb"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?(?:\s*,|\s*$))")  # accepted, and not with q=0
+CSRF_TOKEN = re.compile(
+    rb'(name="csrf_token"[^>]*value="[^".]*)[^"]*'
+)  # the timestamp and the signature follow the first dot
+HOLE = re.compile(rb"<!--\[([^>]*)-->.*?<!--\]-->", re.DOTALL)
+HTML = (b"content-type", b"text/html; charset=utf-8")
+VARY_BY_COOKIE = (b"vary", b"Cookie")
 
 
-class PublicAnswers:
-    """What visitors without a session are sent of a page: made once, for as long as it is served.
+@dataclass(slots=True)
+class Answer:
+    """A whole answer to a request."""
 
-    Browsers may keep the page, but ask each time whether it is still the latest; if so, the answer is a 304. It is
-    compressed for those who can read that.
-
-    also: headers to send besides, if no layer further out adds them.
-    """
-
-    def __init__(self, served: Served, also: Sequence[tuple[str, str]] = ()) -> None:
-        self.served = served
-        self.also = also
-        self._headers = [
-            ("Cache-Control", "no-cache"),
-            ("Cache-Status", served.status),
-            ("ETag", f'W/"{served.page.etag}"'),  # weak: compressed or not (RFC 9110, section 8.8.1)
-            ("Vary", "Accept-Encoding, Cookie"),
-            *also,
-        ]
-        self._unchanged: Answer = "304 NOT MODIFIED", self._headers, b""
-
-    def to(self, environ: "WSGIEnvironment") -> Answer:
-        """Return the answer to a request."""
-        environ[CACHE_STATUS] = self.served.status
-        if "HTTP_IF_NONE_MATCH" in environ and _is_known(self.served.page.etag, environ["HTTP_IF_NONE_MATCH"]):
-            return self._unchanged
-        if "HTTP_ACCEPT_ENCODING" in environ and GZIP.search(environ["HTTP_ACCEPT_ENCODING"]):
-            return self._compressed
-        return self._whole
-
-    @cached_property
-    def _whole(self) -> Answer:
-        body = self.served.page.encoded
-        return "200 OK", [*self._headers, HTML, ("Content-Length", str(len(body)))], body
-
-    @cached_property
-    def _compressed(self) -> Answer:
-        body = self.served.page.compressed
-        encoded = ("Content-Encoding", "gzip"), ("Content-Length", str(len(body)))
-        return "200 OK", [*self._headers, HTML, *encoded], body
+    status: int
+    headers: Headers  # names in lower case
+    body: bytes | IO[bytes]
 
 
 class Filling:
-    """What fills the holes of a page for one session."""
+    """What fills the holes of a page for one viewer: a piece of HTML for each marker."""
 
-    def __init__(self, holes: Mapping[str, str]) -> None:
-        self.holes = {name: html.encode() for name, html in holes.items()}
-        # A CSRF token is signed anew each second, but any of one session's is as good: the page is the same, weakly.
-        # What counts of it is the session's secret, so that after another login no browser keeps dead forms.
-        self.etag = etag_of(CSRF_TOKEN.sub(r"\1", "".join(holes.values())))
+    def __init__(self, pieces: Mapping[bytes, bytes]) -> None:
+        self.pieces = pieces
+        # A CSRF token carries its time, but all tokens of a session are equally valid: pages that differ only there
+        # share a weak ETag. The session's secret counts, so that after a new login no browser keeps dead forms.
+        self.etag = etag_of(CSRF_TOKEN.sub(rb"\1", b"".join(pieces.values()))).encode()
 
 
-def private_answer(
-    served: Served, filling: Filling, environ: "WSGIEnvironment", also: Sequence[tuple[str, str]] = ()
-) -> Answer:
-    """Return a cached page for one visitor, its holes filled with what is theirs.
+class SplitPage:
+    """A cached page, taken apart at its holes."""
 
-    It is not compressed: it holds a CSRF token, and the length of a compressed page tells about what is in it (the
-    BREACH attack).
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        parts = HOLE.split(page.encoded)
+        self.markers: tuple[bytes, ...] = tuple(parts[1::2])
+        self.marker_set = set(self.markers)
+        self._parts = parts
 
-    also: headers to send besides, if no layer further out adds them.
+    def filled(self, filling: Filling) -> bytes:
+        """Return the page with its holes filled."""
+        parts = self._parts.copy()
+        parts[1::2] = [filling.pieces[marker] for marker in self.markers]
+        return b"".join(parts)
+
+
+class PageAnswers:
+    """The responses that a cached page gives; made once, and kept as long as the page is served.
+
+    Browsers may keep the page, but ask each time whether it is still the latest; if so, the answer is a 304.
+
+    status: how the page is served, as a Cache-Status value (RFC 9211).
     """
-    environ[CACHE_STATUS] = served.status
-    etag = f"{served.page.etag}-{filling.etag}"
-    answer_headers = [
-        ("Cache-Control", "private, no-cache"),
-        ("Cache-Status", served.status),
-        ("ETag", f'W/"{etag}"'),
-        ("Vary", "Cookie"),
-        *also,
-    ]
-    if "HTTP_IF_NONE_MATCH" in environ and _is_known(etag, environ["HTTP_IF_NONE_MATCH"]):
-        return "304 NOT MODIFIED", answer_headers, b""
-    start, parts = split(served.page)
-    pieces = [start]
-    for hole, following in parts:
-        pieces += filling.holes[hole], following
-    body = b"".join(pieces)
-    answer_headers += (HTML, ("Content-Length", str(len(body))))
-    return "200 OK", answer_headers, body
+
+    def __init__(self, split: SplitPage, status: str) -> None:
+        self.split = split
+        self.status = status
+        self._status = (b"cache-status", status.encode())
+        self._etag = split.page.etag.encode()
+        self._headers = [
+            (b"cache-control", b"no-cache"),
+            self._status,
+            (b"etag", b'W/"%s"' % self._etag),  # weak: compressed or not (RFC 9110, section 8.8.1)
+            (b"vary", b"Accept-Encoding, Cookie"),
+        ]
+        self._unchanged = Answer(304, self._headers, b"")
+
+    @classmethod
+    def of(cls, served: Served) -> "PageAnswers":
+        """Return the answers of a page that was just served by the cache."""
+        return cls(SplitPage(served.page), served.status)
+
+    def to_stranger(self, headers: Mapping[bytes, bytes]) -> Answer:
+        """Return the answer to a visitor without a session, compressed if the browser accepts that."""
+        known = headers.get(b"if-none-match")
+        if known is not None and _is_known(self._etag, known):
+            return self._unchanged
+        if GZIP.search(headers.get(b"accept-encoding", b"")):
+            return self._compressed
+        return self._whole
+
+    def to_viewer(self, filling: Filling, headers: Mapping[bytes, bytes]) -> Answer:
+        """Return the answer to one viewer, the holes filled with what is theirs.
+
+        It is not compressed: it holds a CSRF token, and the length of a compressed page leaks what is in it (the BREACH
+        attack).
+        """
+        etag = b"%s-%s" % (self._etag, filling.etag)
+        answer = [(b"cache-control", b"private, no-cache"), self._status, (b"etag", b'W/"%s"' % etag), VARY_BY_COOKIE]
+        known = headers.get(b"if-none-match")
+        if known is not None and _is_known(etag, known):
+            return Answer(304, answer, b"")
+        body = self.split.filled(filling)
+        return Answer(200, [*answer, HTML, _length(body)], body)
+
+    @cached_property
+    def _whole(self) -> Answer:
+        body = self.split.page.encoded
+        return Answer(200, [*self._headers, HTML, _length(body)], body)
+
+    @cached_property
+    def _compressed(self) -> Answer:
+        body = self.split.page.compressed
+        return Answer(200, [*self._headers, HTML, (b"content-encoding", b"gzip"), _length(body)], body)
 
 
-def _is_known(etag: str, known: str) -> bool:
+def headers_by_name(pairs: Iterable[tuple[str, str]]) -> dict[bytes, bytes]:
+    """Return a request's headers as the answers want them: names in lower case."""
+    return {name.lower().encode("latin-1"): value.encode("latin-1") for name, value in pairs}
+
+
+def _is_known(etag: bytes, known: bytes) -> bool:
     """Return whether the browser has this already, by weak comparison (RFC 9110, section 13.1.2)."""
-    return f'"{etag}"' in known or known.strip() == "*"
+    return b'"%s"' % etag in known or known.strip() == b"*"
 
 
-@lru_cache(maxsize=MOST_COPIES)
-def split(page: Page) -> tuple[bytes, list[tuple[str, bytes]]]:
-    """Return a cached page taken apart: what comes before its first hole, and each hole with what follows it."""
-    start, *parts = HOLE.split(page.body)
-    return start.encode(), [(hole, text.encode()) for hole, text in zip(parts[::2], parts[1::2], strict=True)]
+def _length(body: bytes) -> tuple[bytes, bytes]:
+    return b"content-length", b"%d" % len(body)

@@ -1,7 +1,7 @@
-"""Static files under names that hold a hash of their content, so that a browser may keep them for good.
+"""Static files under names that hold a hash of their content, so that a browser may keep them forever.
 
 There is no build step: at start the files are copied to a temporary folder under their hashed names and compressed
-there, and WhiteNoise serves that folder.
+there, and WhiteNoise serves that folder. In debug mode it serves them straight from app/static/.
 """
 
 import atexit
@@ -27,12 +27,14 @@ class Assets:
 
     def __init__(self, app: Flask) -> None:
         root = Path(app.root_path)
+        self._debug = app.debug
         self._static = root / "static"
         self._names: dict[str, str] = {}
         for path in sorted(self._static.iterdir()):
-            self._names[path.name] = f"{path.stem}.{_digest(path.read_bytes())}{path.suffix}"
+            hashed = f"{path.stem}.{_digest(path.read_bytes())}{path.suffix}"
+            self._names[path.name] = path.name if self._debug else hashed
         templates = b"".join(path.read_bytes() for path in sorted((root / "templates").rglob("*.html")))
-        # What a cached page was made with: a deployment that changes how pages look must not serve the older ones.
+        # Of static files and templates: a deployment that changes them must not serve pages made with others.
         self.version = _digest("".join(self._names.values()).encode() + templates)
 
     def url(self, name: str) -> str:
@@ -41,6 +43,16 @@ class Assets:
 
     def serve_before(self, application: "WSGIApplication") -> "WSGIApplication":
         """Return a WSGI application that serves the static files, and leaves the rest to `application`."""
+        if self._debug:
+            live: WSGIApplication = WhiteNoise(
+                application,
+                root=str(self._static),
+                prefix="static/",
+                autorefresh=True,
+                max_age=0,
+                allow_all_origins=False,
+            )
+            return live
         folder = Path(tempfile.mkdtemp(prefix="pipit-static-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         compressor = Compressor(quiet=True)

@@ -1,63 +1,151 @@
-"""Answers before there is a WSGI request: how the web server gets a cached page with the least ado.
+"""Early answers: a cached page, on the event loop, without Flask.
 
-To make a WSGI request of what a browser sent, and to write its answer, takes gunicorn longer than Pipit needs to have
-that answer. So gunicorn's worker (gunicorn.conf.py) asks for it early, with no more of an environment than the layers
-ahead of Flask read. If they have the answer, that was all. If not, the request goes its usual way, and what they found
-out goes with it: the session is read once, and the log has one line.
+For a stranger that is a copy in memory, or one command to Redis. For a signed-in visitor it is one round trip: the
+session, and the page with it where there is no copy; then the page's holes are filled. Anything unusual (a
+flash message to show, a session due to be written, a page to be built) goes to Flask, with what was already read.
 """
 
-from collections.abc import Container, Iterable
-from typing import TYPE_CHECKING, Any
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any, Protocol
 
-from app.front.answers import Answer
+from werkzeug.sansio.http import parse_cookie  # Flask's own: it never raises, whatever a cookie holds
+from werkzeug.sansio.utils import host_is_trusted
 
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+from app import costs
+from app.cache import PAST_COPIES, PageCache
+from app.front.answers import Answer, Filling, PageAnswers
+from app.front.copies import Copies
+from app.front.redis_connection import RedisConnection
+from app.sessions import FLASHES, PipitSessionInterface, cookie_name, has_cookie, is_due
 
-# In the WSGI environment. A layer that finds the first one answers with a list, complete, or raises NotEarlyError.
-EARLY = "pipit.early"  # this is asked early
-IN_VAIN = "pipit.in_vain"  # this was asked early, and had no answer
+REMEMBERED_FILLINGS = 1_000  # of one viewer for one page each; some 4 MB
+LONGEST_COOKIES = 1_000  # characters; Pipit's own take 250, and nobody must be able to fill the memory with theirs
+
+Session = dict[str, Any]
 
 
-class NotEarlyError(Exception):
-    """An answer takes the whole request."""
+class Pages(Protocol):
+    """What the front knows of the pages; app/web/pages.py has it."""
+
+    def name_at(self, path: str) -> str | None:
+        """Return the cache's name for the page at a path, None if no cached page is there."""
+
+    def filling(
+        self, markers: Iterable[bytes], session: Mapping[str, Any], known: Mapping[bytes, bytes]
+    ) -> Filling | None:
+        """Return what fills the holes for a session's owner, or None if that takes more than the session."""
 
 
 class EarlyAnswers:
-    """The outermost WSGI layer, with a second entrance for a server that asks early.
+    """Answers those requests for cached pages that need no thread."""
 
-    paths: what it is worth to ask for.
-    """
+    def __init__(
+        self,
+        pages: Pages,
+        cache: PageCache,
+        sessions: PipitSessionInterface,
+        copies: Copies,
+        trusted_hosts: tuple[str, ...],
+    ) -> None:
+        self._pages = pages
+        self._cache = cache
+        self._sessions = sessions
+        self._copies = copies
+        self._loop = asyncio.get_running_loop()
+        self._fillings: OrderedDict[tuple[str, str, str], Filling] = OrderedDict()  # by session, CSRF secret, page
+        self._is_ours = lru_cache(maxsize=100)(lambda host: not trusted_hosts or host_is_trusted(host, trusted_hosts))
 
-    def __init__(self, application: "WSGIApplication", paths: Container[str]) -> None:
-        self.application = application
-        self.paths = paths
-
-    def answer(self, environ: "WSGIEnvironment", body: Any) -> Answer | None:
-        """Return the answer, its body complete and as long as it says, or None: then the request has to be made.
-
-        environ: REQUEST_METHOD, PATH_INFO, QUERY_STRING, wsgi.url_scheme and the request's headers.
-        body: what will be the request's wsgi.input. It is no one else's, so what was found out is kept on it: that
-        can't come into another visitor's request, whatever becomes of this one.
-        """
-        began: list[Any] = []
-
-        def start_response(status: str, headers: list[tuple[str, str]], *_exc_info: Any) -> Any:
-            began.extend((status, headers))
-
-        environ[EARLY] = True
-        try:
-            content = b"".join(self.application(environ, start_response))
-        except NotEarlyError:
-            found = {key: value for key, value in environ.items() if key.startswith("pipit.") and key != EARLY}
-            body.found_early = {**found, IN_VAIN: True}
+    async def answer(
+        self, path: str, headers: Mapping[bytes, bytes], scheme: str, request: costs.Request
+    ) -> Answer | None:
+        """Return the answer to a GET without a query, or None if Flask has to give it."""
+        name = self._pages.name_at(path)
+        connection = self._copies.link.connection
+        if name is None or connection is None or not self._is_ours(headers.get(b"host", b"").decode("latin-1")):
             return None
-        status, headers = began
-        return status, headers, content
+        sid = None
+        if b"cookie" in headers:
+            if len(headers[b"cookie"]) > LONGEST_COOKIES:
+                return None
+            cookies = _our_cookies(headers[b"cookie"])
+            if cookie_name("visitor", secure=scheme == "https") in cookies:
+                return None  # it may hold a message to show
+            sid = self._sessions.session_id(cookies, secure=scheme == "https")
+        answers = self._copies.get(name)
+        if sid is None:
+            answers = answers or await self._look_up(name, connection, request)
+            return self._to_stranger(answers, headers, request)
+        session, found = await self._read(sid, None if answers else name, connection, request)
+        if session is None:
+            return None if request.session is None else self._to_stranger(answers or found, headers, request)
+        wrote = session.get("wrote", 0)
+        if FLASHES in session or is_due(session) or self._cache.may_lack(wrote):
+            return None
+        if answers and time.time() < wrote + PAST_COPIES:
+            answers = await self._look_up(name, connection, request)
+        answers = answers or found
+        if answers is None:
+            return None
+        filling = self._filling(sid, session, name, answers)
+        if filling is None:
+            return None
+        request.cache_status = answers.status
+        return answers.to_viewer(filling, headers)
 
-    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        """Answer a request as the application does."""
-        found = getattr(environ["wsgi.input"], "found_early", {})
-        environ.update(found)
-        found.clear()  # or the body would keep what keeps the body, until Python's garbage collector comes
-        return self.application(environ, start_response)
+    @staticmethod
+    def _to_stranger(
+        answers: PageAnswers | None, headers: Mapping[bytes, bytes], request: costs.Request
+    ) -> Answer | None:
+        if answers is None:
+            return None
+        request.cache_status = answers.status
+        return answers.to_stranger(headers)
+
+    async def _look_up(self, name: str, connection: RedisConnection, request: costs.Request) -> PageAnswers | None:
+        """Return the page as Redis has it, or None."""
+        request.redis += 1
+        found = await self._copies.look_up(name, connection)
+        request.page_missed = found.missed
+        return found.answers
+
+    async def _read(
+        self, sid: str, name: str | None, connection: RedisConnection, request: costs.Request
+    ) -> tuple[Session | None, PageAnswers | None]:
+        """Return a session and, if a name is given, the page of that name, in one round trip."""
+        reply: asyncio.Future[Any] = self._loop.create_future()
+        connection.ask(reply.set_result, *self._sessions.read_command(sid))
+        request.redis += 1
+        answers = await self._look_up(name, connection, request) if name else None
+        value = await reply
+        if isinstance(value, Exception):  # refused, or the connection is lost: Flask asks in its own way
+            return None, answers
+        session = self._sessions.decode(value)
+        request.session = sid, session
+        return session, answers
+
+    def _filling(self, sid: str, session: Session, name: str, answers: PageAnswers) -> Filling | None:
+        """Return what fills the page's holes for a session's owner, or None if that takes more than the session.
+
+        The last rendering is reused: a name and its buttons don't change between two requests.
+        """
+        key = sid, session.get("csrf_token", ""), name  # the secret too: the forms' tokens are made from it
+        known = self._fillings.get(key)
+        if known is not None and known.pieces.keys() == answers.split.marker_set:
+            return known
+        filling = self._pages.filling(answers.split.markers, session, known.pieces if known else {})
+        if filling is not None:
+            self._fillings[key] = filling
+            if len(self._fillings) > REMEMBERED_FILLINGS:
+                self._fillings.popitem(last=False)
+        return filling
+
+
+@lru_cache(maxsize=1_000)  # browsers send the same ones each time
+def _our_cookies(header: bytes) -> Mapping[str, str]:
+    """Return a browser's cookies if any of them is ours, else none."""
+    cookies = parse_cookie(header.decode("latin-1"))
+    return cookies if has_cookie(cookies) else {}

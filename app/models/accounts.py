@@ -13,11 +13,12 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.extensions import Base, UTCDateTime, db
+from app.models import pages
 from app.models.follows import Follow
 from app.models.paging import Id
 from app.models.post_text import PostText
 from app.models.posts import Post, PostTag
-from app.models.writes import LATEST, user_page, write
+from app.models.writes import write
 
 NAME_LENGTH = 30
 NAME_PATTERN = re.compile(rf"[A-Za-z0-9_]{{1,{NAME_LENGTH}}}")
@@ -75,13 +76,15 @@ class User(Base):
         return db.session.scalar(select(cls).where(cls.name_key == name.lower()))
 
     @classmethod
-    def seen_by(cls, viewer_id: int, name: str) -> "tuple[Self, bool] | None":
-        """Return the account with that name, and whether the viewer follows it; None if there is none. One query."""
+    def with_counts(cls, name: str) -> "tuple[Self, Counts] | None":
+        """Return the account with that name, and how much is on its page; None if there is none. One query."""
         if not NAME_PATTERN.fullmatch(name):
             return None
-        follows = select(Follow.id).where(Follow.follower_id == viewer_id, Follow.followed_id == cls.id).exists()
-        row = db.session.execute(select(cls, follows).where(cls.name_key == name.lower())).first()
-        return row and (row[0], row[1])
+        posts = _counted(Post.author_id == cls.id)
+        followers = _counted(Follow.followed_id == cls.id)
+        following = _counted(Follow.follower_id == cls.id)
+        row = db.session.execute(select(cls, posts, followers, following).where(cls.name_key == name.lower())).first()
+        return row and (row[0], Counts(*row[1:]))
 
     @classmethod
     def with_id(cls, user_id: int) -> Self | None:
@@ -119,7 +122,7 @@ class User(Base):
 
     def publish(self, text: PostText) -> Post:
         """Publish a post. Raises StoreUnavailableError, with nothing written, if the cache can't be told."""
-        with write(LATEST, user_page(self.id)):
+        with write(pages.LATEST(), pages.USER(self.name)):
             post = Post(author_id=self.id, body=text.body)
             post.tags = [PostTag(tag=tag) for tag in text.tags]
             db.session.add(post)
@@ -129,7 +132,7 @@ class User(Base):
         """Delete one's own post; return False, and leave it, if it is somebody else's. Raises StoreUnavailableError."""
         if post.author_id != self.id:
             return False
-        with write(LATEST, user_page(self.id), removal=True):
+        with write(pages.LATEST(), pages.USER(self.name), removal=True):
             db.session.delete(post)
         return True
 
@@ -140,23 +143,15 @@ class User(Base):
         if other.id == self.id:
             raise ValueError("nobody follows themselves")
         try:
-            with write(user_page(self.id), user_page(other.id)):
+            with write(pages.USER(self.name), pages.USER(other.name)):
                 db.session.add(Follow(follower_id=self.id, followed_id=other.id))
         except IntegrityError:
             return  # already
 
     def unfollow(self, other: "User") -> None:
         """Follow somebody no more. Raises StoreUnavailableError."""
-        with write(user_page(self.id), user_page(other.id), removal=True):
+        with write(pages.USER(self.name), pages.USER(other.name), removal=True):
             Follow.end(self.id, other.id)
-
-    def counts(self) -> "Counts":
-        """Return how much there is on a user's page, in one query."""
-        posts = _counted(Post.author_id == self.id)
-        followers = _counted(Follow.followed_id == self.id)
-        following = _counted(Follow.follower_id == self.id)
-        row = db.session.execute(select(posts, followers, following)).one()
-        return Counts(*row)
 
 
 @dataclass(frozen=True)
@@ -170,7 +165,7 @@ class Counts:
 
 def _counted(which: ColumnElement[bool]) -> ScalarSelect[int]:
     """Return a query for how many rows there are of a kind, that stops where it does not matter any more."""
-    some = select(literal(1)).where(which).limit(MOST_COUNTED + 1).subquery()
+    some = select(literal(1)).where(which).correlate(User).limit(MOST_COUNTED + 1).subquery()
     return select(func.count()).select_from(some).scalar_subquery()
 
 

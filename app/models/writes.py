@@ -6,13 +6,6 @@ from contextlib import contextmanager
 from app.cache import current_cache
 from app.extensions import db
 
-LATEST = "latest"
-
-
-def user_page(user_id: int) -> str:
-    """Return the cache's name for a user's page."""
-    return f"user:{user_id}"
-
 
 @contextmanager
 def write(*pages: str, removal: bool = False) -> Iterator[None]:

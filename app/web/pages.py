@@ -1,57 +1,152 @@
-"""Pages that are the same for everyone, with the viewer's own part added around it.
+"""How a page is drawn, and which pages are cached.
 
-A cached page is rendered as an anonymous visitor sees it. Where a signed-in visitor sees something else (their name, a
-button) the template leaves a *hole*: markup between `<!--[name-->` and `<!--name]-->`. For them the holes are filled
-with what is theirs, and the rest is taken as it is. People's own text is escaped, so it can't contain a hole.
+A view whose page is the same for everyone but for its holes (app/web/holes.py) is decorated with @cached.
 """
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial, wraps
 from typing import Any
 
-from flask import Flask, Response, render_template, request
+from flask import Flask, Response, current_app, request
+from flask.typing import ResponseReturnValue
 from markupsafe import Markup, escape
+from werkzeug.exceptions import HTTPException
 
-from app.cache import current_cache
-from app.front.answers import FILLING, MISSED, PAGE_NAME, Filling, PublicAnswers, private_answer, split
+from app import costs
+from app.cache import PageCache, PageKind, current_cache
+from app.front.answers import Filling, PageAnswers, headers_by_name
 from app.front.assets import Assets
 from app.models import Post
 from app.models.accounts import MOST_COUNTED
 from app.models.post_text import pieces
 from app.sessions import has_cookie
+from app.web.holes import SHARED, Holes
 from app.web.viewer import last_write
 
+REMEMBERED_PATHS = 10_000  # some 3 MB; matching a path takes ten microseconds, and the same paths recur
+LONGEST_PATH = 200  # characters; no cached page has a longer one
 
-def render_shared(template: str, here: str, **context: Any) -> str:
-    """Return a page as an anonymous visitor sees it at the path `here`, in whosever request it is built."""
-    return render_template(template, **context, here=here, viewer=None, shared=True)
+View = Callable[..., ResponseReturnValue]
 
 
-def cached_page(name: str, **viewer_context: Any) -> Response:
-    """Return a page that comes from the cache, or goes there.
+class NotAPageError(Exception):
+    """A view that was run to build a cached page answered with something else, such as a redirect."""
 
-    name: the cache's name for the page.
-    viewer_context: what the holes need.
+    def __init__(self, answer: ResponseReturnValue) -> None:
+        super().__init__("not a page")
+        self.answer = answer
+
+
+def cached(kind: PageKind) -> Callable[[View], View]:
+    """Have a view's page come from the cache.
+
+    The view's arguments name the page. To build it the view is run as for a stranger, in a request of its own: whoever
+    asks, and whichever write has it rebuilt. An older page, with ?before= in its URL, is not cached; in debug none is.
     """
-    request.environ[PAGE_NAME] = name
-    missed = MISSED in request.environ
+
+    def decorate(view: View) -> View:
+        @wraps(view)
+        def serve(**which: str) -> ResponseReturnValue:
+            if "before" in request.args or current_app.debug:
+                return view(**which)
+            name = _page_name(kind, which)
+            front: costs.Request | None = request.environ.get(costs.ENVIRON_KEY)
+            missed = front is not None and front.page_missed
+            wrote = last_write() if has_cookie(request.cookies) else None
+            try:
+                served = current_cache().get_or_build(name, newer_than=wrote, missed=missed)
+            except NotAPageError as error:
+                return error.answer
+            costs.current().cache_status = served.status
+            return _answer(PageAnswers.of(served))
+
+        serve.cached_as = kind  # type: ignore[attr-defined]  # read by init_pages()
+        return serve
+
+    return decorate
+
+
+class Pages:
+    """The cached pages of one app, as the front sees them: which paths they are at, and what fills their holes."""
+
+    def __init__(self, app: Flask, cache: PageCache, holes: Holes) -> None:
+        self._app = app
+        self._holes = holes
+        self._kinds: dict[str, PageKind] = {}  # by endpoint
+        self._urls = app.url_map.bind("")
+        for endpoint, view in app.view_functions.items():
+            kind: PageKind | None = getattr(view, "cached_as", None)
+            if kind:
+                self._kinds[endpoint] = kind
+                cache.register(kind, partial(self._build, endpoint, kind, inspect.unwrap(view)))
+        self._match = lru_cache(maxsize=REMEMBERED_PATHS)(self._name_at)
+
+    def name_at(self, path: str) -> str | None:
+        """Return the cache's name for the page at a path, None if no cached page is there."""
+        return None if len(path) > LONGEST_PATH else self._match(path)  # what is long must not be remembered
+
+    def _name_at(self, path: str) -> str | None:
+        if self._app.debug:
+            return None
+        try:
+            endpoint, arguments = self._urls.match(path, "GET")
+        except HTTPException:
+            return None
+        kind = self._kinds.get(endpoint)
+        return _page_name(kind, arguments) if kind else None
+
+    def filling(
+        self, markers: Iterable[bytes], session: Mapping[str, Any], known: Mapping[bytes, bytes]
+    ) -> Filling | None:
+        """Return what fills a page's holes for a session's owner; None if that takes more than the session.
+
+        known: pieces that were drawn before for the same session.
+        """
+        drawn: dict[bytes, bytes] = {}
+        for marker in markers:
+            piece = known.get(marker)
+            if piece is None:
+                html = self._holes.fill(marker.decode(), session)
+                if html is None:
+                    return None
+                piece = html.encode()
+            drawn[marker] = piece
+        return Filling(drawn)
+
+    def _build(self, endpoint: str, kind: PageKind, view: View, which: str) -> str:
+        """Build a page as a stranger sees it. Raises NotAPageError if the view answers with anything else."""
+        (rule,) = self._app.url_map.iter_rules(endpoint)
+        arguments = dict(zip(sorted(rule.arguments), kind.parts(which), strict=False))
+        path = self._urls.build(endpoint, arguments)
+        with self._app.test_request_context(path, base_url=self._base_url, environ_overrides={SHARED: True}):
+            page = view(**arguments)
+        if not isinstance(page, str):
+            raise NotAPageError(page)
+        return page
+
+    @property
+    def _base_url(self) -> str:
+        """Return a URL of the site that TRUSTED_HOSTS allows."""
+        hosts = self._app.config["TRUSTED_HOSTS"] or ["localhost"]
+        return f"http://{hosts[0].lstrip('.')}/"
+
+
+def _page_name(kind: PageKind, arguments: Mapping[str, Any]) -> str:
+    return kind(*(arguments[name] for name in sorted(arguments)))
+
+
+def _answer(answers: PageAnswers) -> Response:
+    """Return a cached page for the visitor at hand."""
+    headers = headers_by_name(request.headers.items())
     if not has_cookie(request.cookies):
-        served = current_cache().get_or_build(name, missed=missed)
-        status, headers, content = PublicAnswers(served).to(request.environ)
-        return Response(content, status, headers)
-    served = current_cache().get_or_build(name, newer_than=last_write(), missed=missed)
-    _, parts = split(served.page)
-    holes = {hole: _render_hole(hole, viewer_context) for hole, _ in parts}
-    filling = Filling(holes)
-    if not viewer_context and not holes["flashes"].strip():
-        request.environ[FILLING] = filling
-    status, headers, content = private_answer(served, filling, request.environ)
-    return Response(content, status, headers)
-
-
-def _render_hole(name: str, viewer_context: dict[str, Any]) -> str:
-    return render_template(f"holes/{name}.html", **viewer_context)
+        answer = answers.to_stranger(headers)
+    else:
+        holes = current_holes()
+        drawn = {marker: holes.fill_for_visitor(marker.decode()).encode() for marker in answers.split.markers}
+        answer = answers.to_viewer(Filling(drawn), headers)
+    return Response(answer.body, answer.status, [(name.decode(), value.decode()) for name, value in answer.headers])
 
 
 def post_html(post: Post) -> Markup:
@@ -88,11 +183,11 @@ def time_tag(moment: datetime) -> Markup:
 
 
 def counted(number: int) -> str:
-    """Return a number of User.counts() for people: exact, or that there are more than are counted."""
+    """Return a number of User.with_counts() for people: exact, or that there are more than are counted."""
     return f"{number:,}" if number <= MOST_COUNTED else f"{MOST_COUNTED:,}+"
 
 
-def init_pages(app: Flask, assets: Assets) -> None:
+def init_templates(app: Flask, assets: Assets) -> None:
     """Give the templates what they need to draw a page."""
     app.jinja_env.trim_blocks = True
     app.jinja_env.lstrip_blocks = True
@@ -101,8 +196,22 @@ def init_pages(app: Flask, assets: Assets) -> None:
     app.jinja_env.filters["time_tag"] = time_tag
     app.jinja_env.filters["counted"] = counted
 
+    holes = app.extensions["holes"] = Holes(app)
+    app.jinja_env.globals["hole"] = holes.draw
+
     @app.after_request
     def keep_private(response: Response) -> Response:
         """Let nobody keep a page that says nothing else: it was made for one visitor, at one moment."""
         response.headers.setdefault("Cache-Control", "private, no-cache")
         return response
+
+
+def init_pages(app: Flask, cache: PageCache) -> Pages:
+    """Register the cached pages of the app's views; call it when all of them are there."""
+    return Pages(app, cache, app.extensions["holes"])
+
+
+def current_holes() -> Holes:
+    """Return the holes of the current app."""
+    holes: Holes = current_app.extensions["holes"]
+    return holes

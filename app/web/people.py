@@ -1,30 +1,35 @@
 """People: a user's page, who follows whom, following and unfollowing."""
 
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from flask import Blueprint, abort, flash, redirect, render_template, url_for
 from flask.typing import ResponseReturnValue
 
-from app.models import Follow, Post, User
-from app.models.writes import user_page
-from app.web.pages import cached_page, render_shared
+from app.models import Follow, Post, User, pages
+from app.web.holes import fills
+from app.web.pages import cached
 from app.web.posts import before
-from app.web.viewer import Viewer, login_required, note_write, signed_in, viewer
+from app.web.viewer import Viewer, login_required, note_write, viewer
 
 bp = Blueprint("people", __name__)
 
 
 @bp.get("/@<name>")
+@cached(pages.USER)
 def profile(name: str) -> ResponseReturnValue:
     """Show a user and their latest posts."""
-    person = signed_in()
-    user, follows = _user_and_follow(person, name) if person else (_user(name), False)
+    user, counts = User.with_counts(name) or _nobody(name)
     if user.name != name:
         return redirect(url_for("people.profile", name=user.name), 301)
     older_than = before()
-    if older_than is None:
-        return cached_page(user_page(user.id), user=user, follows=follows)
-    return render_template("people/profile.html", **_profile(user, older_than), follows=follows)
+    posts = Post.by(user.id, older_than)
+    return render_template("people/profile.html", user=user, counts=counts, posts=posts, older_than=older_than)
+
+
+@fills("follow")
+def follow_button(viewer: Viewer, user_id: str, **_about: str) -> dict[str, bool]:
+    """Say whether the viewer follows the user whose page it is."""
+    return {"follows": Follow.exists(viewer.id, int(user_id))}
 
 
 @bp.get("/@<name>/followers")
@@ -69,22 +74,8 @@ def unfollow(name: str) -> ResponseReturnValue:
     return redirect(url_for("people.profile", name=user.name))
 
 
-def build_profile(user_id: str) -> str:
-    """Build the cached page of a user."""
-    user = User.with_id(int(user_id)) or abort(404)
-    return render_shared("people/profile.html", f"/@{user.name}", **_profile(user))
-
-
-def _profile(user: User, older_than: int | None = None) -> dict[str, Any]:
-    return {"user": user, "counts": user.counts(), "posts": Post.by(user.id, older_than), "older_than": older_than}
-
-
 def _user(name: str) -> User:
     return User.named(name) or _nobody(name)
-
-
-def _user_and_follow(person: Viewer, name: str) -> tuple[User, bool]:
-    return User.seen_by(person.id, name) or _nobody(name)
 
 
 def _nobody(name: str) -> NoReturn:

@@ -5,13 +5,12 @@ import re
 from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from app.models import Post
+from app.models import Post, pages
 from app.models.paging import LARGEST_ID
-from app.models.writes import LATEST
 from app.rate_limit import posting_rules
 from app.web.forms import PostForm
 from app.web.limits import count_if_possible
-from app.web.pages import cached_page, render_shared
+from app.web.pages import cached
 from app.web.viewer import login_required, note_write, signed_in, viewer
 
 bp = Blueprint("posts", __name__)
@@ -28,11 +27,10 @@ def before() -> int | None:
 
 
 @bp.get("/")
+@cached(pages.LATEST)
 def latest() -> ResponseReturnValue:
     """Show everyone's latest posts: the page that most visitors see."""
     older_than = before()
-    if older_than is None:
-        return cached_page(LATEST)
     return render_template("posts/latest.html", posts=Post.latest(older_than), older_than=older_than)
 
 
@@ -81,13 +79,9 @@ def delete(post_id: int) -> ResponseReturnValue:
     post = Post.with_author(post_id) or abort(404)
     if not viewer().delete(post):
         abort(403)
+    note_write()
     flash("Deleted.")
     return redirect(url_for("people.profile", name=viewer().name))
-
-
-def build_latest(_which: str) -> str:
-    """Build the cached page of everyone's latest posts."""
-    return render_shared("posts/latest.html", "/", posts=Post.latest())
 
 
 def _home(form: PostForm) -> str:

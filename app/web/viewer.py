@@ -89,9 +89,8 @@ def end_other_sessions() -> int:
 
 
 def note_write() -> None:
-    """Remember that this visitor has just written something, if the cache may not show it: they must see it."""
-    if not current_cache().strategy.seen_by_everyone:
-        current_session()["wrote"] = time.time()
+    """Remember when this visitor last wrote something: they must see it, whatever a copy or the cache still shows."""
+    current_session()["wrote"] = time.time()
 
 
 def last_write() -> float | None:

@@ -1,0 +1,185 @@
+"""The front: the ASGI application that gunicorn's workers serve. Each request goes through it once, in this order:
+
+    id, scheme, address   what the trusted proxies say
+    HTTPS                 a redirect, where there is a router and the visitor came without TLS
+    early answer          a cached page, on the event loop (app/front/early.py)
+    bridge                everything else, on Flask's threads (app/front/bridge.py)
+    line in the log       with what it has cost
+    security headers      on every answer
+
+Static files go through the bridge, too. Requests that can't be taken are refused before they get here (protocol.py).
+
+It knows no routes. What it must know of the pages, Flask's side gives it as an object (early.Pages).
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from flask import Flask
+
+from app import costs
+from app.config import Config
+from app.front import log as request_log
+from app.front.answers import Answer
+from app.front.bridge import Bridge, DisconnectedError, Receive, Scope, Visit
+from app.front.copies import Copies
+from app.front.early import EarlyAnswers
+from app.front.security import https_location, scheme_seen, security_headers, seen_by_proxy
+
+log = logging.getLogger(__name__)
+
+CHUNK = 64 * 1024  # bytes of a long answer that are read from its file at a time
+TICK = 0.025  # s between two looks at whether the loop is late
+BLOCKED = 0.05  # s of lag that are worth a warning
+
+Send = Callable[[Any], Awaitable[None]]
+
+
+class Front:
+    """Pipit behind an event loop."""
+
+    def __init__(self, app: Flask) -> None:
+        self.app = app
+        self._config: Config = app.extensions["config"]
+        self._hops = self._config.trusted_proxies
+        self._early: EarlyAnswers | None = None
+        self._bridge: Bridge
+        self._copies: Copies
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, as ASGI has it (https://asgi.readthedocs.io/en/latest/specs/www.html)."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
+        visit = self._visit(scope)
+        try:
+            answer = await self._answer(visit, receive)
+        except DisconnectedError as error:
+            self._write_line(visit, error.status)
+            return
+        self._write_line(visit, answer.status)
+        headers = [*answer.headers, *security_headers(visit.scheme), (b"x-request-id", visit.request.id.encode())]
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await self._send_body(answer, send)
+
+    async def _answer(self, visit: Visit, receive: Receive) -> Answer:
+        scope = visit.scope
+        if self._config.on_heroku and visit.scheme == "http":
+            query = scope["query_string"].decode("latin-1")
+            host = visit.headers.get(b"host", b"").decode("latin-1")
+            location = https_location(host, scope["path"], query, self._config.trusted_hosts)
+            if location:  # 308: a form that was sent is sent again as it was
+                return Answer(308, [(b"location", location.encode()), (b"content-length", b"0")], b"")
+        if (
+            self._early is not None
+            and visit.method in ("GET", "HEAD")
+            and not scope["query_string"]
+            and len(visit.headers) == len(scope["headers"])
+            and not (b"content-length" in visit.headers or b"transfer-encoding" in visit.headers)
+        ):
+            try:
+                answer = await self._early.answer(scope["path"], visit.headers, visit.scheme, visit.request)
+            except Exception:  # a bug, or something odd in a session: Flask tries again, and has error pages
+                log.exception("a cached page could not be answered early")
+                answer = None
+            if answer is not None:
+                return answer
+        return await self._bridge.answer(visit, receive)
+
+    def _visit(self, scope: Scope) -> Visit:
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        hops = self._hops
+        scheme, address, given_id = scope["scheme"], "", None
+        if hops:
+            joined = headers if len(headers) == len(scope["headers"]) else _joined(scope["headers"])
+            scheme = scheme_seen(joined.get(b"x-forwarded-proto", b"").decode("latin-1"), hops, scheme)
+            address = seen_by_proxy(joined.get(b"x-forwarded-for", b"").decode("latin-1"), hops)
+            given_id = headers.get(b"x-request-id", b"").decode("latin-1")
+        client = scope["client"]
+        return Visit(
+            scope,
+            scope["method"],
+            headers,
+            scheme,
+            address or (client[0] if client else ""),
+            costs.Request.begin(given_id),
+        )
+
+    @staticmethod
+    def _write_line(visit: Visit, status: int) -> None:
+        request_log.write_request(visit.request, visit.method, visit.scope["path"], status)
+
+    @staticmethod
+    async def _send_body(answer: Answer, send: Send) -> None:
+        body = answer.body
+        if isinstance(body, bytes):
+            await send({"type": "http.response.body", "body": body})
+            return
+        with body:
+            while chunk := body.read(CHUNK):
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    # From the worker's start to its end
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        self._start()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self._stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    def _start(self) -> None:
+        """Begin what belongs to this process: threads, the connection to Redis. After the fork, so in the worker."""
+        extensions = self.app.extensions
+        self._bridge = Bridge(self.app.wsgi_app, self._config.threads)
+        self._tasks = [asyncio.create_task(_for_ever(_watch_the_loop))]
+        if self._config.redis_max_connections > 1:  # with only one, the threads' pool needs it
+            cache = extensions["page_cache"]
+            self._copies = Copies(cache)
+            interface: Any = self.app.session_interface
+            self._early = EarlyAnswers(extensions["pages"], cache, interface, self._copies, self._config.trusted_hosts)
+            self._tasks += [
+                asyncio.create_task(_for_ever(self._copies.link.keep_open)),
+                asyncio.create_task(_for_ever(self._copies.prove_pushes)),
+            ]
+
+    async def _stop(self) -> None:
+        if self._early is not None:
+            self._copies.link.close()
+        for task in self._tasks:
+            task.cancel()
+        self._bridge.close()
+        request_log.output.flush()
+
+
+def _joined(pairs: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Return headers by name, those of one name joined with commas (RFC 9110, section 5.2)."""
+    joined: dict[bytes, bytes] = {}
+    for name, value in pairs:
+        joined[name] = joined[name] + b"," + value if name in joined else value
+    return joined
+
+
+async def _for_ever(work: Callable[[], Awaitable[None]]) -> None:
+    """Do something again and again until cancelled; should it fail, the log says so, and it is tried again."""
+    while True:
+        try:
+            await work()
+        except Exception:  # the front can serve without it, and must not stop trying
+            log.exception("something in the background failed, and starts again")
+            await asyncio.sleep(1)
+
+
+async def _watch_the_loop() -> None:
+    """Check once whether the loop is late, and warn: every visitor of this process has waited that long."""
+    loop = asyncio.get_running_loop()
+    due = loop.time() + TICK
+    await asyncio.sleep(TICK)
+    late = loop.time() - due
+    if late > BLOCKED:
+        log.warning("the event loop was blocked for %.0f ms", late * 1000)

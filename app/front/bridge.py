@@ -1,0 +1,220 @@
+"""The bridge to Flask: complete requests go to threads, and whole answers come back.
+
+A thread never waits for a client. It gets a request only when its body is complete and its length right, and gives the
+answer back whole; a long one in a temporary file. So a client that sends slowly, reads slowly or hangs up costs no
+thread. Written for this, because `a2wsgi` streams the body, and `asgiref` runs all requests on one thread.
+"""
+
+import asyncio
+import contextvars
+import io
+import logging
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from queue import SimpleQueue
+from tempfile import TemporaryFile
+from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
+
+from app import costs
+from app.front.answers import Answer, Headers
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+log = logging.getLogger(__name__)
+
+LARGEST_REQUEST = 64 * 1024  # bytes of a body; a post of 280 family emoji is some 7,000
+MOST_WAITING = 500  # requests that wait for a thread; more could not be answered before the router gives up
+RETRY_AFTER = b"5"  # s
+IN_MEMORY = 1_000_000  # bytes; a longer answer goes to a temporary file
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+
+
+@dataclass(slots=True)
+class Visit:
+    """A request as the front sees it."""
+
+    scope: Scope
+    method: str
+    headers: Mapping[bytes, bytes]  # names in lower case; the last value if a name is repeated
+    scheme: str  # http or https, as the visitor came
+    address: str  # the visitor's
+    request: costs.Request
+
+
+class DisconnectedError(Exception):
+    """The client is gone, or was too slow, before its request was complete; `status` is for the log."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class Bridge:
+    """Runs a WSGI application on `threads` threads of its own."""
+
+    def __init__(self, application: "WSGIApplication", threads: int) -> None:
+        self._application = application
+        self._loop = asyncio.get_running_loop()
+        self._most = threads + MOST_WAITING
+        self._under_way = 0
+        self._jobs: SimpleQueue[tuple[dict[str, Any], asyncio.Future[Answer]] | None] = SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"flask-{number}", daemon=True) for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    async def answer(self, visit: Visit, receive: Receive) -> Answer:
+        """Return the application's answer. Raises DisconnectedError if the request never becomes complete."""
+        body, length = await _read(visit, receive)
+        if self._under_way >= self._most:
+            log.error("%d requests wait for a thread already: 503", MOST_WAITING)
+            text = b"Pipit is very busy right now. Try again in a few seconds.\n"
+            plain = (b"content-type", b"text/plain; charset=utf-8")
+            retry = (b"retry-after", RETRY_AFTER)
+            return Answer(503, [plain, retry, (b"content-length", b"%d" % len(text))], text)
+        answer: asyncio.Future[Answer] = self._loop.create_future()
+        self._under_way += 1  # until the thread is done, even if the waiting task is cancelled
+        self._jobs.put((_environ(visit, body, length), answer))
+        return await answer
+
+    def close(self) -> None:
+        """End the threads when they have done what is queued."""
+        for _ in self._threads:
+            self._jobs.put(None)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            environ, future = job
+            result = contextvars.Context().run(self._run, environ)
+            self._loop.call_soon_threadsafe(self._done, future, result)
+            del job, environ, future, result  # or this thread would keep them until its next request
+
+    def _run(self, environ: dict[str, Any]) -> Answer | BaseException:
+        costs.this_thread.request = environ[costs.ENVIRON_KEY]
+        try:
+            return _collected(self._application, environ)
+        except BaseException as error:  # Flask answers its own errors; a sys.exit() would end the thread
+            log.exception("a request failed outside of Flask")
+            return error
+
+    def _done(self, future: "asyncio.Future[Answer]", result: Answer | BaseException) -> None:
+        self._under_way -= 1
+        if future.done():  # cancelled
+            return
+        if isinstance(result, BaseException):
+            text = b"Something broke on our side.\n"
+            result = Answer(500, [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(text))], text)
+        future.set_result(result)
+
+
+async def _read(visit: Visit, receive: Receive) -> tuple[bytes, int]:
+    """Return a request's whole body and its length; of one that is too large nothing, and the length that it says.
+
+    Raises DisconnectedError.
+    """
+    declared = visit.headers.get(b"content-length", b"")
+    if declared and int(declared) > LARGEST_REQUEST:  # the protocol has checked that it is a number
+        return b"", int(declared)
+    if not declared and b"transfer-encoding" not in visit.headers:
+        return b"", 0
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise DisconnectedError(message.get("status", 499))
+        parts.append(message["body"])
+        size += len(message["body"])
+        if size > LARGEST_REQUEST:
+            return b"", size
+        if not message["more_body"]:
+            return b"".join(parts), size
+
+
+def _environ(visit: Visit, body: bytes, length: int) -> dict[str, Any]:
+    """Return the WSGI environment (PEP 3333)."""
+    scope = visit.scope
+    server = scope["server"] or ("localhost", 80)
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": visit.method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": unquote_to_bytes(scope["raw_path"]).decode("latin-1"),
+        "QUERY_STRING": scope["query_string"].decode("latin-1"),
+        "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
+        "SERVER_NAME": str(server[0]),
+        "SERVER_PORT": str(server[1]),
+        "REMOTE_ADDR": visit.address,
+        "CONTENT_LENGTH": str(length),
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": visit.scheme,
+        "wsgi.input": io.BytesIO(body),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+        costs.ENVIRON_KEY: visit.request,
+    }
+    for name, value in scope["headers"]:
+        key = name.decode("latin-1").upper().replace("-", "_")
+        if key in ("CONTENT_LENGTH", "TRANSFER_ENCODING"):
+            continue
+        if key != "CONTENT_TYPE":
+            key = f"HTTP_{key}"
+        text = value.decode("latin-1")
+        if key in environ:
+            text = f"{environ[key]}{'; ' if key == 'HTTP_COOKIE' else ','}{text}"
+        environ[key] = text
+    return environ
+
+
+def _collected(application: "WSGIApplication", environ: dict[str, Any]) -> Answer:
+    """Return all that the application answers."""
+    answer = Answer(500, [], b"")
+
+    def start_response(status: str, headers: list[tuple[str, str]], *_exc_info: Any) -> Callable[[bytes], object]:
+        answer.status = int(status[:3])
+        answer.headers = _encoded(headers)
+        return written.append
+
+    written: list[bytes] = []
+    content = application(environ, start_response)
+    try:
+        answer.body, length = _whole(written, content)
+    finally:
+        if hasattr(content, "close"):
+            content.close()
+    has_body = environ["REQUEST_METHOD"] != "HEAD" and answer.status not in (204, 304)
+    if has_body and not any(name == b"content-length" for name, _ in answer.headers):
+        answer.headers.append((b"content-length", b"%d" % length))  # so that the client knows where the body ends
+    return answer
+
+
+def _whole(written: list[bytes], content: Iterable[bytes]) -> tuple[bytes | IO[bytes], int]:
+    """Return a body, as a file if it is long, and its length."""
+    size = 0
+    parts = iter(content)
+    for part in parts:
+        written.append(part)
+        size += len(part)
+        if size > IN_MEMORY:
+            break
+    else:
+        body = b"".join(written)
+        return body, len(body)
+    spool = TemporaryFile()  # noqa: SIM115  # closed when it has been sent
+    spool.writelines(written)
+    spool.writelines(parts)
+    length = spool.tell()
+    spool.seek(0)
+    return spool, length
+
+
+def _encoded(headers: list[tuple[str, str]]) -> Headers:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]

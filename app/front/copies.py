@@ -1,0 +1,231 @@
+"""Copies of cached pages in a process's memory, kept current by Redis itself.
+
+Redis remembers which keys the front's connection has read, and sends a push message when one changes (server-assisted
+client-side caching, https://redis.io/docs/latest/develop/reference/client-side-caching/). What this guarantees:
+
+- A page is asked for together with its lease, and kept only if no write holds the lease. Replies and pushes come in
+  order on one connection, and pushes that arrive while a reply waits for its batch's PING are replayed right after it.
+  So no push is missed.
+- A write puts its mark into the lease before it commits, so every process has dropped its copy by then, and none keeps
+  another until the write is settled. The writer waits until Redis has sent that news (PageCache.wait_until_told).
+- Every request is answered at least one turn of the loop after its bytes were read, so a process that was stopped reads
+  the news before it answers.
+- Redis remembers only pages that were seen to exist (tracking is OPTIN). It would remember a missing one for ever, and
+  whoever asks for a hundred thousand of those could fill it.
+- A copy is asked for again COPY_LIFETIME after it was asked for: if news is lost, that is how old it can be. And while
+  there are copies, the process changes a small key once a second, through the pool, as writers do. If no push follows,
+  there are no copies until one does.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from app.cache import WRITING, PageCache
+from app.front.answers import PageAnswers, SplitPage
+from app.front.redis_connection import LostError, RedisConnection, RedisLink
+from app.redis_client import COMMAND_TIMEOUT, StoreUnavailableError
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+COPY_LIFETIME = 1.0  # s from the moment a copy was asked for: how old a page is if news of a change is lost
+MOST_BYTES = 8_000_000  # of copies in one process
+MOST_SEEN = 2_000  # names of pages that are known to exist
+PROOF_INTERVAL = 1.0  # s between two proofs that pushes arrive
+PROOF_KEY_LIFETIME = 10_000  # ms; a dead process leaves nothing behind
+
+
+@dataclass(slots=True)
+class Copy:
+    """A page in memory."""
+
+    head: bytes  # its first line in Redis: the same line is the same page
+    answers: PageAnswers
+    expires: float  # on the loop's clock
+    size: int  # bytes
+
+
+@dataclass(slots=True)
+class Found:
+    """What came of asking Redis for a page."""
+
+    answers: PageAnswers | None
+    missed: bool  # Redis answered, and does not have it
+
+
+@dataclass(slots=True)
+class Lookup:
+    """A question for a page; many requests may wait for its answer."""
+
+    found: "asyncio.Future[Found]"
+    tracked: bool = False  # Redis will say when the page changes
+    batch: int = 0  # the number of the batch that it is sent in
+    asked_at: float = 0.0
+
+
+UNKNOWN = Found(None, missed=False)
+MISSED = Found(None, missed=True)
+
+
+class Copies:
+    """The copies of one process."""
+
+    def __init__(self, cache: PageCache) -> None:
+        self._cache = cache
+        self._store = cache.store
+        self._loop = asyncio.get_running_loop()
+        self._copies: OrderedDict[str, Copy] = OrderedDict()  # least recently used first
+        self._bytes = 0
+        self._seen: OrderedDict[str, None] = OrderedDict()  # names of pages that were in Redis, the oldest first
+        self._flying: dict[str, Lookup] = {}  # at most one for a page
+        self._waiting: dict[str, Lookup] = {}  # to be asked when that one is back
+        self._page_prefix = self._store.key("page:").encode()
+        self._proof_key = self._store.key(f"front:{secrets.token_hex(8)}")
+        self._proof = asyncio.Event()
+        self._proven = False  # pushes arrive on this connection
+        self.link = RedisLink(self._store, self._on_push, self._on_lost)
+
+    def get(self, name: str) -> PageAnswers | None:
+        """Return the answers of the copy, or None if there is none that may be served."""
+        copy = self._copies.get(name)
+        connection = self.link.connection
+        if copy is None or connection is None or not connection.usable or self._loop.time() >= copy.expires:
+            return None
+        self._copies.move_to_end(name)
+        return copy.answers
+
+    def look_up(self, name: str, connection: RedisConnection) -> "asyncio.Future[Found]":
+        """Ask Redis for a page, and keep a copy if it may be kept.
+
+        At most one question for a page is on its way, and one waits to be sent. Nobody joins one that was sent before
+        they came: its answer may be older than a write that they know of.
+        """
+        flying = self._flying.get(name)
+        if flying is None:
+            flying = Lookup(self._loop.create_future())
+            self._ask(name, flying, connection)
+        if flying.batch > connection.written:
+            return flying.found
+        if name not in self._waiting:
+            self._waiting[name] = Lookup(self._loop.create_future())
+        return self._waiting[name].found
+
+    async def prove_pushes(self) -> None:
+        """Prove once that pushes arrive, if that is needed, and wait until the next proof is due."""
+        connection = self.link.connection
+        if connection and self.link.tracks and (self._copies or not self._proven):
+            was_proven = self._proven
+            proven = await self._is_pushed(connection)
+            self._proven = proven and self.link.connection is connection and connection.usable
+            if not self._proven:
+                self.drop_all()
+                if was_proven:
+                    log.warning("Redis no longer sends invalidations: no page is kept in memory until it does")
+                    connection.close(LostError("no push came"))
+        await asyncio.sleep(PROOF_INTERVAL if self._proven else PROOF_INTERVAL / 4)
+
+    def drop_all(self) -> None:
+        """Drop all copies."""
+        self._copies.clear()
+        self._bytes = 0
+
+    async def _is_pushed(self, connection: RedisConnection) -> bool:
+        """Return whether a change by the pool is pushed to the connection."""
+        self._proof.clear()
+        tracked: asyncio.Future[Any] = self._loop.create_future()
+        connection.track_next()
+        connection.ask(lambda reply: _settle(tracked, reply), "GET", self._proof_key)
+        if isinstance(await tracked, Exception):
+            return False
+        try:
+            await asyncio.wait_for(self._loop.run_in_executor(None, self._change_proof_key), 2 * COMMAND_TIMEOUT)
+            await asyncio.wait_for(self._proof.wait(), COMMAND_TIMEOUT)
+        except (TimeoutError, StoreUnavailableError):
+            return False
+        return True
+
+    def _change_proof_key(self) -> None:
+        with self._store.commands() as redis:
+            redis.set(self._proof_key, "", px=PROOF_KEY_LIFETIME)
+
+    def _ask(self, name: str, lookup: Lookup, connection: RedisConnection) -> None:
+        lookup.batch = connection.written + 1
+        lookup.asked_at = self._loop.time()
+        self._flying[name] = lookup
+        lookup.tracked = self.link.tracks and name in self._seen
+        if lookup.tracked:
+            connection.track_next()
+        connection.ask(lambda reply: self._on_reply(name, lookup, connection, reply), "MGET", *self._cache.keys(name))
+
+    def _on_reply(self, name: str, lookup: Lookup, connection: RedisConnection, reply: Any) -> None:
+        """Keep the page if it may be kept; at once, before any push that is replayed after this reply."""
+        del self._flying[name]
+        waiting = self._waiting.pop(name, None)
+        is_answer = isinstance(reply, list)
+        if waiting and is_answer:
+            self._ask(name, waiting, connection)
+        elif waiting:
+            _settle(waiting.found, UNKNOWN)
+        _settle(lookup.found, self._found(name, lookup, reply) if is_answer else UNKNOWN)
+
+    def _found(self, name: str, lookup: Lookup, reply: list[bytes | None]) -> Found:
+        value, lease = reply
+        if value is None:
+            return MISSED
+        head = value[: value.find(b"\n")]
+        known = self._copies.get(name)
+        if known and known.head == head:
+            split = known.answers.split
+        else:
+            page = self._cache.decode(value, self.link.run)
+            if page is None:
+                return MISSED
+            split = SplitPage(page)
+            self._seen[name] = None
+            if len(self._seen) > MOST_SEEN:
+                self._seen.popitem(last=False)
+        status = f"Pipit; hit; ttl={self._cache.time_left(split.page)}"
+        if lookup.tracked and self._proven and not (lease or b"").startswith(WRITING):
+            answers = PageAnswers(split, f"{status}; detail=memory")
+            size = 2 * len(split.page.encoded) + len(split.page.compressed)
+            self._keep(name, Copy(head, answers, lookup.asked_at + COPY_LIFETIME, size))
+        return Found(PageAnswers(split, status), missed=False)
+
+    def _keep(self, name: str, copy: Copy) -> None:
+        self._drop(name)
+        self._copies[name] = copy
+        self._bytes += copy.size
+        while self._bytes > MOST_BYTES:
+            self._drop(next(iter(self._copies)))
+
+    def _drop(self, name: str) -> None:
+        copy = self._copies.pop(name, None)
+        if copy:
+            self._bytes -= copy.size
+
+    def _on_push(self, push: list[Any]) -> None:
+        """Drop what has changed."""
+        if push[0] != b"invalidate":
+            return
+        if push[1] is None:  # everything: FLUSHALL
+            self.drop_all()
+            return
+        for key in push[1]:
+            if key.startswith(self._page_prefix):
+                self._drop(key[len(self._page_prefix) :].decode().removesuffix(":lease"))
+            elif key == self._proof_key.encode():
+                self._proof.set()
+
+    def _on_lost(self) -> None:
+        self._proven = False
+        self.drop_all()
+
+
+def _settle(future: "asyncio.Future[T]", result: T) -> None:
+    if not future.done():  # whoever waited may have been cancelled
+        future.set_result(result)

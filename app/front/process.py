@@ -1,0 +1,42 @@
+"""What a web process sets up for itself, once, before its first visitor."""
+
+import ctypes
+import resource
+import socket
+import sys
+
+from app.front import protocol
+
+SEND_BUFFER = 64 * 1024  # bytes the kernel keeps for a client that doesn't read
+UNREAD = (
+    10_000  # ms the kernel keeps what a client doesn't take; by default it tries a minute, also for a closed socket
+)
+SPARE_FILES = 200  # descriptors kept for other things than visitors
+SWITCH_INTERVAL = 0.001  # s a thread may compute before the event loop gets its turn; docs/performance.md has figures
+M_MMAP_THRESHOLD = -3  # mallopt(3)
+MMAP_FROM = 1024 * 1024  # bytes
+
+
+def prepare(sockets: list[socket.socket]) -> None:
+    """Set up this process, which will serve what comes in on the sockets."""
+    for one in sockets:  # connections inherit this
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard != resource.RLIM_INFINITY:
+        most = max(1, min(protocol.MOST_CONNECTIONS, hard - SPARE_FILES))
+        protocol.FrontProtocol.most_connections = most
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    _give_back_large_blocks()
+
+
+def _give_back_large_blocks() -> None:
+    """Make glibc return the 19 MiB that each password hash takes (Argon2), instead of keeping them for each thread.
+
+    By default its threshold for that grows up to 32 MiB with what is freed. Other C libraries don't have this call.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(M_MMAP_THRESHOLD, MMAP_FROM)

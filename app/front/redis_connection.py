@@ -1,0 +1,319 @@
+"""One RESP3 connection to Redis, on which an event loop multiplexes the commands of all its requests.
+
+The commands of one turn of the loop are written together, and their replies come in the order of the commands. If
+that order were ever lost (a proxy that repeats a reply, a bug), one visitor would get another's session. So every batch
+is checked: it ends with `PING <token>`, and its replies are released only when exactly that token has come after
+exactly as many replies. If not, the connection is closed, and each request of the batch goes on without an answer. A
+connection that timed out is closed too, never used again: that is how redis-py once mixed up replies (CVE-2023-28858).
+
+Threads don't use this connection; they have redis-py's pool (app/redis_client.py). It belongs to the process that made
+it: the front makes it after the fork.
+"""
+
+import asyncio
+import logging
+import secrets
+import ssl
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import hiredis
+
+from app.config import Config
+from app.redis_client import COMMAND_TIMEOUT, CONNECT_TIMEOUT, PROBE_INTERVAL, RUN_ID, UNKNOWN_RUN, Store
+
+log = logging.getLogger(__name__)
+
+OPEN_TIMEOUT = 3 * CONNECT_TIMEOUT  # s: a handshake of TCP, one of TLS, a greeting
+NAME = "pipit-front"  # in CLIENT LIST
+NOT_ENOUGH = object()  # what the parser returns when the next reply is not complete
+
+Callback = Callable[[Any], None]  # gets a reply; an exception where there is none
+
+
+class LostError(Exception):
+    """The connection was lost before the reply came."""
+
+
+class TimedOutError(LostError):
+    """It was closed because a reply took too long."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """Commands that were written together."""
+
+    callbacks: list[Callback]
+    token: bytes | None  # that proves their count; None while the connection is being opened
+    written_at: float
+
+
+class RedisConnection(asyncio.Protocol):
+    """One connection, from its opening to its loss.
+
+    on_push: called with each push message, as soon as it is read. A push that comes between a command's reply and that
+        reply's release is passed on a second time right after the reply, so that the invalidation wins.
+    """
+
+    def __init__(self, on_push: Callable[[list[Any]], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._on_push = on_push
+        self._reader = hiredis.Reader(notEnoughData=NOT_ENOUGH)
+        self._transport: Any = None
+        self._commands: list[bytes] = []  # to be written at the end of this turn of the loop
+        self._callbacks: list[Callback] = []  # theirs
+        self._batches: deque[Batch] = deque()  # written, oldest first
+        self._events: list[Any] = []  # what has come for the oldest batch: replies, and pushes in between
+        self._replies = 0  # among the events
+        self._salt = secrets.token_hex(8).encode()
+        self._deadline: asyncio.TimerHandle | None = None
+        self.written = 0  # batches
+        self.lost: asyncio.Future[LostError] = self._loop.create_future()
+
+    @property
+    def usable(self) -> bool:
+        """Return whether commands can be sent, and what was read on the connection can be trusted."""
+        return not self.lost.done() and not self._transport.is_closing()
+
+    def ask(self, callback: Callback, *command: str | bytes | int) -> None:
+        """Send a command at the end of this turn; `callback` gets the reply, or an exception, once."""
+        if self.lost.done():
+            _give(callback, self.lost.result())
+            return
+        if not self._commands:
+            self._loop.call_soon(self._write)
+        self._commands.append(packed(*command))
+        self._callbacks.append(callback)
+
+    def track_next(self) -> None:
+        """Have Redis remember the keys of the next command, and push a message when one of them changes."""
+        self.ask(_ignore, "CLIENT", "CACHING", "YES")
+
+    async def greet(self, *commands: tuple[str | int, ...]) -> list[Any]:
+        """Send the commands that open a connection, without a PING: some servers refuse one before AUTH.
+
+        Returns the replies; errors are among them. Raises LostError.
+        """
+        replies: asyncio.Future[list[Any]] = self._loop.create_future()
+        came: list[Any] = []
+
+        def take(reply: Any) -> None:
+            came.append(reply)
+            if isinstance(reply, LostError) and not replies.done():
+                replies.set_exception(reply)
+            elif len(came) == len(commands) and not replies.done():
+                replies.set_result(came)
+
+        batch = Batch([take] * len(commands), None, self._loop.time())
+        self._send(b"".join(packed(*command) for command in commands), batch)
+        return await replies
+
+    def close(self, cause: LostError) -> None:
+        """Close the connection, and tell everyone who waits for a reply."""
+        if self.lost.done():
+            return
+        self.lost.set_result(cause)
+        if self._transport is not None:
+            self._transport.abort()
+        if self._deadline:
+            self._deadline.cancel()
+        waiting = [callback for batch in self._batches for callback in batch.callbacks] + self._callbacks
+        self._batches.clear()
+        self._events, self._commands, self._callbacks = [], [], []
+        for callback in waiting:
+            _give(callback, cause)
+
+    # What asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self._transport = transport
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Note the loss."""
+        self.close(LostError(f"connection lost: {type(error).__name__}" if error else "the server hung up"))
+
+    def data_received(self, data: bytes) -> None:
+        """Take what Redis sends."""
+        self._reader.feed(data)
+        try:
+            while (reply := self._reader.gets()) is not NOT_ENOUGH:
+                if isinstance(reply, hiredis.PushNotification):
+                    self._on_push(reply)
+                    if self._events:
+                        self._events.append(reply)
+                elif not self._take(reply):
+                    return
+        except hiredis.ProtocolError as error:
+            self._out_of_step(f"{error}")
+
+    # Details
+
+    def _write(self) -> None:
+        """Write the commands of this turn."""
+        if not self._commands:  # the connection was lost meanwhile
+            return
+        self.written += 1
+        token = b"%s-%d" % (self._salt, self.written)
+        commands, callbacks = self._commands, self._callbacks
+        self._commands, self._callbacks = [], []
+        commands.append(packed("PING", token))
+        self._send(b"".join(commands), Batch(callbacks, token, self._loop.time()))
+
+    def _send(self, data: bytes, batch: Batch) -> None:
+        self._batches.append(batch)
+        if self._deadline is None:
+            self._deadline = self._loop.call_later(COMMAND_TIMEOUT, self._check_deadline)
+        self._transport.write(data)
+
+    def _take(self, reply: Any) -> bool:
+        """Take a reply; return False if it shows that the connection is out of step."""
+        if not self._batches:
+            self._out_of_step("a reply came that nobody had asked for")
+            return False
+        batch = self._batches[0]
+        self._events.append(reply)
+        self._replies += 1
+        if self._replies < len(batch.callbacks) + (batch.token is not None):
+            if batch.token is not None and reply == batch.token:
+                self._out_of_step("a batch's PING was answered too early")
+                return False
+            return True
+        if batch.token is not None and not self._proves(reply, batch.token):
+            self._out_of_step("a batch ended with another reply than its own PING's")
+            return False
+        self._release(batch)
+        return True
+
+    @staticmethod
+    def _proves(reply: Any, token: bytes) -> bool:
+        """Return whether the last reply of a batch shows that none is missing and none too many."""
+        return bool(reply == token)
+
+    def _release(self, batch: Batch) -> None:
+        """Give the replies to whoever asked, in order with the pushes."""
+        self._batches.popleft()
+        events, self._events, self._replies = self._events, [], 0
+        callbacks = iter(batch.callbacks)
+        for event in events:
+            if isinstance(event, hiredis.PushNotification):
+                self._on_push(event)
+            elif callback := next(callbacks, None):
+                _give(callback, event)
+
+    def _out_of_step(self, what: str) -> None:
+        log.error("the connection to Redis is out of step (%s): closed, nothing it sent is used", what)
+        self.close(LostError("out of step"))
+
+    def _check_deadline(self) -> None:
+        """Close the connection if the oldest batch has waited too long."""
+        self._deadline = None
+        if not self._batches:
+            return
+        left = self._batches[0].written_at + COMMAND_TIMEOUT - self._loop.time()
+        if left <= 0:
+            self.close(TimedOutError(f"no answer within {COMMAND_TIMEOUT} s"))
+        else:
+            self._deadline = self._loop.call_later(left, self._check_deadline)
+
+
+class RedisLink:
+    """Keeps one RedisConnection open as long as the front runs, and tells the circuit breaker what it sees.
+
+    on_push, on_lost: called with each push message, and when a connection is lost.
+    """
+
+    def __init__(self, store: Store, on_push: Callable[[list[Any]], None], on_lost: Callable[[], None]) -> None:
+        self._store = store
+        self._on_push = on_push
+        self._on_lost = on_lost
+        self.connection: RedisConnection | None = None
+        self.run = UNKNOWN_RUN  # of the server
+        self.tracks = False  # whether the server says what has changed
+        self._refused = False  # log that once
+        self._tls = _tls_context(store.config) if store.config.redis.tls else None
+
+    async def keep_open(self) -> None:
+        """Open a connection, and return when it is lost and may be opened again."""
+        try:
+            self.connection = await asyncio.wait_for(self._open(), OPEN_TIMEOUT)
+        except (OSError, TimeoutError, TimedOutError) as error:
+            self._store.breaker.failed(f"{type(error).__name__}: {error}")
+        except LostError as error:  # refused: too many clients, a wrong password. The pool's connections may still work
+            if not self._refused:
+                self._refused = True
+                log.warning("Redis refuses the front's connection (%s): every page is served by Flask", error)
+        else:
+            self._refused = False
+            self._store.breaker.succeeded()
+            cause = await asyncio.shield(self.connection.lost)
+            self.connection = None
+            self._on_lost()
+            if isinstance(cause, TimedOutError):
+                self._store.breaker.failed(str(cause))
+        await asyncio.sleep(PROBE_INTERVAL)
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self.connection:
+            self.connection.close(LostError("the front stops"))
+
+    async def _open(self) -> RedisConnection:
+        """Return a new connection, authenticated and tracking where the server can. Raises OSError or LostError."""
+        address = self._store.config.redis
+        _, connection = await asyncio.get_running_loop().create_connection(
+            lambda: RedisConnection(self._on_push), address.host, address.port, ssl=self._tls
+        )
+        try:
+            await self._greet(connection)
+        except BaseException:
+            connection.close(LostError("not opened"))
+            raise
+        return connection
+
+    async def _greet(self, connection: RedisConnection) -> None:
+        address = self._store.config.redis
+        user, password = address.username or "default", address.password or ""
+        auth = ("AUTH", user, password) if address.username or password else ()
+        select = ("SELECT", address.db) if address.db else ("PING",)
+        server = ("INFO", "server")
+        hello, selected, info, tracking = await connection.greet(
+            ("HELLO", 3, *auth, "SETNAME", NAME), select, server, ("CLIENT", "TRACKING", "ON", "OPTIN")
+        )
+        if isinstance(hello, Exception):  # a server older than Redis 6: RESP2, no news of changes, no name needed
+            if password:
+                await connection.greet(("AUTH", password))
+            selected, info = await connection.greet(select, server)
+        if isinstance(selected, Exception):  # a wrong password, no such database: the pool reports the details
+            raise LostError(str(selected)[:200])
+        found = RUN_ID.search(info if isinstance(info, bytes) else str(info).encode())
+        self.run = found[1].decode() if found else UNKNOWN_RUN
+        self.tracks = not isinstance(hello, Exception) and not isinstance(tracking, Exception)
+
+
+def _tls_context(config: Config) -> ssl.SSLContext:
+    """Return how TLS is spoken; made once, since reading the system's certificates takes 20 ms."""
+    context = ssl.create_default_context()
+    if not config.redis_tls_verify:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def _ignore(_reply: Any) -> None:
+    """Take a reply that says nothing."""
+
+
+def _give(callback: Callback, reply: Any) -> None:
+    try:
+        callback(reply)
+    except asyncio.InvalidStateError:  # a future whose waiter was cancelled
+        log.debug("nobody waits for this reply any more")
+    except Exception:  # a bug; the others of the batch must get their replies all the same
+        log.exception("a reply from Redis could not be used")
+
+
+def packed(*command: str | bytes | int) -> bytes:
+    """Return a command as Redis reads it."""
+    return bytes(hiredis.pack_command(command))  # type: ignore[arg-type]  # declared as a tuple of one
