@@ -3,8 +3,12 @@
 import os
 import re
 import shutil
+import socket
+import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
@@ -25,6 +29,7 @@ from app.extensions import Base, db
 from app.front.log import output
 from app.models import User
 from tests import servers
+from tests.serving import FrontServer, serving
 
 SECRET_KEY = "a key for tests, and for tests only"
 PASSWORD = "correct horse battery"
@@ -112,6 +117,55 @@ def redis(valkey_server: ValkeyServer) -> Iterator[Redis]:
 
 
 @pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Give a certificate signed by itself, as Heroku's are."""
+    folder = tmp_path_factory.mktemp("tls")
+    key, cert = folder / "key.pem", folder / "cert.pem"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout"]
+    command += [str(key), "-out", str(cert)]
+    subprocess.run([*command, *subject], check=True, capture_output=True)
+    return key, cert
+
+
+@pytest.fixture
+def tls_terminator(redis_url: str, certificate: tuple[Path, Path]) -> Iterator[int]:
+    """Give the port of a TLS end in front of the real server, as a hosted Redis has."""
+    key, cert = certificate
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    target = parse_redis_url(redis_url)
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                sink.sendall(data)
+        except OSError:
+            pass
+        finally:
+            sink.close()
+
+    def serve() -> None:
+        while True:
+            try:
+                raw, _ = listener.accept()
+            except OSError:
+                return
+            try:
+                client = context.wrap_socket(raw, server_side=True)
+            except (ssl.SSLError, OSError):
+                continue
+            server = socket.create_connection((target.host, target.port))
+            threading.Thread(target=pump, args=(client, server), daemon=True).start()
+            threading.Thread(target=pump, args=(server, client), daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    yield listener.getsockname()[1]
+    listener.close()
+
+
+@pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a migrated, empty database, to be copied for each test."""
     path = tmp_path_factory.mktemp("sqlite") / "template.db"
@@ -179,6 +233,18 @@ def make_app(redis: Redis, config: Config) -> Iterator[Callable[..., Flask]]:
 @pytest.fixture
 def app(make_app: Callable[..., Flask]) -> Flask:
     return make_app()
+
+
+@pytest.fixture
+def serve(make_app: Callable[..., Flask]) -> Iterator[Callable[[Flask], FrontServer]]:
+    """Give a function that serves an app behind its front, on a real socket, until the end of the test."""
+    with ExitStack() as served:
+        yield lambda app: served.enter_context(serving(app))
+
+
+@pytest.fixture
+def front(app: Flask, serve: Callable[[Flask], FrontServer]) -> FrontServer:
+    return serve(app)
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def wait_until(condition: Callable[[], Any], what: str, patience: float = PATIEN
 @contextmanager
 def valkey(port: int | None = None, **settings: Any) -> Iterator[ValkeyServer]:
     """Run a Valkey server of one's own, on a free port unless one is given."""
-    server = ValkeyServer(port=port, config=settings)
+    server = ValkeyServer(port=port or free_port(), config=settings)
     server.start()
     try:
         yield server

@@ -1,19 +1,37 @@
 """The page cache, on a real Valkey: leases, the three strategies, and what readers may and may not be served."""
 
+import gzip
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import pytest
 from flask import Flask
 from redis import Redis
 
-from app.cache import LEASE, STRATEGIES, WRITE_LEASE, Expire, Invalidate, PageCache, Refresh, Strategy
+from app.cache import (
+    LEASE,
+    STILL_SERVED,
+    STRATEGIES,
+    WRITE_LEASE,
+    Expire,
+    Invalidate,
+    Page,
+    PageCache,
+    PageKind,
+    Refresh,
+    Strategy,
+)
 from app.config import Config, parse_redis_url
+from app.front.copies import COPY_LIFETIME
 from app.redis_client import Store, StoreUnavailableError
 from tests.conftest import Visitor, in_threads
 from tests.counting import commands_sent
+
+PAGE = PageKind("page")
 
 
 @pytest.fixture
@@ -57,7 +75,7 @@ def make_cache(redis: Redis, redis_url: str, source: Source) -> Iterator[Callabl
         store = Store(config)
         stores.append(store)
         cache = PageCache(store, strategy or Invalidate(), 60, version)
-        cache.register({"page": source.build})
+        cache.register(PAGE, source.build)
         return cache
 
     yield make
@@ -207,22 +225,180 @@ def test_a_page_of_another_deployment_is_not_served(make_cache: Callable[..., Pa
     assert make_cache(version="v2").get_or_build("page").status == "Pipit; fwd=miss; stored"
 
 
-@pytest.mark.parametrize("rubbish", [b"", b"\n", b"v1", b"v1 x\n", b"v1 x y\nbody", b"\xff\xfe", b"v1 e 1.0\n\xff"])
+RUBBISH = [
+    b"",
+    b"\n",
+    b"v1",
+    b"v1 x\n",
+    b"v1 x y z\nbody",
+    b"\xff\xfe",
+    b"v1 RUN e 1.0",
+    b"v1 RUN e 1.0\n",
+    b"v1 RUN e 1.0\nnot compressed",
+    b"v1 RUN e 1.0\n" + gzip.compress(b"cut off")[:-9],
+    b"v1 RUN e 1.0\n" + gzip.compress(b"changed")[:-8] + b"12345678",
+    b"v1 RUN e noon\n" + gzip.compress(b"x"),
+    b"v1 RUN e 1.0 more\n" + gzip.compress(b"x"),
+]
+
+
+@pytest.mark.parametrize("rubbish", RUBBISH)
 def test_rubbish_in_its_place_is_a_miss(cache: PageCache, redis: Redis, rubbish: bytes) -> None:
-    redis.set("page:page", rubbish)
+    assert cache.get("page") is None  # so that the server's run is known
+    redis.set("page:page", rubbish.replace(b"RUN", cache.store.run.encode()))
     assert cache.get_or_build("page").page.body == "0"
+
+
+def test_a_page_is_kept_in_gzip_after_a_line_that_says_whose_it_is(cache: PageCache, redis_url: str) -> None:
+    page = cache.get_or_build("page").page
+    with Redis.from_url(redis_url) as client:
+        head, _, compressed = cast(bytes, client.get("page:page")).partition(b"\n")
+    assert head.decode() == f"v1 {cache.store.run} {page.etag} {page.built_at:.3f}"
+    assert gzip.decompress(compressed) == page.encoded == b"0"
+
+
+def test_a_page_that_another_run_of_the_server_took_is_not_served(cache: PageCache, redis: Redis) -> None:
+    """It has come back from disk, and may have forgotten a write that deleted the page."""
+    page = cache.get_or_build("page").page
+    value = cache.encode(Page(b"old", page.etag, page.built_at), "0" * 40)
+    redis.set("page:page", value)
+    assert cache.get_or_build("page").page.body == "0"
+
+
+@pytest.mark.parametrize("parts", [(), ("ada",), ("a:b", "c"), ("a", "b:c"), ("a%3Ab", ""), ("é\n ", 7), (":lease",)])
+def test_the_name_of_a_page_tells_what_it_was_named_for(parts: tuple[object, ...]) -> None:
+    kind, _, which = PAGE(*parts).partition(":")
+    assert kind == "page"
+    assert tuple(PAGE.parts(which)) == (tuple(map(str, parts)) or ("",))
+    assert re.fullmatch(r"[\w.~%:-]*", which, re.ASCII)
 
 
 def test_a_builder_that_fails_lets_the_next_reader_try_at_once(cache: PageCache, source: Source) -> None:
     def fail(_which: str) -> str:
         raise LookupError
 
-    cache.register({"broken": fail})
+    cache.register(PageKind("broken"), fail)
     for _ in range(2):
         began = time.monotonic()
         with pytest.raises(LookupError):
             cache.get_or_build("broken")
         assert time.monotonic() - began < LEASE / 2000
+
+
+class TestMarks:
+    """What writers leave in the lease: each has its own mark there, and a page is stored when none is left."""
+
+    @pytest.fixture(params=[Invalidate, Refresh])
+    def cache(self, request: pytest.FixtureRequest, make_cache: Callable[..., PageCache]) -> PageCache:
+        return make_cache(request.param())
+
+    @pytest.fixture
+    def lease(self, redis: Redis) -> Callable[[], list[str]]:
+        """Give a function that returns the marks in the lease."""
+        return lambda: re.findall("w[^;]+;!*", str(redis.get("page:page:lease") or ""))
+
+    def test_each_of_several_writers_has_its_own(self, cache: PageCache, lease: Callable[[], list[str]]) -> None:
+        writes = [cache.changing("page") for _ in range(3)]
+        for number, write in enumerate(writes, 1):
+            write.__enter__()
+            assert len(lease()) == number
+        before = lease()
+        writes[1].__exit__(None, None, None)
+        assert [mark.rstrip("!") for mark in lease()] == [before[0], before[2]]
+        cache.get_or_build("page")
+        assert cache.get("page") is None  # two writes are still open
+        for write in (writes[0], writes[2]):
+            write.__exit__(None, None, None)
+        assert lease() == []
+        assert cache.get_or_build("page").status == "Pipit; fwd=miss; stored"
+
+    def test_one_that_its_writer_left_behind_is_dropped_when_it_is_too_old(
+        self, cache: PageCache, lease: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Or the page would stay uncached while others go on writing."""
+        now = time.time()
+        monkeypatch.setattr("app.cache.time.time", lambda: now)
+        died = cache.changing("page")
+        died.__enter__()
+        now += WRITE_LEASE / 1000 - 0.002
+        with cache.changing("page"):
+            assert len(lease()) == 2
+        assert len(lease()) == 1
+        now += 0.004
+        with cache.changing("page"):
+            assert len(lease()) == 1
+        assert lease() == []
+        cache.get_or_build("page")
+        assert cache.get("page")
+
+    def test_many_writers_at_once_leave_none_and_no_old_page(
+        self, cache: PageCache, source: Source, lease: Callable[[], list[str]]
+    ) -> None:
+        lock = threading.Lock()
+
+        def write_often(_number: int) -> None:
+            for _ in range(20):
+                with cache.changing("page"), lock:
+                    source.value += 1
+                cache.get_or_build("page")
+
+        in_threads(6, write_often)
+        assert lease() == []
+        assert cache.get_or_build("page").page.body == "120"
+
+    def test_a_reader_takes_no_lease_that_writers_hold(self, cache: PageCache, redis: Redis) -> None:
+        with cache.changing("page"):
+            held = redis.get("page:page:lease")
+            redis.delete("page:page")
+            cache.get_or_build("page")
+            assert redis.get("page:page:lease") == held
+
+    def test_a_full_redis_serves_no_old_page(self, cache: PageCache, source: Source, redis: Redis) -> None:
+        cache.get_or_build("page")
+        redis.config_set("maxmemory", 1)
+        try:
+            with cache.changing("page"):
+                source.value = 1
+            assert cache.get_or_build("page").page.body == "1"
+        finally:
+            redis.config_set("maxmemory", 0)
+        assert cache.get_or_build("page").page.body == "1"
+
+    def test_a_write_that_could_not_begin_waits_for_nobody(
+        self, cache: PageCache, redis: Redis, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("app.cache.time.sleep", lambda _seconds: pytest.fail("it waits"))
+        redis.slaveof("127.0.0.1", 1)  # a replica after a failover takes no writes
+        try:
+            with pytest.raises(StoreUnavailableError), cache.changing("page"):
+                pytest.fail("nothing may be written")
+        finally:
+            redis.slaveof()
+
+    def test_a_writer_whom_redis_does_not_answer_after_the_commit_waits_until_no_copy_is_left(
+        self, cache: PageCache, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        waited: list[float] = []
+        monkeypatch.setattr("app.cache.time.sleep", waited.append)
+        monkeypatch.setattr(cache, "settle", lambda _names, _mark: False)
+        monkeypatch.setattr(cache, "store_if_ours", lambda *_: False)
+        with cache.changing("page"):
+            pass
+        (seconds,) = waited
+        assert 0.5 * STILL_SERVED / 1000 < seconds <= STILL_SERVED / 1000
+        assert STILL_SERVED / 1000 >= COPY_LIFETIME
+
+    def test_a_writer_goes_on_when_redis_has_sent_the_news(self, cache: PageCache, redis: Redis) -> None:
+        with redis.monitor() as monitor:
+            with cache.changing("page"):
+                redis.echo("the commit")
+            redis.echo("the answer")
+            commands: list[str] = []
+            while commands[-1:] != ["ECHO the answer"]:
+                commands.append(str(monitor.next_command()["command"]))
+        after = commands[commands.index("ECHO the commit") : -1]
+        assert after[-1] == "PING"
+        assert not any(command.startswith(("EVAL", "DEL", "SET")) for command in commands[commands.index("PING") :])
 
 
 class TestInvalidate:
@@ -278,14 +454,14 @@ class TestRefresh:
             raise LookupError
 
         with cache.changing("page"):
-            cache.register({"page": fail})
+            cache.register(PAGE, fail)
         assert cache.get("page") is None
 
     def test_a_writer_that_dies_takes_the_old_page_with_its_mark(self, cache: PageCache, redis: Redis) -> None:
         cache.get_or_build("page")
         write = cache.changing("page")
         write.__enter__()
-        assert 0 < redis.pttl("page:page") <= WRITE_LEASE
+        assert 0 < redis.pttl("page:page") <= STILL_SERVED
 
 
 class TestExpire:
@@ -373,7 +549,7 @@ def test_without_redis_pages_are_built(make_cache: Callable[..., PageCache]) -> 
 def test_the_prefix_goes_in_front_of_every_key(redis: Redis, redis_url: str, source: Source) -> None:
     store = Store(replace(Config(parse_redis_url(redis_url), "", ""), redis_prefix="two:"))
     cache = PageCache(store, Invalidate(), 60, "v1")
-    cache.register({"page": source.build})
+    cache.register(PAGE, source.build)
     cache.get_or_build("page")
     with cache.changing("page"):
         assert redis.keys("*") == ["two:page:page:lease"]

@@ -6,7 +6,6 @@ The times are measured by bench/, which needs a machine of its own; docs/perform
 import json
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,8 +16,9 @@ import pytest
 from flask import Flask
 from redis import Connection, Redis
 
-from app.cache import COPY_LIFETIME
 from app.extensions import db
+from app.front.copies import COPY_LIFETIME
+from app.front.redis_connection import Batch, RedisConnection
 from app.models import Follow, Post, User
 from bench import growth
 from bench.costs import visited
@@ -27,13 +27,14 @@ from bench.wire import Client
 from tests import servers
 from tests.conftest import Visitor
 from tests.counting import commands_sent, statements_run
+from tests.serving import FrontServer
 
 FIRST_VISIT = 30_000  # bytes over the wire, for all it takes to show /
 FIRST_VISIT_REQUESTS = 4  # the page, its style, its script, its icon
 REPEAT_VISIT = 1_000  # bytes
 
 PAGES = {  # and the statements that each takes, made anew
-    "anonymous": {"/": 1, "/@bob": 3, "/@bob/1": 1},
+    "anonymous": {"/": 1, "/@bob": 2, "/@bob/1": 1},
     "signed in": {"/": 1, "/@bob": 3, "/@bob/1": 1, "/home": 1},
 }
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -59,58 +60,91 @@ def test_the_growth_benchmark_finds_its_pages(tmp_path: Path) -> None:
 
 
 @on_sqlite
-def test_a_miss_looks_for_the_page_once_takes_the_lease_and_stores(app: Flask, visitor: Visitor) -> None:
-    visitor.get("/")  # so that the layer ahead of Flask knows the path, and looks first
-    with app.extensions["page_cache"].changing("latest"):
-        pass
-    with round_trips() as trips:
-        assert visitor.get("/").headers["Cache-Status"] == "Pipit; fwd=miss; stored"
-    assert len(trips) == 3
+def test_a_miss_looks_for_the_page_once_takes_the_lease_and_stores(
+    app: Flask, visitor: Visitor, front: FrontServer
+) -> None:
+    looks: list[Callable[[], str]] = [
+        lambda: visitor.get("/").headers["Cache-Status"],
+        lambda: front.ask("/").header("cache-status"),
+    ]
+    for look in looks:
+        look()  # opens connections
+        with app.extensions["page_cache"].changing("latest"):
+            pass
+        with round_trips() as trips:
+            assert look() == "Pipit; fwd=miss; stored"
+        assert len(trips) == 3
 
 
 @on_sqlite
-def test_a_hit_takes_at_most_one_round_trip_and_no_statement(app: Flask, redis: Redis, visitor: Visitor) -> None:
-    visitor.get("/")
-    with statements_run(app) as statements, commands_sent(redis) as commands, round_trips() as trips:
-        assert "hit" in visitor.get("/").headers["Cache-Status"]
-    assert names(commands) in ([], ["GET"])
-    assert len(trips) == len(commands)
-    assert statements == []
+def test_a_hit_takes_at_most_one_round_trip_and_no_statement(app: Flask, redis: Redis, front: FrontServer) -> None:
+    front.ask("/")
+    for unchanged in (False, True):
+        headers = [f"If-None-Match: {front.ask('/').header('etag')}"] if unchanged else []
+        with statements_run(app) as statements, commands_sent(redis) as commands, round_trips() as trips:
+            reply = front.ask("/", *headers)
+        assert reply.early
+        assert "hit" in reply.header("cache-status")
+        assert (reply.status, reply.body == b"") == ((304, True) if unchanged else (200, False))
+        assert names(commands) in ([], ["MGET"])
+        assert len(trips) == len(commands)
+        assert statements == []
 
 
 @on_sqlite
-def test_a_hundred_hits_take_a_command_a_second(app: Flask, redis: Redis, visitor: Visitor) -> None:
-    visitor.get("/")
-    servers.wait_until(lambda: app.extensions["page_cache"].broadcast.listening, "the process to hear of changes")
+def test_a_hundred_hits_take_a_command_a_second(redis: Redis, front: FrontServer) -> None:
+    front.ask("/")
+    front.wait_for_proof()
+    front.ask("/")  # the front finds that the page exists; from the next question on Redis tells of its changes
     began = time.monotonic()
     with commands_sent(redis) as commands:
         for _ in range(100):
-            visitor.get("/")
+            front.ask("/")
         seconds = (time.monotonic() - began) / COPY_LIFETIME
-    assert set(names(commands)) == {"GET"}
+    assert set(names(commands)) == {"MGET"}
     assert len(commands) <= seconds + 1
 
 
 @on_sqlite
-def test_a_signed_in_hit_takes_at_most_two_round_trips_and_no_statement(app: Flask, redis: Redis, ada: Visitor) -> None:
-    ada.get("/")
-    ada.get("/")  # shows the welcome, and forgets it
+def test_a_signed_in_hit_takes_one_round_trip_and_no_statement(
+    app: Flask, redis: Redis, ada: Visitor, front: FrontServer
+) -> None:
+    ada.get("/home")  # shows the welcome, and forgets it
+    front.ask("/")
+    cookie = f"Cookie: session={ada.session_id()}"
     with statements_run(app) as statements, commands_sent(redis) as commands, round_trips() as trips:
-        assert "hit" in ada.get("/").headers["Cache-Status"]
-    assert names(commands) in (["GETEX"], ["GETEX", "GET"])
-    assert len(trips) == len(commands)
+        assert front.ask("/", cookie).early
+    assert names(commands) in (["GETEX", "MGET"], ["GETEX"])
+    assert len(trips) == 1
     assert statements == []
+    front.wait_for_proof()
+    servers.wait_until(lambda: front.has_copy("/", cookie), "a copy")
+    with commands_sent(redis) as commands, round_trips() as trips:
+        for _ in range(10):
+            assert front.ask("/", cookie).early
+    assert names(commands).count("GETEX") == 10
+    assert names(commands).count("MGET") <= 2
+    assert len(trips) == 10
 
 
 @on_sqlite
-def test_an_unchanged_page_takes_one_command_and_sends_no_body(app: Flask, redis: Redis, visitor: Visitor) -> None:
+def test_without_a_front_a_hit_takes_one_command_and_the_session_another(
+    app: Flask, redis: Redis, ada: Visitor, visitor: Visitor
+) -> None:
+    """Under any other server than gunicorn."""
+    ada.get("/home")
     etag = visitor.get("/").headers["ETag"]
-    with statements_run(app) as statements, commands_sent(redis) as commands:
-        answer = visitor.get("/", headers={"If-None-Match": etag})
-    assert answer.status_code == 304
-    assert answer.data == b""
-    assert names(commands) in ([], ["GET"])
-    assert statements == []
+    for reader, headers, status, sent in (
+        (visitor, {}, 200, ["GET"]),
+        (visitor, {"If-None-Match": etag}, 304, ["GET"]),
+        (ada, {}, 200, ["GETEX", "GET"]),
+    ):
+        with statements_run(app) as statements, commands_sent(redis) as commands, round_trips() as trips:
+            answer = reader.get("/", headers=headers)
+        assert answer.status_code == status
+        assert names(commands) == sent
+        assert len(trips) == len(commands)
+        assert statements == []
 
 
 def test_a_first_visit_is_small_and_the_next_one_next_to_nothing(tmp_path: Path, redis: Redis, redis_url: str) -> None:
@@ -134,7 +168,7 @@ def test_the_documentation_says_what_the_kept_benchmark_found() -> None:
 
 def statements_of_a_miss(app: Flask, redis: Redis, reader: Visitor, path: str) -> list[str]:
     reader.get(path)  # the first one opens connections
-    with app.extensions["page_cache"].changing("latest", "user:1", "user:2"):
+    with app.extensions["page_cache"].changing("latest", "user:ada", "user:bob"):
         pass
     with statements_run(app) as statements:
         assert reader.get(path).status_code == 200
@@ -165,15 +199,24 @@ def grow(app: Flask) -> None:
 
 @contextmanager
 def round_trips() -> Iterator[list[bytes]]:
-    """Collect what this thread sends to Redis in one go, and then waits for an answer to."""
+    """Collect what is sent to Redis in one go, but not how the front proves that it hears of changes."""
     sent: list[bytes] = []
     send: Callable[..., None] = Connection.send_packed_command
+    write = RedisConnection._send
 
-    def note(connection: Connection, command: Any, check_health: bool = True) -> None:
-        if threading.current_thread() is threading.main_thread():
-            sent.append(command if isinstance(command, bytes) else b"".join(command))
+    def note(data: bytes) -> None:
+        if b"front:" not in data:
+            sent.append(data)
+
+    def note_and_send(connection: Connection, command: Any, check_health: bool = True) -> None:
+        note(command if isinstance(command, bytes) else b"".join(command))
         send(connection, command, check_health)
 
+    def note_and_write(connection: RedisConnection, data: bytes, batch: Batch) -> None:
+        note(data)
+        write(connection, data, batch)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Connection, "send_packed_command", note)
+        patch.setattr(Connection, "send_packed_command", note_and_send)
+        patch.setattr(RedisConnection, "_send", note_and_write)
         yield sent

@@ -1,18 +1,16 @@
 """The connection to Redis: its bounds, its time-outs, TLS, and the circuit breaker."""
 
 import socket
-import ssl
-import subprocess
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from redis import Connection, Redis, ResponseError
 from redis import ConnectionError as RedisConnectionError
-from redis import Redis, ResponseError
 
 from app.config import Config, RedisAddress, parse_redis_url
 from app.redis_client import (
@@ -45,8 +43,9 @@ def store(redis: Redis, redis_url: str) -> Iterator[Store]:
     store.close()
 
 
-def test_it_opens_no_more_connections_than_it_may(redis: Redis, redis_url: str) -> None:
-    store = store_at(redis_url, redis_max_connections=3)
+@pytest.mark.parametrize(("allowed", "opened"), [(1, 1), (2, 1), (3, 2)])  # one is the front's, if there are two
+def test_it_opens_no_more_connections_than_it_may(redis: Redis, redis_url: str, allowed: int, opened: int) -> None:
+    store = store_at(redis_url, redis_max_connections=allowed)
     before = int(redis.info("clients")["connected_clients"])
 
     def ping_often(_number: int) -> None:
@@ -54,7 +53,7 @@ def test_it_opens_no_more_connections_than_it_may(redis: Redis, redis_url: str) 
             ping(store)
 
     in_threads(20, ping_often)
-    assert int(redis.info("clients")["connected_clients"]) - before <= 3
+    assert int(redis.info("clients")["connected_clients"]) - before == opened
     store.close()
 
 
@@ -63,8 +62,7 @@ def test_a_reply_names_the_run_of_the_server_that_gave_it() -> None:
     with valkey(free_port()) as server:
         store = store_at(f"redis://127.0.0.1:{server.port}/0")
         for _ in range(2):
-            with store.commands() as redis:
-                reply, run = redis.ask("ECHO", "hello")
+            reply, run = store.ask("ECHO", "hello")
             assert reply == b"hello"
             assert run == store.run == store.client.info("server")["run_id"]
             runs.append(run)
@@ -78,8 +76,7 @@ def test_a_server_that_may_not_be_asked_for_its_run_is_used_all_the_same(redis: 
     redis.acl_setuser("mute", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-info"])
     try:
         store = store_at(redis_url.replace("redis://", "redis://mute:any@"))
-        with store.commands() as client:
-            assert client.ask("ECHO", "hello") == (b"hello", UNKNOWN_RUN)
+        assert store.ask("ECHO", "hello") == (b"hello", UNKNOWN_RUN)
         store.close()
     finally:
         redis.acl_deluser("mute")
@@ -125,7 +122,7 @@ def test_a_dead_server_costs_a_few_visitors_a_time_out_and_the_rest_nothing() ->
         for _ in range(1000):
             with pytest.raises(StoreUnavailableError):
                 ping(store)
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < COMMAND_TIMEOUT + 0.5  # time for one that looks whether the server is back
         store.close()
 
 
@@ -137,36 +134,98 @@ def test_one_blip_opens_nothing(store: Store) -> None:
     assert not store.breaker.is_open
 
 
-def test_a_server_that_returns_is_used_again_within_a_second(caplog: pytest.LogCaptureFixture) -> None:
-    port = free_port()
-    store = store_at(f"redis://127.0.0.1:{port}/0")
+def open_circuit(store: Store) -> None:
     for _ in range(FAILURES_TO_OPEN):
         with pytest.raises(StoreUnavailableError):
             ping(store)
     assert store.breaker.is_open
-    with valkey(port=port):
-        back = time.monotonic()
-        wait_until(lambda: not store.breaker.is_open, "the circuit to close")
-        assert time.monotonic() - back < 1
-        ping(store)
-        store.close()
-    assert "Redis does not answer" in caplog.text
-    assert "Redis answers again" in caplog.text
 
 
-def test_only_one_probe_runs_however_many_fail(caplog: pytest.LogCaptureFixture) -> None:
-    store = store_at("redis://127.0.0.1:1/0")
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Stop the circuit breaker's clock, and give a function that moves it on."""
+    now = 1000.0
+
+    def move(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr("app.redis_client.time", SimpleNamespace(monotonic=lambda: now))
+    return move
+
+
+def test_while_the_circuit_is_open_one_command_every_so_often_looks_whether_the_server_is_back(
+    clock: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_at(f"redis://127.0.0.1:{free_port()}/0")
+    open_circuit(store)
+    tried: list[None] = []
+    connect: Callable[[Connection], None] = Connection.connect
+
+    def note_and_connect(connection: Connection) -> None:
+        tried.append(None)
+        connect(connection)
+
+    monkeypatch.setattr(Connection, "connect", note_and_connect)
 
     def fail(_number: int) -> None:
         with pytest.raises(StoreUnavailableError):
             ping(store)
 
     in_threads(20, fail)
-    probes = [thread for thread in threading.enumerate() if thread.name == "redis-probe" and thread.is_alive()]
+    assert tried == []
+    for _ in range(3):
+        clock(PROBE_INTERVAL)
+        in_threads(20, fail)
+        assert 1 <= len(tried) <= 2  # one command, with its one new try
+        tried.clear()
+    assert store.breaker.is_open
+
+
+def test_a_server_that_returns_is_used_again_within_a_second(
+    clock: Callable[[float], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    port = free_port()
+    store = store_at(f"redis://127.0.0.1:{port}/0")
+    open_circuit(store)
+    with valkey(port=port):
+        with pytest.raises(StoreUnavailableError, match="the circuit to Redis is open"):
+            ping(store)
+        assert 3 * PROBE_INTERVAL < 1
+        clock(PROBE_INTERVAL)
+        ping(store)
+        assert not store.breaker.is_open
+        ping(store)
+        store.close()
+    assert "Redis does not answer" in caplog.text
+    assert f"Redis answers again, after {PROBE_INTERVAL:.1f} s" in caplog.text
+
+
+def test_what_must_not_be_left_undone_is_tried_while_the_circuit_is_open(clock: Callable[[float], None]) -> None:
+    port = free_port()
+    store = store_at(f"redis://127.0.0.1:{port}/0")
+    open_circuit(store)
+    with valkey(port=port):
+        with store.commands(insist=True) as redis:
+            redis.ping()
+        assert not store.breaker.is_open
+        ping(store)
+        store.close()
+
+
+def test_an_outage_is_logged_once_however_many_fail(
+    clock: Callable[[float], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    store = store_at("redis://127.0.0.1:1/0")
+
+    def fail(_number: int) -> None:
+        with pytest.raises(StoreUnavailableError):
+            ping(store)
+
+    for _ in range(3):
+        in_threads(20, fail)
+        clock(PROBE_INTERVAL)
     assert caplog.text.count("Redis does not answer") == 1
-    assert probes
-    assert PROBE_INTERVAL < 1
-    store.breaker._probe = lambda: None  # let the thread end
 
 
 def test_what_is_said_of_an_error_is_short() -> None:
@@ -175,55 +234,6 @@ def test_what_is_said_of_an_error_is_short() -> None:
 
 def test_a_pattern_matches_a_prefix_literally() -> None:
     assert glob_escape("a*b?[c]\\") == r"a\*b\?\[c\]\\"
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Give a certificate signed by itself, as Heroku's are."""
-    folder = tmp_path_factory.mktemp("tls")
-    key, cert = folder / "key.pem", folder / "cert.pem"
-    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout"]
-    command += [str(key), "-out", str(cert)]
-    subprocess.run([*command, *subject], check=True, capture_output=True)
-    return key, cert
-
-
-@pytest.fixture
-def tls_terminator(redis_url: str, certificate: tuple[Path, Path]) -> Iterator[int]:
-    """Give the port of a TLS end in front of the real server, as a hosted Redis has."""
-    key, cert = certificate
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert, key)
-    target = parse_redis_url(redis_url)
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def pump(source: socket.socket, sink: socket.socket) -> None:
-        try:
-            while data := source.recv(65536):
-                sink.sendall(data)
-        except OSError:
-            pass
-        finally:
-            sink.close()
-
-    def serve() -> None:
-        while True:
-            try:
-                raw, _ = listener.accept()
-            except OSError:
-                return
-            try:
-                client = context.wrap_socket(raw, server_side=True)
-            except (ssl.SSLError, OSError):
-                continue
-            server = socket.create_connection((target.host, target.port))
-            threading.Thread(target=pump, args=(client, server), daemon=True).start()
-            threading.Thread(target=pump, args=(server, client), daemon=True).start()
-
-    threading.Thread(target=serve, daemon=True).start()
-    yield listener.getsockname()[1]
-    listener.close()
 
 
 def tls_store(port: int, *, verify: bool) -> Store:

@@ -25,9 +25,10 @@ from sqlalchemy import text
 from app.cli import doctor_checks as checks
 from app.cli.doctor import as_lines
 from app.cli.doctor_checks import DatabaseFacts, Finding, RedisFacts
+from app.cli.server_stats import KeySample, ServerStats
 from app.config import Config, parse_redis_url
 from app.extensions import db
-from app.redis_client import KeySample, ServerStats, Store
+from app.redis_client import Store
 from tests import servers
 from tests.conftest import SECRET_KEY, Visitor
 from tests.servers import ROOT, clean_environ
@@ -570,7 +571,7 @@ def test_sessions_are_counted_by_their_keys(make_app: Callable[..., Flask], redi
 def test_a_large_server_is_not_read_to_its_end(
     make_app: Callable[..., Flask], redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.redis_client.SCAN_LIMIT", 1000)
+    monkeypatch.setattr("app.cli.server_stats.SCAN_LIMIT", 1000)
     with redis.pipeline() as pipe:
         for number in range(5000):
             pipe.set(f"session:{number}", "{}")

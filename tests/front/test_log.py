@@ -8,7 +8,8 @@ from flask import Flask
 from redis import Redis
 from werkzeug.test import create_environ, run_wsgi_app
 
-from app.front.log import RequestLog
+from app.config import Config
+from app.front.wsgi import WSGIFront
 from tests.conftest import PASSWORD, Log, Visitor
 
 HTTPS = {"HTTP_X_FORWARDED_PROTO": "https", "HTTP_X_FORWARDED_FOR": "192.0.2.1"}
@@ -43,12 +44,12 @@ def test_no_secret_is_ever_logged(visitor: Visitor, log: Log, redis: Redis, app:
         assert secret not in written
 
 
-def test_an_error_ahead_of_flask_has_its_line_too(log: Log) -> None:
+def test_an_error_ahead_of_flask_has_its_line_too(log: Log, config: Config) -> None:
     def fails(_environ: object, _start_response: object) -> list[bytes]:
         raise RuntimeError("the cause")
 
     with pytest.raises(RuntimeError, match="the cause"):
-        run_wsgi_app(RequestLog(fails, believe_id=False), create_environ("/odd"))
+        run_wsgi_app(WSGIFront(fails, config), create_environ("/odd"))
     (line,) = log.lines()
     assert line.startswith("method=GET path=/odd status=500 ")
 

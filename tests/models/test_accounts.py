@@ -194,18 +194,32 @@ def test_a_changed_password_is_the_only_one(make_user: MakeUser) -> None:
 # What there is of them
 
 
+def counts(name: str) -> accounts.Counts:
+    found = User.with_counts(name)
+    assert found is not None
+    user, counts = found
+    assert user.name.lower() == name.lower()
+    return counts
+
+
 def test_the_counts_of_a_user_are_their_own(make_user: MakeUser) -> None:
     ada, bob, eve = make_user("ada"), make_user("bob"), make_user("eve")
-    assert ada.counts() == accounts.Counts(posts=0, followers=0, following=0)
+    assert counts("ada") == accounts.Counts(posts=0, followers=0, following=0)
     for body in ("one", "two", "three"):
         ada.publish(PostText.parse(body))
     bob.publish(PostText.parse("mine"))
     bob.follow(ada)
     eve.follow(ada)
     ada.follow(eve)
-    assert ada.counts() == accounts.Counts(posts=3, followers=2, following=1)
-    assert bob.counts() == accounts.Counts(posts=1, followers=0, following=1)
-    assert eve.counts() == accounts.Counts(posts=0, followers=1, following=1)
+    assert counts("ada") == counts("Ada") == accounts.Counts(posts=3, followers=2, following=1)
+    assert counts("bob") == accounts.Counts(posts=1, followers=0, following=1)
+    assert counts("eve") == accounts.Counts(posts=0, followers=1, following=1)
+
+
+@pytest.mark.parametrize("name", ["eve", "", "a-b", "a" * 31])
+def test_there_are_no_counts_of_somebody_who_is_not_there(make_user: MakeUser, name: str) -> None:
+    make_user("ada")
+    assert User.with_counts(name) is None
 
 
 def test_counting_stops_where_it_would_take_long(make_user: MakeUser, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,4 +227,4 @@ def test_counting_stops_where_it_would_take_long(make_user: MakeUser, monkeypatc
     ada = make_user("ada")
     for count, counted in ((1, 1), (2, 2), (3, 3), (4, 3)):
         ada.publish(PostText.parse(f"number {count}"))
-        assert ada.counts().posts == counted
+        assert counts("ada").posts == counted

@@ -11,13 +11,14 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from app.config import parse_redis_url
+from app.front.bridge import LARGEST_REQUEST
 from app.front.security import HEADERS
-from app.front.slow_bodies import LARGEST_REQUEST
 from app.models import Post
 from tests.conftest import PASSWORD, SECRET_KEY, Visitor
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
+GUARDS = {name.decode(): value.decode() for name, value in HEADERS}
 NOWHERE = parse_redis_url("redis://127.0.0.1:1/0")
 
 
@@ -58,7 +59,7 @@ def test_every_error_is_a_whole_page_with_its_status_and_all_headers(
         assert "<h1>" in answer.text
         assert '<a class="brand" href="/">' in answer.text
         assert answer.headers["Cache-Control"] == "no-store"
-        for name, value in HEADERS:
+        for name, value in GUARDS.items():
             assert answer.headers[name] == value
 
 
@@ -96,7 +97,7 @@ def test_a_500_tells_the_visitor_nothing_and_the_log_everything(
         assert "Something broke on our side" in answer.text
         for secret in ("Traceback", "RuntimeError", "secret", SECRET_KEY, __file__):
             assert secret not in answer.text
-        for name, value in HEADERS:
+        for name, value in GUARDS.items():
             assert answer.headers[name] == value
     assert "RuntimeError: a secret" in caplog.text
 

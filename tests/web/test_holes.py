@@ -1,0 +1,174 @@
+"""Holes in cached pages: each visitor sees their own, early, and a hole can't use more than it says it needs."""
+
+import re
+from collections.abc import Callable, Mapping
+
+import pytest
+from flask import Flask, render_template
+from jinja2 import ChoiceLoader, DictLoader, UndefinedError
+
+from app.cache import PageKind
+from app.web.holes import fillers, fills
+from app.web.pages import cached, init_pages
+from app.web.viewer import Viewer
+from tests.conftest import Visitor
+from tests.serving import FrontServer
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+LIKES = """\
+{% for post_id in (1, 2) %}
+<article>Post {{ post_id }} {{ hole("like", "session", post_id=post_id) }}</article>
+{% endfor %}
+"""
+LIKE = """\
+{% if viewer %}<form action="/posts/{{ post_id }}/like"><input name="csrf_token" value="{{ csrf_token() }}">\
+<button>Like as @{{ viewer.name }}</button></form>{% else %}<a href="/login">Log in to like {{ post_id }}</a>{% endif %}
+"""
+
+
+@pytest.fixture
+def templates() -> dict[str, str]:
+    return {}
+
+
+@pytest.fixture
+def app(make_app: Callable[..., Flask], templates: dict[str, str]) -> Flask:
+    """Give an app with one more cached page, at /shown."""
+    app = make_app()
+    app.jinja_env.loader = ChoiceLoader([DictLoader(templates), app.jinja_env.loader or DictLoader({})])
+    app.add_url_rule("/shown", "shown", cached(PageKind("shown"))(lambda: render_template("shown.html")))
+    app.extensions["pages"] = init_pages(app, app.extensions["page_cache"])
+    return app
+
+
+@pytest.fixture
+def show(templates: dict[str, str]) -> Callable[..., None]:
+    """Give a function that says what is on that page, and what its holes look like."""
+
+    def fill(page: str, **holes: str) -> None:
+        templates["shown.html"] = page
+        templates.update({f"holes/{name}.html": hole for name, hole in holes.items()})
+
+    return fill
+
+
+def session_cookie(visitor: Visitor) -> str:
+    visitor.get("/home")  # shows the message that welcomed them
+    return f"Cookie: session={visitor.session_id()}"
+
+
+def test_a_hole_a_post_shows_each_visitor_their_own_early(
+    app: Flask, show: Callable[..., None], serve: Callable[[Flask], FrontServer], ada: Visitor, bob: Visitor
+) -> None:
+    show(LIKES, like=LIKE)
+    front = serve(app)
+    readers: Mapping[str, tuple[str, ...]] = {"@ada": (session_cookie(ada),), "@bob": (session_cookie(bob),), "": ()}
+    front.ask("/shown")
+    for _ in range(2):
+        for name, headers in readers.items():
+            reply = front.ask("/shown", *headers)
+            assert (reply.status, reply.early) == (200, True)
+            assert "<!--" not in reply.text or not name
+            assert re.findall(r"Like as (@\w+)", reply.text) == ([name] * 2 if name else [])
+            assert re.findall(r"Log in to like (\d)", reply.text) == ([] if name else ["1", "2"])
+            assert re.findall(r'action="/posts/(\d)/like"', reply.text) == (["1", "2"] if name else [])
+            assert reply.page == front.ask("/shown?x=y", *headers).page
+    for visitor in (ada, bob):  # the tokens are good, each for its own session
+        token = re.search(r'value="([^"]+)"', front.ask("/shown", session_cookie(visitor)).text)
+        assert token
+        assert visitor.client.post("/posts", data={"csrf_token": token[1], "body": "liked"}).status_code == 302
+
+
+def test_a_hole_that_needs_more_is_filled_by_flask_with_what_it_asked_for(
+    app: Flask,
+    show: Callable[..., None],
+    serve: Callable[[Flask], FrontServer],
+    ada: Visitor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(fillers, "like", raising=False)  # puts back what was there
+    asked: list[tuple[str, str]] = []
+
+    @fills("like")
+    def likes(viewer: Viewer, post_id: str) -> dict[str, int]:
+        asked.append((viewer.name, post_id))
+        return {"likes": 7}
+
+    show('{{ hole("like", "more", post_id=5) }}', like="{{ likes if signed_in else 'none' }} for {{ post_id }}")
+    front = serve(app)
+    for _ in range(2):
+        assert "none for 5" in front.ask("/shown").text
+        reply = front.ask("/shown", session_cookie(ada))
+        assert "7 for 5" in reply.text
+        assert not reply.early
+    assert asked == [("ada", "5")] * 2
+
+
+def test_a_hole_that_needs_nothing_is_the_same_for_everyone_who_is_signed_in(
+    app: Flask, show: Callable[..., None], serve: Callable[[Flask], FrontServer], ada: Visitor, bob: Visitor
+) -> None:
+    show('{{ hole("tip", "nothing") }}', tip="{{ 'welcome back' if signed_in else 'join us' }}")
+    front = serve(app)
+    front.ask("/shown")
+    for headers, said in (
+        ((), "join us"),
+        ((session_cookie(ada),), "welcome back"),
+        ((session_cookie(bob),), "welcome back"),
+    ):
+        reply = front.ask("/shown", *headers)
+        assert said in reply.text
+        assert reply.early
+
+
+@pytest.mark.parametrize(
+    ("needs", "used"),
+    [
+        ("nothing", "viewer.name"),
+        ("nothing", "csrf_token()"),
+        ("nothing", "messages()"),
+        ("session", "follows"),
+        ("session", "request.path"),
+        ("session", "session.name"),
+        ("session", "g.viewer"),
+        ("session", "config.SECRET_KEY"),
+        ("session", "get_flashed_messages()"),
+    ],
+)
+@pytest.mark.parametrize("who", ["a stranger", "ada"])
+def test_a_hole_that_uses_more_than_it_says_it_needs_fails_at_once(
+    show: Callable[..., None], ada: Visitor, visitor: Visitor, needs: str, used: str, who: str
+) -> None:
+    show(f'{{{{ hole("nosy", "{needs}") }}}}', nosy=f"{{{{ {used} }}}}")
+    with pytest.raises(UndefinedError):
+        (ada if who == "ada" else visitor).get("/shown")
+
+
+def test_a_csrf_token_outside_of_a_hole_fails_at_once(
+    show: Callable[..., None], ada: Visitor, visitor: Visitor
+) -> None:
+    show('<input value="{{ csrf_token() }}">')
+    for reader in (visitor, ada):
+        with pytest.raises(RuntimeError, match="hole that needs the session"):
+            reader.get("/shown")
+
+
+@pytest.mark.parametrize(
+    ("hole", "complaint"),
+    [
+        ('hole("tip", "anything")', "needs one of"),
+        ('hole("tip", "")', "needs one of"),
+        ('hole("tip", "nothing", about="two words")', "can't be written"),
+        ('hole("tip", "nothing", about="a-->")', "can't be written"),
+        ('hole("tip", "nothing", about="<!--")', "can't be written"),
+        ('hole("tip", "nothing", about="a=b")', "can't be written"),
+        ('hole("tip", "nothing", about="a\\nb")', "can't be written"),
+        ('hole("tip", "nothing", about="é")', "can't be written"),
+    ],
+)
+def test_a_hole_that_can_not_be_described_fails_at_once(
+    show: Callable[..., None], visitor: Visitor, hole: str, complaint: str
+) -> None:
+    show(f"{{{{ {hole} }}}}", tip="a tip")
+    with pytest.raises(ValueError, match=complaint):
+        visitor.get("/shown")
