@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from redis import Redis
 
 from tests import servers
 from tests.servers import wait_until
-from tests.test_processes import PATIENCE, Laptop, Person, copy_of_the_checkout, listens
+from tests.test_processes import GONE_WITHIN, PATIENCE, Laptop, Person, copy_of_the_checkout, listens
 
 
 @pytest.fixture
@@ -37,12 +38,15 @@ def test_a_killed_redis_stops_the_site_and_the_next_start_finds_everybody_signed
     with laptop.started() as honcho:
         person.register("ada")
         with Redis(port=laptop.redis_port) as redis:
+            redis.set("what is written after her session", "")
+            assert redis.waitaof(1, 0, PATIENCE * 1000)[0] == 1  # by now both are on the disk
             os.kill(redis.info()["process_id"], signal.SIGKILL)
         assert honcho.process.wait(PATIENCE) != 0
         assert laptop.processes() == []
         assert not listens(laptop.port)
     with laptop.started():
-        assert person.is_signed_in()
+        # Until Redis has read its file she gets a 503. Once she were taken for a stranger she would stay one.
+        wait_until(person.is_signed_in, "her to be signed in", PATIENCE)
 
 
 def test_a_killed_gunicorn_leaves_no_worker_behind(laptop: Laptop) -> None:
@@ -56,3 +60,14 @@ def test_a_killed_gunicorn_leaves_no_worker_behind(laptop: Laptop) -> None:
         assert not listens(laptop.redis_port)
     with laptop.started():  # what it left in instance/ does not stop the next start
         assert "Latest posts" in Person(laptop.port).get("/")
+
+
+@pytest.mark.parametrize("moment", [0.05, 0.15, 0.25, 0.4])  # s after its start; it takes half a second
+def test_a_worker_that_has_not_started_yet_ends_when_it_is_told_to(laptop: Laptop, moment: float) -> None:
+    laptop.environ["WEB_CONCURRENCY"] = "1"
+    with laptop.running("gunicorn") as gunicorn:
+        gunicorn.wait_to_say("Booting worker")
+        time.sleep(moment)
+        gunicorn.process.terminate()
+        assert gunicorn.process.wait(GONE_WITHIN) == 0
+        assert laptop.processes() == []
