@@ -86,7 +86,8 @@ class PageAnswers:
         known = headers.get(b"if-none-match")
         if known is not None and _is_known(self._etag, known):
             return self._unchanged
-        if GZIP.search(headers.get(b"accept-encoding", b"")):
+        accepted = headers.get(b"accept-encoding")
+        if accepted is not None and GZIP.search(accepted):
             return self._compressed
         return self._whole
 

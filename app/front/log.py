@@ -32,7 +32,7 @@ def write_request(request: costs.Request, method: str, path: str, status: int) -
     costs more than formatting them.
     """
     output.put(
-        f"method={_quoted(method)} path={_quoted(path)} status={status} "
+        f"method={method if method.isalpha() else _quoted(method)} path={_quoted(path)} status={status} "
         f"ms={(time.monotonic() - request.began) * 1000:.0f} request_id={request.id} redis={request.redis} "
         f"sql={request.sql} cache={_cache_result(request.cache_status)}"
     )

@@ -110,11 +110,19 @@ class Exchange(RequestResponseCycle):
         return b"".join(parts)
 
 
+class Everyone:
+    """What all connections of this process share; not on their class, where each change would slow them all down."""
+
+    buffered = 0  # bytes of unfinished bodies and unread answers
+
+
+everyone = Everyone()
+
+
 class FrontProtocol(HttpToolsProtocol):
     """One connection."""
 
     most_connections = MOST_CONNECTIONS
-    buffered = 0  # bytes, by all connections of this process
     cycle: Exchange  # the newest
     pipeline: deque[Any]  # those that wait for their turn, each with its application; the newest first
 
@@ -398,11 +406,12 @@ class FrontProtocol(HttpToolsProtocol):
         """Count what is buffered for this connection; return whether all together hold no more than they may."""
         body = self.cycle.received if self.cycle is not None and self.cycle.more_body else 0
         self._count_buffered(body + self.transport.get_write_buffer_size())
-        return FrontProtocol.buffered <= MOST_BUFFERED
+        return everyone.buffered <= MOST_BUFFERED
 
     def _count_buffered(self, size: int) -> None:
-        FrontProtocol.buffered += size - self._buffered
-        self._buffered = size
+        if size != self._buffered:
+            everyone.buffered += size - self._buffered
+            self._buffered = size
 
     def _give_up(self) -> None:
         self._deadline = 0.0
