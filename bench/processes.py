@@ -10,9 +10,31 @@ from pathlib import Path
 
 from bench import wire
 from bench.machine import EXPRESS, pinned
+from bench.wire import Answer
 from tests.servers import ROOT, clean_environ, free_port
 
 GUNICORN = (sys.executable, "-m", "gunicorn")  # with gunicorn.conf.py, found in the working directory
+NGINX_ADDS = {"server", "date", "content-length", "content-type", "etag", "connection"}  # of its own
+NGINX = """
+daemon off;
+master_process off;
+pid {folder}/pid;
+error_log stderr;
+events {{ worker_connections 1024; }}
+http {{
+  types {{ text/html html; }}
+  charset utf-8;
+  access_log {folder}/access.log;
+  sendfile on;
+  open_file_cache max=10;
+  keepalive_requests 100000000;
+  server {{
+    listen 127.0.0.1:PORT;
+    root {folder};
+    {headers}
+  }}
+}}
+"""
 LOOK_EVERY = 0.002  # s, for a start's first answer
 
 
@@ -45,6 +67,25 @@ class Running:
 def gunicorn(application: str | None, environ: dict[str, str]) -> Server:
     """Return a server that runs under gunicorn as Pipit does; the application is Pipit itself if None is named."""
     return Server((*GUNICORN, *([application] if application else [])), environ)
+
+
+def gthread(application: str, environ: dict[str, str]) -> Server:
+    """Return a WSGI server as most people run it, and as Pipit did before its front: gunicorn's threads."""
+    return gunicorn(
+        application, {**environ, "GUNICORN_CMD_ARGS": "--worker-class gthread --threads 5 --keep-alive 100"}
+    )
+
+
+def nginx(answer: Answer, scratch: Path) -> Server:
+    """Return an nginx that sends an answer's body from a file, with the answer's headers."""
+    folder = scratch / "nginx"
+    folder.mkdir(exist_ok=True)
+    (folder / "index.html").write_bytes(answer.body)
+    headers = [f'add_header {name} "{value}";' for name, value in answer.headers if name.lower() not in NGINX_ADDS]
+    conf = folder / "nginx.conf"
+    conf.with_suffix(".template").write_text(NGINX.format(folder=folder, headers="\n".join(headers)))
+    start = f'sed "s/PORT/$PORT/" {conf.with_suffix(".template")} > {conf} && exec nginx -c {conf}'
+    return Server(("sh", "-c", start), {})
 
 
 def node(environ: dict[str, str]) -> Server:

@@ -61,10 +61,7 @@ def _rates_table(findings: Findings) -> str:
         p50, p99 = (statistics.median(values) for values in zip(*_latencies(loads), strict=True))
         spread = f"{min(rates):,.0f} to {max(rates):,.0f}"
         lines.append(f"| {name} | {statistics.median(rates):,.0f} | {spread} | {p50:.1f} | {p99:.1f} |")
-    note = (
-        "For information: Pipit, all WSGI is the same without early answers, under gunicorn's own worker; "
-        "/@name is cached as / is; /home is made anew each time."
-    )
+    note = "For information: /@name is cached as / is; /home is built each time."
     return "## Rates\n\n" + "\n".join(lines) + (f"\n\n{note}" if "Pipit" in findings.loads else "")
 
 

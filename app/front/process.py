@@ -12,7 +12,7 @@ UNREAD = (
     10_000  # ms the kernel keeps what a client doesn't take; by default it tries a minute, also for a closed socket
 )
 SPARE_FILES = 200  # descriptors kept for other things than visitors
-SWITCH_INTERVAL = 0.001  # s a thread may compute before the event loop gets its turn; docs/performance.md has figures
+SWITCH_INTERVAL = 0.0002  # s a thread may compute before the event loop gets its turn; docs/performance.md has figures
 M_MMAP_THRESHOLD = -3  # mallopt(3)
 MMAP_FROM = 1024 * 1024  # bytes
 
