@@ -640,10 +640,13 @@ def test_a_connection_that_is_lost_is_replaced_and_the_loss_told(run: Run, caplo
 
 def test_a_server_that_accepts_and_says_nothing_opens_the_circuit(run: Run) -> None:
     async def test() -> None:
-        silent = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
+        kept: list[asyncio.StreamWriter] = []  # one that nobody holds closes its connection
+        silent = await asyncio.start_server(lambda _reader, writer: kept.append(writer), "127.0.0.1", 0)
         port = silent.sockets[0].getsockname()[1]
         async with linked(f"redis://127.0.0.1:{port}/0") as link:
             await link.until(lambda: link.store.breaker.is_open)
+        for writer in kept:
+            writer.close()
         silent.close()
 
     run(test)
