@@ -8,9 +8,7 @@ import sys
 from app.front import protocol
 
 SEND_BUFFER = 64 * 1024  # bytes the kernel keeps for a client that doesn't read
-UNREAD = (
-    10_000  # ms the kernel keeps what a client doesn't take; by default it tries a minute, also for a closed socket
-)
+UNREAD = 10_000  # ms the kernel keeps what a client doesn't take; by default it is a minute and more
 SPARE_FILES = 200  # descriptors kept for other things than visitors
 SWITCH_INTERVAL = 0.0002  # s a thread may compute before the event loop gets its turn; docs/performance.md has figures
 M_MMAP_THRESHOLD = -3  # mallopt(3)
@@ -23,13 +21,24 @@ def prepare(sockets: list[socket.socket]) -> None:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if hard != resource.RLIM_INFINITY:
-        most = max(1, min(protocol.MOST_CONNECTIONS, hard - SPARE_FILES))
-        protocol.FrontProtocol.most_connections = most
+    protocol.FrontProtocol.most_connections = max(
+        1, _files_allowed(protocol.MOST_CONNECTIONS + SPARE_FILES) - SPARE_FILES
+    )
     sys.setswitchinterval(SWITCH_INTERVAL)
     _give_back_large_blocks()
+
+
+def _files_allowed(wanted: int) -> int:
+    """Have the system allow this process so many open files, if it may have them; return how many it has of those.
+
+    No more than wanted: macOS calls its limit infinite, and refuses to set it so.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
 
 
 def _give_back_large_blocks() -> None:
