@@ -8,35 +8,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 from flask import Flask
 from redis import Redis
-from sqlalchemy import event
 
-from app.extensions import db
 from tests.conftest import Visitor
+from tests.counting import statements_run
 from tests.servers import ROOT
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-
-
-@contextmanager
-def statements(app: Flask) -> Iterator[list[str]]:
-    """Collect the SQL statements that run meanwhile."""
-    seen: list[str] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        seen.append(statement)
-
-    with app.app_context():
-        engine = db.engine
-    event.listen(engine, "before_cursor_execute", note)
-    try:
-        yield seen
-    finally:
-        event.remove(engine, "before_cursor_execute", note)
 
 
 @contextmanager
@@ -189,12 +171,12 @@ def test_a_hit_runs_no_sql_for_anybody(app: Flask, ada: Visitor, visitor: Visito
     ada.get("/home")
     for path in ("/", "/@ada"):
         visitor.get(path)
-    with statements(app) as seen:
+    with statements_run(app) as seen:
         for path in ("/", "/@ada"):
             assert "hello" in visitor.get(path).text
         assert "@ada" in ada.get("/").text
     assert seen == []
-    with statements(app) as seen:
+    with statements_run(app) as seen:
         visitor.get("/?before=99")
     assert seen  # the listener works
 
