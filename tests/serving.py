@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 HOST = "pipit.example.org"
 CHANGES = {"date", "x-request-id"}  # from answer to answer
 WHERE = re.compile(r"hit; .*")  # for how long still, and from which memory
-TOKEN = re.compile(rb'(name="csrf_token"[^>]*value="[^".]*)[^"]*')  # signed anew each second
+TOKEN = re.compile(rb'(name="csrf_token"[^>]*value="[^".]*)[^"]*')  # signed again each second
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,7 @@ class FrontProtocol(HttpToolsProtocol):
         self._discarding = False  # what the client still sends is ignored
         self._half_closed = False  # the client sends nothing more, and may still read
         self._stopping = False
-        self._buffered = 0  # bytes of that by this one
+        self._buffered = 0  # bytes, of those that everyone buffers
         self._unsent = 0  # bytes when the client last made progress
         self._stalled_since = 0.0
         self._watch: asyncio.TimerHandle | None = None
@@ -275,8 +275,7 @@ class FrontProtocol(HttpToolsProtocol):
             on_response=lambda: None,  # Exchange calls answered() instead
         )
         exchange.protocol = self
-        is_next = self._is_idle()
-        if is_next:
+        if self._is_idle():
             self._start_asgi_task(exchange, self.app)
         else:
             if len(self.pipeline) == MOST_PIPELINED:

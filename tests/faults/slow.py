@@ -93,7 +93,7 @@ class SlowClients:
     patience: float
 
     def are_over(self) -> bool:
-        """Return whether all have been let go, or have waited for as long as they do."""
+        """Return whether every client has been let go or has finished waiting."""
         return self.process.poll() is not None
 
     def fates(self) -> list[Fate]:

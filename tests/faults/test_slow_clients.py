@@ -185,7 +185,7 @@ def test_no_thread_is_left_waiting(observed: Observation, pipit: Pipit) -> None:
 
 @contextmanager
 def reading(port: int, done: threading.Event) -> Iterator[list[Seen]]:
-    """Have two people read: one on a connection that stays open, one who comes anew for each page."""
+    """Have two people read: one on a connection that stays open, one that opens a new connection for each page."""
     seen: list[Seen] = []
 
     def read(*, stays: bool) -> None:

@@ -76,7 +76,7 @@ class Connection:
         self.socket.shutdown(socket.SHUT_WR)
 
     def hear(self, end: bytes) -> bytes:
-        """Return what the server has said so far, once it ends like this.
+        """Return what the server has sent so far, once it ends with these bytes.
 
         Raises TimeoutError, or EOFError if the server has closed the connection.
         """

@@ -549,7 +549,7 @@ def test_what_is_made_of_a_page_is_kept_while_the_page_stays_the_same(alone: Run
 
         first = split("body")
         assert split("body") is first
-        assert split("body", 1.0) is not first  # built anew
+        assert split("body", 1.0) is not first  # built again
         assert split("other") is not first
 
     alone(test)
