@@ -365,7 +365,8 @@ def test_a_connection_on_which_no_answer_comes_in_time_is_closed(run: Run, monke
             await asyncio.sleep(0)
             talk.ask("GET", "c")
             await talk.until(3)
-            assert asyncio.get_running_loop().time() - asked >= 0.05
+            waited = asyncio.get_running_loop().time() - asked
+            assert waited > 0.049  # uvloop counts milliseconds, and floats are rounded
             assert all(isinstance(reply, LostError) for reply in replies_of(talk)[1:])
             assert str(talk.connection.lost.result()) == "no answer within 0.05 s"
 
