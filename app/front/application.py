@@ -26,7 +26,7 @@ from app.front.answers import Answer
 from app.front.bridge import Bridge, DisconnectedError, Receive, Scope, Visit
 from app.front.copies import Copies
 from app.front.early import EarlyAnswers
-from app.front.security import https_location, scheme_seen, security_headers, seen_by_proxy
+from app.front.security import OPEN_PATHS, address_seen, scheme_seen, security_headers, to_https
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +67,10 @@ class Front:
 
     async def _answer(self, visit: Visit, receive: Receive) -> Answer:
         scope = visit.scope
-        if self._config.on_heroku and visit.scheme == "http":
+        if self._config.on_heroku and visit.scheme == "http" and scope["path"] not in OPEN_PATHS:
             query = scope["query_string"].decode("latin-1")
             host = visit.headers.get(b"host", b"").decode("latin-1")
-            location = https_location(host, scope["path"], query, self._config.trusted_hosts)
-            if location:  # 308: a form that was sent is sent again as it was
-                return Answer(308, [(b"location", location.encode()), (b"content-length", b"0")], b"")
+            return Answer(*to_https(host, scope["path"], query, self._config.trusted_hosts), b"")
         if (
             self._early is not None
             and visit.method in ("GET", "HEAD")
@@ -92,21 +90,14 @@ class Front:
     def _visit(self, scope: Scope) -> Visit:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         hops = self._hops
-        scheme, address, given_id = scope["scheme"], "", None
+        client = scope["client"]
+        scheme, address, given_id = scope["scheme"], client[0] if client else "", None
         if hops:
             joined = headers if len(headers) == len(scope["headers"]) else _joined(scope["headers"])
             scheme = scheme_seen(joined.get(b"x-forwarded-proto", b"").decode("latin-1"), hops, scheme)
-            address = seen_by_proxy(joined.get(b"x-forwarded-for", b"").decode("latin-1"), hops)
+            address = address_seen(joined.get(b"x-forwarded-for", b"").decode("latin-1"), hops, address)
             given_id = headers.get(b"x-request-id", b"").decode("latin-1")
-        client = scope["client"]
-        return Visit(
-            scope,
-            scope["method"],
-            headers,
-            scheme,
-            address or (client[0] if client else ""),
-            costs.Request.begin(given_id),
-        )
+        return Visit(scope, scope["method"], headers, scheme, address, costs.Request.begin(given_id))
 
     @staticmethod
     def _write_line(visit: Visit, status: int) -> None:

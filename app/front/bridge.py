@@ -171,6 +171,8 @@ def _environ(visit: Visit, body: bytes, length: int) -> dict[str, Any]:
         if key in environ:
             text = f"{environ[key]}{'; ' if key == 'HTTP_COOKIE' else ','}{text}"
         environ[key] = text
+    if "HTTP_HOST" in environ:
+        environ["HTTP_HOST"] = environ["HTTP_HOST"].lower()  # TRUSTED_HOSTS and the URLs made of it don't mind the case
     return environ
 
 

@@ -57,7 +57,9 @@ class EarlyAnswers:
         self._copies = copies
         self._loop = asyncio.get_running_loop()
         self._fillings: OrderedDict[tuple[str, str, str], Filling] = OrderedDict()  # by session, CSRF secret, page
-        self._is_ours = lru_cache(maxsize=100)(lambda host: not trusted_hosts or host_is_trusted(host, trusted_hosts))
+        self._is_ours = lru_cache(maxsize=100)(
+            lambda host: not trusted_hosts or host_is_trusted(host.lower(), trusted_hosts)
+        )
 
     async def answer(
         self, path: str, headers: Mapping[bytes, bytes], scheme: str, request: costs.Request

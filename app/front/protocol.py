@@ -14,7 +14,6 @@ most of them; what it lets pass is refused here.
 """
 
 import asyncio
-import re
 from collections import deque
 from typing import Any
 from urllib.parse import unquote
@@ -25,7 +24,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from app import costs
 from app.front import log
 from app.front.bridge import LARGEST_REQUEST
-from app.front.security import HEADERS
+from app.front.security import HEADERS, is_host
 
 HEAD = 10.0  # s; on the slowest of mobile networks a head takes one
 BODY = 10.0  # s for a whole body; 64 kB takes 8 on such a network
@@ -43,8 +42,6 @@ MOST_CONNECTIONS = 5_000  # app/front/process.py lowers it where a process may h
 MOST_REFUSED = 50  # connections beyond that which are told so; the others are closed without a word
 MOST_BUFFERED = 48_000_000  # bytes of unfinished bodies and unread answers in one process
 MOST_PIPELINED = 20  # requests that wait for the answer to an earlier one
-
-HOST = re.compile(rb"(?:[\w.~-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?", re.ASCII)  # RFC 9112, section 3.2
 
 TEXTS = {
     400: b"That request can't be understood.\n",
@@ -306,7 +303,7 @@ class FrontProtocol(HttpToolsProtocol):
         hosts = [value for name, value in self.headers if name == b"host"]
         codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
         has_length = any(name == b"content-length" for name, _ in self.headers)
-        if version not in ("1.0", "1.1") or len(hosts) > 1 or not all(map(HOST.fullmatch, hosts)):
+        if version not in ("1.0", "1.1") or len(hosts) > 1 or not all(map(is_host, hosts)):
             raise RefusedError(400)
         if version == "1.1" and not hosts:
             raise RefusedError(400)

@@ -5,6 +5,7 @@ Plain functions: the front calls them for every request, and app/front/wsgi.py d
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from urllib.parse import quote
 
 from werkzeug.sansio.utils import host_is_trusted
@@ -25,7 +26,10 @@ HEADERS = [
 # HSTS for a year; without subdomains, which may belong to someone else.
 HTTPS_HEADERS = [*HEADERS, (b"strict-transport-security", b"max-age=31536000")]
 
-HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")  # what a Host header may be
+LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"  # of a host name (RFC 1123, section 2.1)
+HOST = re.compile(rf"(?:{LABEL}(?:\.{LABEL})*\.?|\[[0-9A-Fa-f:.]+\])(?::[0-9]{{0,5}})?")
+LONGEST_HOST = 260  # characters: a name of 253 and a port
+WITH_PORT = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::[0-9]+)?|([0-9.]+):[0-9]+")  # how some proxies write an address
 PATH_CHARACTERS = "/:@!$&'()*+,;=~"  # that need no percent-encoding (RFC 3986, section 3.3)
 OPEN_PATHS = ("/healthz", "/readyz")  # platforms look at these from inside, without TLS
 
@@ -35,15 +39,22 @@ def security_headers(scheme: str) -> list[tuple[bytes, bytes]]:
     return HTTPS_HEADERS if scheme == "https" else HEADERS
 
 
-def https_location(host: str, path: str, query: str, trusted_hosts: Sequence[str]) -> str | None:
-    """Return where to send a visitor who came without TLS; None for a path that needs none, or a host that isn't ours.
+@lru_cache(maxsize=100)
+def is_host(value: bytes) -> bool:
+    """Return whether the value of a Host header can be one: a name or an address, perhaps with a port."""
+    return len(value) <= LONGEST_HOST and HOST.fullmatch(value.decode("latin-1")) is not None
+
+
+def to_https(host: str, path: str, query: str, trusted_hosts: Sequence[str]) -> tuple[int, list[tuple[bytes, bytes]]]:
+    """Return the status and the headers for a visitor who came without TLS: a redirect, if this site has that name.
 
     path: as text, percent-decoded.
     """
-    if path in OPEN_PATHS or not HOST.fullmatch(host) or not host_is_trusted(host, list(trusted_hosts) or [host]):
-        return None
-    location = f"https://{host}{quote(path, safe=PATH_CHARACTERS)}"
-    return f"{location}?{query}" if query else location
+    no_body = (b"content-length", b"0")
+    if not is_host(host.encode("latin-1")) or not host_is_trusted(host.lower(), list(trusted_hosts) or None):
+        return 400, [no_body]
+    location = f"https://{host}{quote(path, safe=PATH_CHARACTERS)}{'?' if query else ''}{query}"
+    return 308, [(b"location", location.encode()), no_body]  # 308: a form that was sent is sent again as it was
 
 
 def seen_by_proxy(forwarded: str, hops: int) -> str:
@@ -62,3 +73,10 @@ def scheme_seen(forwarded_proto: str, hops: int, own: str) -> str:
     """Return the scheme that the visitor came with, as the trusted proxies say; `own` without any, or if they don't."""
     scheme = seen_by_proxy(forwarded_proto, hops).lower()
     return scheme if scheme in ("http", "https") else own
+
+
+def address_seen(forwarded_for: str, hops: int, own: str) -> str:
+    """Return the visitor's address, as the trusted proxies say; `own` without any, or if they don't."""
+    address = seen_by_proxy(forwarded_for, hops)
+    with_port = WITH_PORT.fullmatch(address)
+    return (with_port[1] or with_port[2]) if with_port else (address or own)

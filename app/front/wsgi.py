@@ -4,6 +4,7 @@ Behind the front this layer does nothing: the front does all of it.
 """
 
 from collections.abc import Iterable
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from werkzeug.wsgi import ClosingIterator
@@ -11,7 +12,7 @@ from werkzeug.wsgi import ClosingIterator
 from app import costs
 from app.config import Config
 from app.front import log
-from app.front.security import https_location, scheme_seen, security_headers, seen_by_proxy
+from app.front.security import OPEN_PATHS, address_seen, is_host, scheme_seen, security_headers, to_https
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -32,9 +33,8 @@ class WSGIFront:
         request = costs.Request.begin(environ.get("HTTP_X_REQUEST_ID") if hops else None)
         costs.this_thread.request = environ[costs.ENVIRON_KEY] = request
         scheme = scheme_seen(environ.get("HTTP_X_FORWARDED_PROTO", ""), hops, environ["wsgi.url_scheme"])
-        address = seen_by_proxy(environ.get("HTTP_X_FORWARDED_FOR", ""), hops)
-        environ["wsgi.url_scheme"] = scheme
-        environ["REMOTE_ADDR"] = address or environ.get("REMOTE_ADDR", "")
+        address = address_seen(environ.get("HTTP_X_FORWARDED_FOR", ""), hops, environ.get("REMOTE_ADDR", ""))
+        environ |= {"wsgi.url_scheme": scheme, "REMOTE_ADDR": address}
         method, path = (
             environ["REQUEST_METHOD"],
             environ.get("PATH_INFO", "").encode("latin-1").decode("utf-8", "replace"),
@@ -50,14 +50,18 @@ class WSGIFront:
         def write_line() -> None:
             log.write_request(request, method, path, int(status[:3]))
 
-        if self.config.on_heroku and scheme == "http":
-            location = https_location(
-                environ.get("HTTP_HOST", ""), path, environ.get("QUERY_STRING", ""), self.config.trusted_hosts
-            )
-            if location:
-                start("308 PERMANENT REDIRECT", [("Location", location), ("Content-Length", "0")])
-                write_line()
-                return []
+        def answer(status: int, headers: list[tuple[bytes, bytes]]) -> list[bytes]:
+            start(f"{status} {HTTPStatus(status).phrase}", [(name.decode(), value.decode()) for name, value in headers])
+            write_line()
+            return []
+
+        host = environ.get("HTTP_HOST", "")
+        if host:
+            environ["HTTP_HOST"] = host.lower()
+        if "HTTP_HOST" in environ and not is_host(host.encode("latin-1")):
+            return answer(400, [(b"content-length", b"0")])
+        if self.config.on_heroku and scheme == "http" and path not in OPEN_PATHS:
+            return answer(*to_https(host, path, environ.get("QUERY_STRING", ""), self.config.trusted_hosts))
         try:
             return ClosingIterator(self.application(environ, start), write_line)
         except Exception:

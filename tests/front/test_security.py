@@ -138,7 +138,7 @@ def test_an_unknown_host_is_refused_also_for_a_cached_page(make_app: Callable[..
 
 def test_a_known_host_may_have_a_port_and_a_wildcard(make_app: Callable[..., Flask]) -> None:
     client = make_app(trusted_hosts=(".example.org",)).test_client()
-    for host in ("example.org", "www.example.org:8000"):
+    for host in ("example.org", "www.example.org:8000", "WWW.Example.ORG"):
         for _ in range(2):
             assert client.get("/", headers={"Host": host}).status_code == 200
 
@@ -147,7 +147,23 @@ def test_without_trusted_hosts_any_host_will_do(visitor: Visitor) -> None:
     assert visitor.get("/", headers={"Host": "laptop.local:5000"}).status_code == 200
 
 
-@pytest.mark.parametrize("host", ["evil.example.org", "[", "a b", "", "x/../y"])
+NO_HOSTS = ["[", "a b", "", "x/../y", "h_h", "a..b", ".", "a" * 64 + ".example.org"]
+
+
+@pytest.mark.parametrize("host", NO_HOSTS)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("on_heroku", [False, True])
+def test_what_can_be_no_host_is_refused(
+    make_app: Callable[..., Flask], host: str, scheme: str, on_heroku: bool
+) -> None:
+    client = make_app(on_heroku=on_heroku, trusted_proxies=1).test_client()
+    for path in ("/", "/login", "/@ada"):
+        answer = client.get(path, headers={"Host": host, "X-Forwarded-Proto": scheme})
+        assert (answer.status_code, answer.headers.get("Location")) == (400, None)
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize("host", ["evil.example.org", *NO_HOSTS])
 def test_nobody_is_redirected_to_a_host_that_is_not_ours(make_app: Callable[..., Flask], host: str) -> None:
     app = make_app(on_heroku=True, trusted_proxies=1, trusted_hosts=("pipit.example.org",))
     response = app.test_client().get("/x", headers={"Host": host, "X-Forwarded-Proto": "http"})
