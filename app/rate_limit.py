@@ -2,8 +2,11 @@
 
     limit:<what>:<who>:<minute>   string, integer   attempts in that clock minute; lives two minutes
 
+    devices:<account>             zset              browsers that have logged in to an account, by last login
+
 The textbook pattern is INCR, then EXPIRE if the answer was 1. A client that dies between the two leaves a counter that
-never expires: a lockout for good. Here both are one transaction (MULTI), so there is no between.
+never expires: a lockout for good. Here both are in one script, so there is no between. The script counts an attempt
+under all of its rules or, if one of them refuses it, under none: a refused attempt leaves nothing behind.
 
 A limit on an account alone would let a stranger lock its owner out. So a browser that has logged in to the account
 before is counted on its own, by its device cookie (OWASP, "Slow Down Online Guessing Attacks with Device Cookies").
@@ -16,7 +19,7 @@ import secrets
 import time
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from flask import Flask, current_app
@@ -29,6 +32,27 @@ LIFETIME = 2 * WINDOW  # s a counter is kept: a clock that is a little off betwe
 ADDRESS_FACTOR = 4  # an address may try this many times as often as an account: a family, a class, an office
 REGISTRATIONS = 60  # a minute and address: a class of thirty may join at once
 POSTS = 120  # a minute and account: more than anybody types, less than a loop sends
+FOLLOWS = 60  # follows and unfollows a minute and account
+SIGN_INS = 30  # a minute and account, with the right password
+LONGEST_NAME = 300  # characters that may be an account's name or address, with room for spaces around it
+MOST_DEVICES = 10  # an account is known by; the one that logged in longest ago is forgotten
+DEVICE_LIFETIME = 365 * 24 * 3600  # s a browser is remembered without a login
+
+# Count an attempt under every rule, unless one of them refuses it. Returns each rule's count, the attempt included.
+# KEYS counters. ARGV lifetime, limits.
+HIT = """
+local counts, refused = {}, false
+for i, key in ipairs(KEYS) do
+  counts[i] = tonumber(redis.call('GET', key) or 0) + 1
+  refused = refused or counts[i] > tonumber(ARGV[i + 1])
+end
+if refused then return counts end
+for i, key in ipairs(KEYS) do
+  counts[i] = redis.call('INCR', key)
+  redis.call('EXPIRE', key, ARGV[1])
+end
+return counts
+"""
 
 # Give an attempt back, but never create a key that would have no expiry. KEYS counter.
 GIVE_BACK = "if redis.call('EXISTS', KEYS[1]) == 1 then return redis.call('DECR', KEYS[1]) end return 0"
@@ -45,11 +69,14 @@ class Rule:
 
 @dataclass(frozen=True)
 class Window:
-    """What one rule says of the attempt just made."""
+    """What one rule says about this attempt."""
 
     rule: Rule
     attempts: int  # in this window, this one included
     resets_in: int  # s until the next window, 1 to 60
+    counters: tuple[str, ...] = field(
+        default=(), repr=False
+    )  # the keys, of all rules, that the attempt is counted under
 
     @property
     def exceeded(self) -> bool:
@@ -68,46 +95,73 @@ class RateLimiter:
         self.login_max_attempts = login_max_attempts
 
     def hit(self, rules: Sequence[Rule]) -> Window:
-        """Count one attempt under every rule, in one round trip.
+        """Count one attempt under every rule, in one round trip; under none, if one of them refuses it.
 
         Returns the window that speaks most against the attempt: the one exceeded, else the one with least left.
         Raises StoreUnavailableError if Redis does not answer: the caller decides what that means.
         """
         now = time.time()
-        with self.store.commands() as redis, redis.pipeline(transaction=True) as pipe:
-            for rule in rules:
-                key = self._key(rule, now)
-                pipe.incr(key)
-                pipe.expire(key, LIFETIME)
-            attempts = cast(list[int], pipe.execute()[::2])
+        keys = tuple(self._key(rule, now) for rule in rules)
+        with self.store.commands() as redis:
+            limits = [rule.limit for rule in rules]
+            attempts = cast(list[int], redis.eval(HIT, len(keys), *keys, LIFETIME, *limits))
         resets_in = WINDOW - int(now) % WINDOW
-        windows = [Window(rule, count, resets_in) for rule, count in zip(rules, attempts, strict=True)]
+        windows = [Window(rule, count, resets_in, keys) for rule, count in zip(rules, attempts, strict=True)]
         return min(windows, key=lambda window: (not window.exceeded, window.remaining))
 
-    def give_back(self, rules: Sequence[Rule]) -> None:
-        """Take back one attempt, of a password that was right: only wrong ones are guesses.
+    def give_back(self, window: Window) -> None:
+        """Take back an attempt that was counted, of a password that was right: only wrong ones are guesses.
 
         Raises StoreUnavailableError.
         """
-        now = time.time()
         with self.store.commands() as redis, redis.pipeline() as pipe:
-            for rule in rules:
-                pipe.eval(GIVE_BACK, 1, self._key(rule, now))
+            for key in window.counters:
+                pipe.eval(GIVE_BACK, 1, key)
             pipe.execute()
 
     def login_rules(self, account: str, address: str, device: str | None = None) -> list[Rule]:
-        """Return the rules for a login: the account's and the address's, or those of a device known to the account."""
-        if device:
-            return [Rule("login-device", f"{login_account(account)}:{device}", self.login_max_attempts)]
-        return [
-            Rule("login", login_account(account), self.login_max_attempts),
-            Rule("login-from", address_label(address), ADDRESS_FACTOR * self.login_max_attempts),
-        ]
+        """Return the rules for a login: the account's and the address's, or those of a device known to the account.
 
-    @staticmethod
-    def new_device() -> str:
-        """Return a nonce to know a browser by; it is part of a key, not a secret."""
-        return secrets.token_urlsafe(9)
+        device: what the browser was given by remember_device(). Raises StoreUnavailableError.
+        """
+        name, origin = login_account(account), address_label(address)
+        from_address = ADDRESS_FACTOR * self.login_max_attempts
+        if device and self._is_known(name, device):
+            return [
+                Rule("login-device", f"{name}:{device}", self.login_max_attempts),
+                Rule("login-devices-from", origin, from_address),  # apart from strangers, who can use up the other
+            ]
+        of_account = [Rule("login", name, self.login_max_attempts)] if name else []  # no name: nobody's account
+        return [*of_account, Rule("login-from", origin, from_address)]
+
+    def remember_device(self, account: str, instead_of: str | None = None) -> str:
+        """Return a nonce by which a browser that has just logged in is known from now on; it is no secret.
+
+        instead_of: the nonce that this browser had. Raises StoreUnavailableError.
+        """
+        key, nonce = self._devices_key(login_account(account)), secrets.token_urlsafe(9)
+        with self.store.commands() as redis, redis.pipeline() as pipe:
+            pipe.zrem(key, instead_of or "")
+            pipe.zadd(key, {nonce: time.time()})
+            pipe.zremrangebyrank(key, 0, -MOST_DEVICES - 1)
+            pipe.expire(key, DEVICE_LIFETIME)
+            pipe.execute()
+        return nonce
+
+    def forget_devices(self, account: str) -> None:
+        """Forget every browser that an account is known by, as after a change of password.
+
+        Raises StoreUnavailableError.
+        """
+        with self.store.commands() as redis:
+            redis.delete(self._devices_key(login_account(account)))
+
+    def _is_known(self, account: str, device: str) -> bool:
+        with self.store.commands() as redis:
+            return redis.zscore(self._devices_key(account), device) is not None
+
+    def _devices_key(self, account: str) -> str:
+        return self.store.key(f"devices:{account}")
 
     def _key(self, rule: Rule, now: float) -> str:
         return self.store.key(f"limit:{rule.what}:{rule.who}:{int(now) // WINDOW}")
@@ -118,15 +172,27 @@ def registration_rules(address: str) -> list[Rule]:
     return [Rule("register-from", address_label(address), REGISTRATIONS)]
 
 
+def sign_in_rules(user_id: int) -> list[Rule]:
+    """Return the rules for logging in with the right password."""
+    return [Rule("sign-in", str(user_id), SIGN_INS)]
+
+
 def posting_rules(user_id: int) -> list[Rule]:
     """Return the rules for publishing a post."""
     return [Rule("post", str(user_id), POSTS)]
 
 
+def following_rules(user_id: int) -> list[Rule]:
+    """Return the rules for following and unfollowing."""
+    return [Rule("follow", str(user_id), FOLLOWS)]
+
+
 def login_account(name: str) -> str:
     """Return an account's name as it is counted: all spellings of one name are one, and no name makes a long key."""
-    name = unicodedata.normalize("NFKC", name).strip().casefold()
-    if re.fullmatch(r"[a-z0-9_]{1,30}", name):
+    if len(name) <= LONGEST_NAME:  # normalizing takes quadratic time for a long pile of accents
+        name = unicodedata.normalize("NFKC", name).strip().casefold()
+    name = name.removeprefix("@")
+    if re.fullmatch(r"[a-z0-9_]{0,30}", name):
         return name
     return "-" + hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 

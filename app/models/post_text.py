@@ -58,10 +58,13 @@ class PostText:
         text = CONTROL.sub("", text).strip(WHITE_SPACE)
         if not VISIBLE.search(text):
             raise PostTextError("Write something first: this post is empty.")
-        length = count_characters(text)
+        length = count_characters(text[:LENGTH_CODE_POINTS])  # no more: counting can take quadratic time
+        over = len(text) > LENGTH_CODE_POINTS
+        if length > LENGTH and over:
+            raise PostTextError(f"That is more than {length} characters; a post holds {LENGTH}. Shorten it.")
         if length > LENGTH:
             raise PostTextError(f"That is {length} characters; a post holds {LENGTH}. Shorten it by {length - LENGTH}.")
-        if len(text) > LENGTH_CODE_POINTS:
+        if over:
             raise PostTextError("Too many marks are stacked on these characters. Remove some of them.")
         return cls(text)
 
@@ -79,7 +82,8 @@ def count_characters(text: str) -> int:
 
 def tag_key(tag: str) -> str:
     """Return a hashtag as it is looked up: #Café, #café and #CAFÉ are one, however the accent was typed."""
-    return unicodedata.normalize("NFKC", tag).casefold()
+    within = tag[:LENGTH_CODE_POINTS]  # no post has a longer one, and normalizing can take quadratic time
+    return unicodedata.normalize("NFKC", within).casefold()
 
 
 def pieces(body: str) -> Iterator[Piece]:

@@ -4,7 +4,7 @@ from flask import Blueprint, flash, make_response, redirect, render_template, re
 from flask.typing import ResponseReturnValue
 
 from app.models import EmailTakenError, NameTakenError, User
-from app.rate_limit import current_limiter, registration_rules
+from app.rate_limit import current_limiter, registration_rules, sign_in_rules
 from app.sessions import current_interface, current_session
 from app.web.forms import EMAIL_TAKEN, NAME_TAKEN, LoginForm, PasswordForm, RegisterForm
 from app.web.limits import count_attempt, remember_device, rules_for_this_browser
@@ -30,10 +30,10 @@ def register() -> ResponseReturnValue:
         except EmailTakenError:
             form.email.errors.append(EMAIL_TAKEN)
         else:
+            response = make_response(redirect(url_for("posts.home")))
+            remember_device(user.name, response)
             sign_in(user)
             flash(f"Welcome, @{user.name}. Say hello!")
-            response = make_response(redirect(url_for("posts.home")))
-            remember_device(user, response)
             return response
     return render_template("accounts/register.html", form=form), 422
 
@@ -47,18 +47,18 @@ def login() -> ResponseReturnValue:
     if request.method != "POST":
         form.next.data = local_path(request.args.get("next"))
         return render_template("accounts/login.html", form=form)
+    attempt = count_attempt(rules_for_this_browser(form.username.data or ""))
     if not form.validate():
         return render_template("accounts/login.html", form=form), 422
-    rules = rules_for_this_browser(form.username.data)
-    count_attempt(rules)
     user = User.authenticate(form.username.data, form.password.data)
     if user is None:
         form.password.errors.append("That name and password don't belong together.")
         return render_template("accounts/login.html", form=form), 422
-    current_limiter().give_back(rules)
-    sign_in(user)
+    count_attempt(sign_in_rules(user.id))
+    current_limiter().give_back(attempt)
     response = make_response(redirect(local_path(form.next.data) or url_for("posts.home")))
-    remember_device(user, response)
+    remember_device(form.username.data, response)
+    sign_in(user)
     return response
 
 
@@ -104,17 +104,20 @@ def change_password() -> ResponseReturnValue:
     form = PasswordForm()
     if request.method != "POST":
         return render_template("accounts/password.html", form=form)
+    attempt = count_attempt(rules_for_this_browser(viewer().name))
     if not form.validate():
         return render_template("accounts/password.html", form=form), 422
-    rules = rules_for_this_browser(viewer().name)
-    count_attempt(rules)
     if not viewer().has_password(form.current_password.data):
         form.current_password.errors.append("That is not your current password.")
         return render_template("accounts/password.html", form=form), 422
-    current_limiter().give_back(rules)
+    count_attempt(sign_in_rules(viewer().id))
+    current_limiter().give_back(attempt)
     end_other_sessions()  # before: if Redis is away, nothing has changed
     viewer().change_password(form.new_password.data)
     sign_in(viewer())
     end_other_sessions()  # and after: nobody stays who came in with the old password meanwhile
+    current_limiter().forget_devices(viewer().name)
     flash("Your password is changed. Everywhere else you're logged out now.")
-    return redirect(url_for("posts.home"))
+    response = make_response(redirect(url_for("posts.home")))
+    remember_device(viewer().name, response)
+    return response

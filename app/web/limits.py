@@ -5,12 +5,10 @@ from collections.abc import Sequence
 from flask import Flask, Request, Response, current_app, g, request
 from itsdangerous import BadSignature, URLSafeSerializer
 
-from app.models import User
-from app.rate_limit import WINDOW, Rule, Window, current_limiter, login_account
+from app.rate_limit import DEVICE_LIFETIME, WINDOW, Rule, Window, current_limiter, login_account
 from app.redis_client import StoreUnavailableError
 from app.sessions import cookie_name
 
-DEVICE_LIFETIME = 365 * 24 * 3600  # s a browser is remembered without a login
 DEVICE_ACCOUNTS = 5  # accounts one browser is remembered for: a family's tablet
 
 
@@ -22,7 +20,7 @@ class TooManyAttemptsError(Exception):
         self.window = window
 
 
-def count_attempt(rules: Sequence[Rule]) -> None:
+def count_attempt(rules: Sequence[Rule]) -> Window:
     """Count one attempt under the rules; the response will say how many are left.
 
     Raises TooManyAttemptsError if it is one too many, StoreUnavailableError if it can't be counted.
@@ -30,6 +28,7 @@ def count_attempt(rules: Sequence[Rule]) -> None:
     g.window = window = current_limiter().hit(rules)
     if window.exceeded:
         raise TooManyAttemptsError(window)
+    return window
 
 
 def count_if_possible(rules: Sequence[Rule]) -> None:
@@ -49,17 +48,19 @@ def rules_for_this_browser(account: str) -> list[Rule]:
     return current_limiter().login_rules(account, request.remote_addr or "", device)
 
 
-def remember_device(user: User, response: Response) -> None:
+def remember_device(account: str, response: Response) -> None:
     """Give the browser a device cookie: proof that this account has logged in from it (OWASP's "Device Cookies").
 
     It opens nothing. It only lets the owner's attempts be counted apart from everybody else's.
+
+    account: as the owner called it to log in, a name or an e-mail address. Raises StoreUnavailableError.
     """
-    account = login_account(user.name)
-    others = {name: nonce for name, nonce in _devices(request).items() if name != account}
-    kept = dict(list(others.items())[-DEVICE_ACCOUNTS + 1 :])
+    devices, label = _devices(request), login_account(account)
+    nonce = current_limiter().remember_device(account, instead_of=devices.pop(label, None))
+    kept = dict(list(devices.items())[-DEVICE_ACCOUNTS + 1 :])
     response.set_cookie(
         cookie_name("device", secure=request.is_secure),
-        _signer().dumps(kept | {account: current_limiter().new_device()}),
+        _signer().dumps(kept | {label: nonce}),
         max_age=DEVICE_LIFETIME,
         secure=request.is_secure,
         httponly=True,

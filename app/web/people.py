@@ -6,7 +6,9 @@ from flask import Blueprint, abort, flash, redirect, render_template, url_for
 from flask.typing import ResponseReturnValue
 
 from app.models import Follow, Post, User, pages
+from app.rate_limit import following_rules
 from app.web.holes import fills
+from app.web.limits import count_if_possible
 from app.web.pages import cached
 from app.web.posts import before
 from app.web.viewer import Viewer, login_required, note_write, viewer
@@ -57,6 +59,7 @@ def follow(name: str) -> ResponseReturnValue:
     user = _user(name)
     if user.id == viewer().id:
         abort(403, "Nobody follows themselves here.")
+    count_if_possible(following_rules(viewer().id))
     viewer().follow(user)
     note_write()
     flash(f"You follow @{user.name}.")
@@ -68,6 +71,7 @@ def follow(name: str) -> ResponseReturnValue:
 def unfollow(name: str) -> ResponseReturnValue:
     """Follow somebody no more."""
     user = _user(name)
+    count_if_possible(following_rules(viewer().id))
     viewer().unfollow(user)
     note_write()
     flash(f"You don't follow @{user.name} any more.")

@@ -63,9 +63,9 @@ def permalink(name: str, post_id: int) -> ResponseReturnValue:
 def publish() -> ResponseReturnValue:
     """Publish a post, then show it where its author expects it: on top of the page they came from."""
     form = PostForm()
+    count_if_possible(posting_rules(viewer().id))
     if not form.validate():
         return _home(form), 422
-    count_if_possible(posting_rules(viewer().id))
     viewer().publish(form.text)
     note_write()
     flash("Published.")

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.models import post_text
 from app.models.post_text import LENGTH, LENGTH_CODE_POINTS, PostText, PostTextError, count_characters, pieces, tag_key
 
 FAMILY = "👨‍👩‍👧‍👦"  # one character, seven code points
@@ -277,3 +278,30 @@ def test_a_mention_is_an_at_sign_and_a_name_that_stand_alone(body: str, names: l
 )
 def test_the_tags_of_a_post_are_its_hashtags_as_they_are_looked_up(body: str, tags: list[str]) -> None:
     assert PostText(body).tags == tags
+
+
+# Bounds
+
+
+@pytest.mark.parametrize(
+    "text", ["\U0001f1e6" * 15_500, "a\u0301" * 10_000, "a" + "\u0301\u0323" * 15_000, "\U0001f468\u200d" * 7_000]
+)
+def test_a_long_text_is_refused_before_its_characters_are_all_counted(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+    count = post_text.count_characters
+
+    def note(part: str) -> int:
+        counted.append(len(part))
+        return count(part)
+
+    monkeypatch.setattr(post_text, "count_characters", note)
+    with pytest.raises(PostTextError):
+        PostText.parse(text)
+    assert max(counted) <= LENGTH_CODE_POINTS
+
+
+def test_a_text_that_is_far_too_long_is_told_so() -> None:
+    with pytest.raises(PostTextError, match="more than 2800 characters; a post holds 280"):
+        PostText.parse("a" * 5_000)

@@ -1,5 +1,8 @@
 """Bytes that nobody types: on both databases they are an answer in plain words, never a 500."""
 
+import io
+import re
+
 import pytest
 from flask import Flask
 
@@ -62,3 +65,35 @@ def test_a_cookie_that_is_no_text_breaks_no_page(app: Flask, header: str) -> Non
     for path in ("/", "/", "/login"):  # built, cached, and never cached
         client = app.test_client(use_cookies=False)
         assert client.get(path, environ_overrides={"HTTP_COOKIE": header}).status_code == 200
+
+
+def token_of(visitor: Visitor, path: str) -> str:
+    found = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', visitor.get(path).text)
+    assert found
+    return found[1]
+
+
+FORMS = {
+    "/register": ("username", "email", "password"),
+    "/login": ("username", "password", "next"),
+    "/posts": ("body",),
+    "/settings/password": ("current_password", "new_password"),
+}
+
+
+@pytest.mark.parametrize(("path", "field"), [(path, field) for path, fields in FORMS.items() for field in fields])
+def test_a_file_in_place_of_a_text_breaks_nothing(ada: Visitor, visitor: Visitor, path: str, field: str) -> None:
+    sender, form_on = (visitor, path) if path in ("/register", "/login") else (ada, path.replace("/posts", "/home"))
+    fields: dict[str, object] = dict.fromkeys(FORMS[path], "x")
+    fields |= {field: (io.BytesIO(b"x"), "x.txt"), "csrf_token": token_of(sender, form_on)}
+    assert sender.client.post(path, data=fields).status_code == 422
+
+
+@pytest.mark.parametrize("path", FORMS)
+def test_json_in_place_of_a_form_breaks_nothing(ada: Visitor, visitor: Visitor, path: str) -> None:
+    sender, form_on = (visitor, path) if path in ("/register", "/login") else (ada, path.replace("/posts", "/home"))
+    for value in (1, None, ["a"], {"a": "b"}):
+        answer = sender.client.post(
+            path, json=dict.fromkeys(FORMS[path], value), headers={"X-CSRFToken": token_of(sender, form_on)}
+        )
+        assert answer.status_code == 422
