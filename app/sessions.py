@@ -6,12 +6,17 @@ in a signed cookie of its own, so that nobody can fill Redis by asking for forms
 one to the other, under an id that nobody could have known before.
 
     session:<id>           string   the session as JSON; lives SESSION_LIFETIME, renewed by each use
-    user:<id>:sessions     zset     the ids of one user's sessions, by last use; makes "log out everywhere" possible
+    user:<id>:sessions     zset     the ids of one user's sessions, by last use; makes "log out everywhere" possible.
+                                    There are at most MOST_SESSIONS; the next login ends the one used least recently
 
 Reading renews: GETEX does both in one round trip, and a request that changes nothing writes nothing.
 A session that has ended stays ended: an existing one is only ever changed where it still is, so a slow request that
 began before the logout finds nothing to overwrite.
 Two requests may change one session at once: each brings in only what it changed itself, so neither undoes the other.
+
+Flask-Session gives the session object (a dict that knows whether it was read or changed), the names of its Redis
+interface's parts (_retrieve_session_data, _upsert_session, _get_store_id, the serializer) and the new ids. All that
+touches Redis or a cookie is replaced here.
 """
 
 import hashlib
@@ -23,7 +28,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import Annotated, Any, Required, TypedDict, cast
 
 import msgspec
 from flask import Flask, Request, Response, current_app, request, session
@@ -31,7 +36,8 @@ from flask.sessions import SecureCookieSessionInterface
 from flask_session.base import Serializer, ServerSideSession
 from flask_session.redis.redis import RedisSession, RedisSessionInterface
 from itsdangerous import BadSignature, URLSafeTimedSerializer
-from redis import ReadOnlyError, ResponseError
+from msgspec import Meta
+from redis import ReadOnlyError, Redis, ResponseError
 from redis.client import Pipeline
 
 from app import costs
@@ -44,10 +50,29 @@ ID_LENGTH = 16  # bytes: 128 random bits, 22 characters; OWASP asks for 64 bits 
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{22}")
 LARGEST = 16 * 1024  # bytes; Pipit's own sessions take about 200, so anything larger is not one of them
 SEEN_EVERY = 300  # s: how exact "last seen" is; a session in steady use is written once in that time
-REQUIRED = {"user_id": int, "name": str, "seen": int}  # what makes a JSON object one of Pipit's sessions
+MOST_SESSIONS = 50  # of one user: more devices than anybody has, and 25 kB of Redis
+MOST_FLASHES = 10  # messages that wait to be shown; older ones are dropped
+LAST_MOMENT = 253_402_300_799  # s since the epoch: the end of the year 9999, and of what a datetime can be
 COOKIES = ("session", "__Host-session", "visitor", "__Host-visitor")
 FLASHES = "_flashes"  # Flask's name for them
 ANONYMOUS_LIFETIME = 3600  # s an anonymous visitor's cookie lasts: long enough to fill in a form
+
+
+Moment = Annotated[int, Meta(ge=0, le=LAST_MOMENT)]  # s since the epoch
+
+
+class Content(TypedDict, total=False):
+    """What makes a JSON object one of Pipit's sessions. There may be other keys; they are left alone."""
+
+    user_id: Required[Annotated[int, Meta(ge=1, le=2**63 - 1)]]
+    name: Required[Annotated[str, Meta(min_length=1, max_length=100)]]
+    seen: Required[Moment]  # last use, to within SEEN_EVERY
+    since: Moment
+    device: str
+    address: str
+    csrf_token: Annotated[str, Meta(min_length=1)]
+    wrote: Annotated[float, Meta(ge=0, le=LAST_MOMENT)]  # see app/web/viewer.py
+    _flashes: list[tuple[str, str]]
 
 
 class NotASessionError(ValueError):
@@ -69,11 +94,9 @@ class JsonSerializer(Serializer):
             raise NotASessionError(f"{len(serialized_data)} bytes")
         try:
             data = self._decoder.decode(serialized_data)
+            msgspec.convert(data, Content)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise NotASessionError(str(error)) from None
-        for name, kind in REQUIRED.items():
-            if type(data.get(name)) is not kind:
-                raise NotASessionError(f"no {name}")
         return data
 
 
@@ -106,7 +129,7 @@ class Session(RedisSession):
         flashes, before = Counter(_flashes(self)), Counter(_flashes(self.before))
         kept = list(((Counter(_flashes(stored)) - (before - flashes)) + (flashes - before)).elements())
         merged.pop(FLASHES, None)
-        return merged | ({FLASHES: kept} if kept else {})
+        return merged | ({FLASHES: kept[-MOST_FLASHES:]} if kept else {})
 
     def clear(self) -> None:
         """Remove everything; Flask-Session would leave a "_permanent" behind."""
@@ -186,7 +209,7 @@ class PipitSessionInterface(RedisSessionInterface):
         if session.sid is None:
             if session.was_ended:
                 response.delete_cookie(self.get_cookie_name(app), secure=request.is_secure, httponly=True)
-            self.anonymous.write(app, dict(session), response, secure=request.is_secure)
+            self.anonymous.write(app, session.changes_to(session.before), response, secure=request.is_secure)
             return
         try:
             saved = self._upsert_session(timedelta(seconds=self.lifetime), session, self._get_store_id(session.sid))
@@ -265,9 +288,9 @@ class PipitSessionInterface(RedisSessionInterface):
         with self.store.commands() as redis:
             return bool(redis.transaction(cast(Any, save), store_id, value_from_callable=True))
 
-    def _delete_session(self, store_id: str) -> None:
-        with self.store.commands() as redis:
-            redis.delete(store_id)
+    def regenerate(self, session: ServerSideSession) -> None:
+        """Refuse: begin() gives a session another id. The inherited way would sign the visitor out."""
+        raise NotImplementedError("use begin()")
 
     # What signing in and out mean to the store
 
@@ -293,7 +316,8 @@ class PipitSessionInterface(RedisSessionInterface):
             pipe.set(self._get_store_id(cast(str, fresh.sid)), self.serializer.encode(fresh), ex=self.lifetime)
             self._index(pipe, sign_in.user_id, cast(str, fresh.sid))
             self._forget(pipe, session.sid, session.user_id)
-            pipe.execute()
+            pipe.zrange(self._index_key(sign_in.user_id), 0, -MOST_SESSIONS - 1)
+            self._end_many(redis, sign_in.user_id, pipe.execute()[-1])
         session.clear()
         session.update(fresh)
         session.sid, session.before, session.is_new = fresh.sid, fresh.before, True
@@ -312,11 +336,9 @@ class PipitSessionInterface(RedisSessionInterface):
     def end_all(self, user_id: int, *, keep: str | None = None) -> int:
         """End every session of a user but `keep`, at once and on every process; return how many ended."""
         with self.store.commands() as redis:
-            ids = [sid.decode() for sid in cast(list[bytes], redis.zrange(self._index_key(user_id), 0, -1))]
-            others = [sid for sid in ids if sid != keep]
-            if others:
-                redis.delete(*(self._get_store_id(sid) for sid in others))
-                redis.zrem(self._index_key(user_id), *others)
+            ids = cast(list[bytes], redis.zrange(self._index_key(user_id), 0, -1))
+            others = [sid for sid in ids if sid.decode() != keep]
+            self._end_many(redis, user_id, others)
         return len(others)
 
     # What people and operators may see and do
@@ -357,10 +379,6 @@ class PipitSessionInterface(RedisSessionInterface):
         """Return the session cookie's name."""
         return cookie_name("session", secure=request.is_secure)
 
-    def get_cookie_secure(self, app: Flask) -> bool:
-        """Return whether the request came over HTTPS."""
-        return request.is_secure
-
     def _set_cookie(self, app: Flask, sid: str, response: Response) -> None:
         response.set_cookie(
             self.get_cookie_name(app),
@@ -383,6 +401,12 @@ class PipitSessionInterface(RedisSessionInterface):
         pipe.zadd(key, {sid: now})
         pipe.zremrangebyscore(key, "-inf", now - self.lifetime - SEEN_EVERY)
         pipe.expire(key, self.lifetime + SEEN_EVERY)
+
+    def _end_many(self, redis: Redis, user_id: int, ids: list[bytes]) -> None:
+        """Delete sessions of a user, and their places in the index."""
+        if ids:
+            redis.delete(*(self._get_store_id(sid.decode()) for sid in ids))
+            redis.zrem(self._index_key(user_id), *ids)
 
     def _forget(self, pipe: Pipeline, sid: str | None, user_id: int | None) -> None:
         """Delete a session and its place in the user's index; nothing, for an anonymous visitor."""

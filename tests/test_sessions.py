@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -14,10 +15,14 @@ from app.config import parse_redis_url
 from app.sessions import (
     FLASHES,
     LARGEST,
+    MOST_FLASHES,
+    MOST_SESSIONS,
     SEEN_EVERY,
     JsonSerializer,
     NotASessionError,
+    PipitSessionInterface,
     Session,
+    SignIn,
     current_interface,
     current_session,
 )
@@ -129,6 +134,21 @@ POISON = {
     "another program's": b'{"cart":[1,2,3]}',
     "of the wrong types": b'{"user_id":"1","name":"ada","seen":1}',
     "not UTF-8": b'{"user_id":1,"name":"\xff","seen":1}',
+    **{
+        f"{key}: {value}": b'{"user_id":1,"name":"ada","seen":1,"%s":%s}' % (key.encode(), value.encode())
+        for key, values in {
+            "user_id": ["0", "-1", "true", "null", "1.5", "1e30", "9223372036854775808"],
+            "name": ['""', "1", "null", '["ada"]'],
+            "seen": ["-1", "1e400", "1e400", str(10**400), "99999999999999", "null", '"1"'],
+            "since": ["-1", str(10**20), "null", '"x"', "{}"],
+            "device": ["1", "null", "[]"],
+            "address": ["1", "null", "[]"],
+            "csrf_token": ["1", '""', "null", "[]"],
+            "wrote": ['"1"', "-1", str(10**400), "null", "[]"],
+            "_flashes": ["1", '"x"', "null", "{}", "[1]", '["x"]', '[["x"]]', "[[1,2]]", '[["a","b","c"]]', "[null]"],
+        }.items()
+        for value in values
+    },
     "oversized": b'{"user_id":1,"name":"ada","seen":1,"x":"' + b"x" * LARGEST + b'"}',
 }
 
@@ -138,6 +158,11 @@ def test_what_is_not_a_session_is_no_session_and_is_logged(
     ada: Visitor, redis: Redis, value: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     redis.set(f"session:{ada.session_id()}", value)
+    assert ada.get("/home").status_code == 302
+    caplog.clear()
+    for path in ("/", "/login", "/@ada"):
+        assert ada.get(path).status_code == 200
+    caplog.clear()
     assert ada.get("/home").status_code == 302
     messages = [record.getMessage() for record in caplog.records if "not a session" in record.getMessage()]
     assert len(messages) == 1
@@ -156,6 +181,13 @@ def test_a_key_of_another_type_is_no_session(ada: Visitor, redis: Redis) -> None
     redis.delete(key)
     redis.hset(key, "user_id", "1")
     assert ada.get("/home").status_code == 302
+
+
+def test_what_another_program_adds_to_a_session_stays(ada: Visitor, redis: Redis) -> None:
+    key = f"session:{ada.session_id()}"
+    redis.set(key, json.dumps(stored(redis, ada) | {"theme": {"dark": True}}))
+    assert ada.publish("hello").status_code == 302
+    assert stored(redis, ada)["theme"] == {"dark": True}
 
 
 def test_the_serializer_never_unpickles() -> None:
@@ -258,6 +290,39 @@ def test_messages_of_the_same_words_are_each_shown_once() -> None:
     adding = Session({FLASHES: [["message", "Published."]]})
     adding[FLASHES] = [["message", "Published."], ("message", "Published.")]
     assert adding.changes_to({}) == {FLASHES: [("message", "Published.")]}  # another request has shown the first
+
+
+def test_messages_that_nobody_looks_at_do_not_pile_up(visitor: Visitor) -> None:
+    for _ in range(MOST_FLASHES + 5):
+        visitor.get("/home")
+    assert visitor.get("/login").text.count('class="flash"') == MOST_FLASHES
+
+    messages = [("message", str(number)) for number in range(400)]
+    many = Session({"name": "ada"})
+    many[FLASHES] = list(messages)
+    assert many.changes_to({"name": "ada"})[FLASHES] == messages[-MOST_FLASHES:]
+
+
+def test_a_user_has_so_many_sessions_and_then_the_one_used_least_recently_ends(
+    app: Flask, ada: Visitor, redis: Redis
+) -> None:
+    interface = app.session_interface
+    assert isinstance(interface, PipitSessionInterface)
+    first, index = str(ada.session_id()), "user:1:sessions"
+    with app.test_request_context():
+        for number in range(MOST_SESSIONS - 1):
+            interface.begin(Session(), SignIn(1, "ada", f"device {number}"))
+        assert ada.is_signed_in()
+        redis.zadd(index, {first: time.time() - 60})
+        interface.begin(Session(), SignIn(1, "ada", "one more"))
+    assert not ada.is_signed_in()
+    assert redis.zcard(index) == MOST_SESSIONS
+    assert len(redis.keys("session:*")) == MOST_SESSIONS
+
+
+def test_the_inherited_way_to_another_id_is_refused(app: Flask) -> None:
+    with pytest.raises(NotImplementedError):
+        app.session_interface.regenerate(Session())  # type: ignore[attr-defined]
 
 
 def test_a_removed_key_stays_removed_and_an_unknown_one_stays() -> None:
