@@ -30,6 +30,7 @@ from app.redis_client import Store
 WINDOW = 60  # s; a clock minute, so that "try again at 20:49" is true for every counter
 LIFETIME = 2 * WINDOW  # s a counter is kept: a clock that is a little off between two dynos loses no count
 ADDRESS_FACTOR = 4  # an address may try this many times as often as an account: a family, a class, an office
+RESETS = 20  # a minute and address
 REGISTRATIONS = 60  # a minute and address: a class of thirty may join at once
 POSTS = 120  # a minute and account: more than anybody types, less than a loop sends
 FOLLOWS = 60  # follows and unfollows a minute and account
@@ -170,6 +171,11 @@ class RateLimiter:
 def registration_rules(address: str) -> list[Rule]:
     """Return the rules for making an account."""
     return [Rule("register-from", address_label(address), REGISTRATIONS)]
+
+
+def reset_rules(address: str) -> list[Rule]:
+    """Return the rules for setting a password with a link."""
+    return [Rule("reset-from", address_label(address), RESETS)]
 
 
 def sign_in_rules(user_id: int) -> list[Rule]:

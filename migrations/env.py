@@ -29,6 +29,8 @@ def run_migrations() -> None:
         with context.begin_transaction():
             _run_known(connection)
         connection.commit()
+        if connection.dialect.name == "sqlite":
+            connection.exec_driver_sql("PRAGMA foreign_keys = ON")
 
 
 def _run_known(connection: Connection) -> None:
@@ -49,6 +51,7 @@ def _take_lock(connection: Connection) -> None:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
     else:
         connection.exec_driver_sql(f"PRAGMA busy_timeout = {PATIENCE * 1000}")
+        connection.exec_driver_sql("PRAGMA foreign_keys = OFF")  # a table made anew must not take its references along
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 

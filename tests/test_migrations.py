@@ -133,3 +133,35 @@ def test_many_may_open_a_new_sqlite_file_at_once(tmp_path: Path) -> None:
                 assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
         in_threads(6, open_it)
+
+
+def test_making_a_table_anew_takes_nothing_along(empty_app: Flask) -> None:
+    """SQLite can't change a column; dropping the old users must not drop their posts."""
+    upgrade(revision="0001")
+    with db.engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO users (id, name, name_key, email, password_hash, created_at)"
+                " VALUES (7, 'Ada', 'ada', 'ada@example.org', 'x', '2026-01-01 00:00:00')"
+            )
+        )
+        connection.execute(
+            text("INSERT INTO posts (author_id, body, created_at) VALUES (7, 'still here', '2026-01-01 00:00:00')")
+        )
+    upgrade()
+    assert differences() == []
+    ada = User.named("ada")
+    assert ada
+    assert (ada.id, ada.email, ada.password_version, ada.suspended_at) == (7, "ada@example.org", 0, None)
+    assert [post.body for post in Post.latest().items] == ["still here"]
+    if db.engine.dialect.name == "sqlite":
+        assert db.session.scalar(text("PRAGMA foreign_keys")) == 1
+    User.register("bob", None, PASSWORD)
+    db.session.remove()
+    downgrade(revision="0001")
+    with db.engine.connect() as connection:
+        emails = connection.execute(text("SELECT email FROM users ORDER BY email")).scalars().all()
+        assert emails == ["ada@example.org", "bob@unknown.invalid"]
+        assert connection.execute(text("SELECT body FROM posts")).scalars().all() == ["still here"]
+    upgrade()
+    assert differences() == []

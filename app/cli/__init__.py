@@ -5,8 +5,10 @@ from flask import Flask
 from app.cli.cache import cache
 from app.cli.doctor import doctor
 from app.cli.local import local
+from app.cli.post import post
 from app.cli.seed import seed
 from app.cli.sessions import sessions
+from app.cli.user import user
 
 
 def init_cli(app: Flask) -> None:
@@ -14,5 +16,7 @@ def init_cli(app: Flask) -> None:
     app.cli.add_command(seed)
     app.cli.add_command(local)
     app.cli.add_command(sessions)
+    app.cli.add_command(user)
+    app.cli.add_command(post)
     app.cli.add_command(cache)
     app.cli.add_command(doctor)

@@ -1,4 +1,4 @@
-"""`flask sessions`: see and end sessions from the command line; on Heroku, `heroku run flask sessions list`."""
+"""`flask sessions`: see and end sessions from the command line; on Heroku, `heroku run -- flask sessions list`."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def needs_redis(command: Callable[P, R]) -> Callable[P, R]:
 @needs_redis
 def list_(name: str | None) -> None:
     """List sessions: user, handle, device, address, signed in, last seen."""
-    places = current_interface().active(_user(name).id) if name else current_interface().everyones()
+    places = current_interface().active(user_named(name).id) if name else current_interface().everyones()
     for place in places:
         click.echo(_line(place))
 
@@ -63,7 +63,7 @@ def count() -> None:
 @needs_redis
 def revoke(name: str, handle: str | None) -> None:
     """End all sessions of the user NAME, or one of them, at once and on every process."""
-    user = _user(name)
+    user = user_named(name)
     if handle is None:
         click.echo(f"Ended {current_interface().end_all(user.id)} sessions of {user.name}.")
     elif current_interface().end_one(user.id, handle):
@@ -72,10 +72,11 @@ def revoke(name: str, handle: str | None) -> None:
         raise click.ClickException(f"{user.name} has no session {handle}. `flask sessions list --user {user.name}`")
 
 
-def _user(name: str) -> User:
-    user = User.named(name)
+def user_named(name: str) -> User:
+    """Return the user with that name, with or without an @; end the command with a message if there is none."""
+    user = User.named(name.removeprefix("@"))
     if user is None:
-        raise click.ClickException(f"There is nobody called {name!r}.")
+        raise click.ClickException(f"There is nobody called {name!r}. `flask user list` shows who there is.")
     return user
 
 

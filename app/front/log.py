@@ -20,6 +20,8 @@ from app import costs
 
 CACHE_RESULT = re.compile(r"\bfwd=(\w+)|\bhit\b")
 PLAIN = re.compile(r"[!#-<>-\[\]-~]+")  # visible ASCII except " = and \\
+# The end of what itsdangerous has signed, such as a link to reset a password: without it the rest is of no use.
+SIGNATURE = re.compile(r"\.[\w-]{6}\.[\w-]{27}", re.ASCII)
 FLUSH_INTERVAL = 0.1  # s a line may wait
 MOST_LINES = 20_000  # that may wait; whoever reads the log has stalled
 MOST_REMEMBERED = 200  # characters of a value whose quoted form is remembered
@@ -143,6 +145,7 @@ def _quoted(value: str) -> str:
 
 
 def _quote(value: str) -> str:
+    value = SIGNATURE.sub("(signature)", value)
     if PLAIN.fullmatch(value):
         return value
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')

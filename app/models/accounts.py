@@ -1,16 +1,19 @@
 """Accounts: who people are, how they prove it, and what they may do."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from typing import Self
+from typing import Any, Self, cast
 
 from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
-from sqlalchemy import ColumnElement, ScalarSelect, String, func, literal, select
+from itsdangerous import BadData, URLSafeTimedSerializer
+from sqlalchemy import ColumnElement, CursorResult, ScalarSelect, String, delete, func, literal, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column, undefer_group
 
 from app.extensions import Base, UTCDateTime, db
 from app.models import pages
@@ -19,11 +22,14 @@ from app.models.paging import Id
 from app.models.post_text import PostText
 from app.models.posts import Post, PostTag
 from app.models.writes import write
+from app.rate_limit import current_limiter
+from app.sessions import current_interface
 
 NAME_LENGTH = 30
 NAME_PATTERN = re.compile(rf"[A-Za-z0-9_]{{1,{NAME_LENGTH}}}")
 EMAIL_LENGTH = 254  # RFC 5321, 4.5.3.1.3
 MOST_COUNTED = 5_000  # posts or followers; the popular person's page shall cost no more than anybody's
+RESET_LIFETIME = 3600  # s a link to reset a password is good for
 PASSWORD_MIN = 8  # NIST SP 800-63B, 3.1.1.2
 PASSWORD_MAX = 1000  # no limit a person meets, but an end to what may be hashed
 
@@ -49,16 +55,20 @@ class User(Base):
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     name: Mapped[str] = mapped_column(String(NAME_LENGTH))
     name_key: Mapped[str] = mapped_column(String(NAME_LENGTH), unique=True)  # the name in lower case
-    email: Mapped[str] = mapped_column(String(EMAIL_LENGTH), unique=True, deferred=True)  # in lower case
-    password_hash: Mapped[str] = mapped_column(String(255), deferred=True)  # of no use to a list of posts
+    # A list of posts has no use for these. They are read together, so that hash and version belong together.
+    email: Mapped[str | None] = mapped_column(String(EMAIL_LENGTH), unique=True, deferred_group="private")  # lower case
+    password_hash: Mapped[str] = mapped_column(String(255), deferred_group="private")
+    password_version: Mapped[int] = mapped_column(default=0, server_default="0", deferred_group="private")
+    suspended_at: Mapped[datetime | None] = mapped_column(UTCDateTime, deferred_group="private")
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=lambda: datetime.now(UTC))
 
     # Registering and logging in
 
     @classmethod
-    def register(cls, name: str, email: str, password: str) -> Self:
+    def register(cls, name: str, email: str | None, password: str) -> Self:
         """Make an account. Raises NameTakenError or EmailTakenError."""
-        user = cls(name=name, name_key=name.lower(), email=email.lower(), password_hash=hasher.hash(password))
+        address = email.lower() if email else None
+        user = cls(name=name, name_key=name.lower(), email=address, password_hash=hasher.hash(password))
         try:
             with write():
                 db.session.add(user)
@@ -97,26 +107,124 @@ class User(Base):
         return db.session.scalar(select(cls).where(cls.email == email.lower()))
 
     @classmethod
-    def authenticate(cls, name: str, password: str) -> Self | None:
-        """Return the account if the password is its own, else None; an unknown account takes just as long."""
-        user = cls.named(name)
+    def everyone(cls, *, suspended: bool = False) -> Iterator[Self]:
+        """Yield all accounts, or the suspended ones, the oldest first, with what is deferred."""
+        query = select(cls).options(undefer_group("private")).order_by(cls.id)
+        if suspended:
+            query = query.where(cls.suspended_at.is_not(None))
+        return db.session.scalars(query.execution_options(yield_per=500))
+
+    @classmethod
+    def known_as(cls, login: str) -> Self | None:
+        """Return the account with that name, as `ada` or `@ada`, or with that e-mail address; None if there is none."""
+        name = login.removeprefix("@")
+        return cls.with_email(login) if "@" in name else cls.named(name)
+
+    @classmethod
+    def authenticate(cls, login: str, password: str) -> Self | None:
+        """Return the account, if the password is its own, else None; an unknown account takes just as long.
+
+        Whether the account may be used is another question: it may be suspended.
+        """
+        user = cls.known_as(login)
         if user is None:
             _matches(_hash_of_nobody(), password)
             return None
         if not user.has_password(password):
             return None
+        db.session.expunge(user)  # it goes on saying which version of the password was right
         if hasher.check_needs_rehash(user.password_hash):
-            with write():
-                user.password_hash = hasher.hash(password)
+            user._store_hash(password, user.password_version)
         return user
 
     def has_password(self, password: str) -> bool:
         return _matches(self.password_hash, password)
 
-    def change_password(self, password: str) -> None:
-        """Set another password. Ending the sessions that the old one opened is the caller's next step."""
+    @classmethod
+    def may_log_in(cls, user_id: int, password_version: int) -> bool:
+        """Return whether a login that was right a moment ago still is: the account is there, and its password the same.
+
+        A session must be begun first and this asked then. Whoever changes the password, or suspends or deletes the
+        account, ends its sessions after that is committed: so either they see the session, or this sees their change.
+        """
+        db.session.rollback()  # what this transaction has read may be older
+        version = select(cls.password_version).where(cls.id == user_id, cls.suspended_at.is_(None))
+        return db.session.scalar(version) == password_version
+
+    def change_password(self, password: str, *, keep: str | None = None) -> bool:
+        """Set another password, and end all sessions but the one with the id `keep`.
+
+        Returns False, with the password left as it is, if it was changed since this object was read. Raises
+        StoreUnavailableError; then nothing has changed if Redis was away from the start.
+        """
+        before = self.password_version
+        db.session.expunge(self)  # it goes on saying which version this is about
+        with self._locking_out(keep=keep):
+            changed = self._store_hash(password, before, next_version=before + 1)
+        if changed:
+            self.password_version = before + 1
+        return changed
+
+    def reset_token(self, secret_key: str) -> str:
+        """Return a token with which a new password can be set once, within RESET_LIFETIME."""
+        return _reset_signer(secret_key).dumps([self.id, self.password_version])
+
+    @classmethod
+    def with_reset_token(cls, token: str, secret_key: str) -> Self | None:
+        """Return the account that a token resets the password of; None if it is used up, too old or forged."""
+        try:
+            user_id, version = _reset_signer(secret_key).loads(token, max_age=RESET_LIFETIME)
+        except BadData:
+            return None
+        user = cls.with_id(user_id)
+        return user if user and user.password_version == version else None
+
+    def _store_hash(self, password: str, version: int, *, next_version: int | None = None) -> bool:
+        """Store a password's hash, unless the password is no longer of this version; return whether it was stored."""
+        query = (
+            update(User)
+            .where(User.id == self.id, User.password_version == version)
+            .values(password_hash=hasher.hash(password), password_version=next_version or version)
+        )
         with write():
-            self.password_hash = hasher.hash(password)
+            return bool(cast(CursorResult[Any], db.session.execute(query)).rowcount)
+
+    # Suspending and deleting
+
+    def suspend(self) -> None:
+        """Let nobody log in to this account; its sessions end at once. Its posts stay. Raises StoreUnavailableError."""
+        with self._locking_out(), write():
+            self.suspended_at = datetime.now(UTC)
+
+    def reinstate(self) -> None:
+        """Let the owner log in again."""
+        with write():
+            self.suspended_at = None
+
+    def delete_account(self) -> None:
+        """Delete the account with all that is its own: sessions, posts, follows. Raises StoreUnavailableError."""
+        self.suspend()  # so that nothing new begins meanwhile
+        user_id, own_page = self.id, pages.USER(self.name)
+        for others in Follow.partners_of(user_id):
+            with write(own_page, *(pages.USER(name) for name in others.values()), removal=True):
+                Follow.end_between(user_id, list(others))
+        with write(pages.LATEST(), own_page, removal=True):
+            db.session.execute(delete(User).where(User.id == user_id))
+
+    @contextmanager
+    def _locking_out(self, *, keep: str | None = None) -> Iterator[None]:
+        """End this account's sessions before and after a change of who may use it, and forget its devices.
+
+        Before, so that nothing changes if Redis is away; after, for who came in until the commit.
+        """
+        names = [name for name in (self.name, self.email) if name]
+        interface, limiter = current_interface(), current_limiter()
+        user_id = self.id
+        interface.end_all(user_id, keep=keep)
+        yield
+        interface.end_all(user_id, keep=keep)
+        for name in names:
+            limiter.forget_devices(name)
 
     # Posting
 
@@ -132,8 +240,7 @@ class User(Base):
         """Delete one's own post; return False, and leave it, if it is somebody else's. Raises StoreUnavailableError."""
         if post.author_id != self.id:
             return False
-        with write(pages.LATEST(), pages.USER(self.name), removal=True):
-            db.session.delete(post)
+        post.remove()
         return True
 
     # Following
@@ -174,6 +281,10 @@ def _matches(password_hash: str, password: str) -> bool:
         return hasher.verify(password_hash, password)
     except VerificationError:
         return False
+
+
+def _reset_signer(secret_key: str) -> URLSafeTimedSerializer:
+    return URLSafeTimedSerializer(secret_key, salt="reset-password")
 
 
 @cache

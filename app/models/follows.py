@@ -1,9 +1,10 @@
 """Who follows whom."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import ForeignKey, Index, delete, select
+from sqlalchemy import ForeignKey, Index, case, delete, select
 from sqlalchemy.orm import Mapped, contains_eager, mapped_column, relationship
 
 from app.extensions import Base, UTCDateTime, db
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from app.models.accounts import User
 
 PAGE = 50  # people
+BATCH = 200  # people whose pages one write changes
 
 
 class Follow(Base):
@@ -43,6 +45,28 @@ class Follow(Base):
     def end(cls, follower_id: int, followed_id: int) -> None:
         """Delete the follow, if there is one; the commit is the caller's."""
         db.session.execute(delete(cls).where(cls.follower_id == follower_id, cls.followed_id == followed_id))
+
+    @classmethod
+    def end_between(cls, user_id: int, others: list[int]) -> None:
+        """Delete the follows between a user and others, either way; the commit is the caller's."""
+        either_way = (cls.follower_id == user_id) & cls.followed_id.in_(others) | (cls.followed_id == user_id) & (
+            cls.follower_id.in_(others)
+        )
+        db.session.execute(delete(cls).where(either_way))
+
+    @classmethod
+    def partners_of(cls, user_id: int) -> Iterator[dict[int, str]]:
+        """Yield those whom a user follows or who follow them, by id their names, BATCH at a time.
+
+        The caller ends their follows before it asks for more.
+        """
+        from app.models.accounts import User
+
+        other = case((cls.follower_id == user_id, cls.followed_id), else_=cls.follower_id)
+        mine = (cls.follower_id == user_id) | (cls.followed_id == user_id)
+        some = select(User.id, User.name).join(cls, User.id == other).where(mine).distinct().limit(BATCH)
+        while partners := {row.id: row.name for row in db.session.execute(some)}:
+            yield partners
 
     @classmethod
     def followers_of(cls, user_id: int, before: int | None = None) -> "Slice[Follow]":

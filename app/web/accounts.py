@@ -1,16 +1,20 @@
-"""Accounts: registering, logging in and out, changing the password."""
+"""Accounts: registering, logging in and out, changing and resetting the password."""
 
-from flask import Blueprint, flash, make_response, redirect, render_template, request, url_for
+from flask import Blueprint, abort, current_app, flash, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from app.models import EmailTakenError, NameTakenError, User
-from app.rate_limit import current_limiter, registration_rules, sign_in_rules
+from app.rate_limit import current_limiter, registration_rules, reset_rules, sign_in_rules
 from app.sessions import current_interface, current_session
-from app.web.forms import EMAIL_TAKEN, NAME_TAKEN, LoginForm, PasswordForm, RegisterForm
+from app.web.forms import EMAIL_TAKEN, NAME_TAKEN, LoginForm, PasswordForm, RegisterForm, ResetForm
 from app.web.limits import count_attempt, remember_device, rules_for_this_browser
 from app.web.viewer import end_other_sessions, local_path, login_required, sign_in, sign_out, signed_in, viewer
 
 bp = Blueprint("accounts", __name__)
+
+WRONG_PASSWORD = "That name and password don't belong together."  # noqa: S105  # a message
+SUSPENDED = "This account is suspended. Ask whoever runs this site."
+DEAD_LINK = "A link to reset a password works once, and for an hour. Ask whoever runs this site for another one."
 
 
 @bp.route("/register", methods=["GET", "POST"])
@@ -52,14 +56,22 @@ def login() -> ResponseReturnValue:
         return render_template("accounts/login.html", form=form), 422
     user = User.authenticate(form.username.data, form.password.data)
     if user is None:
-        form.password.errors.append("That name and password don't belong together.")
-        return render_template("accounts/login.html", form=form), 422
+        return _refuse_login(form, WRONG_PASSWORD)
+    if user.suspended_at:
+        return _refuse_login(form, SUSPENDED)
     count_attempt(sign_in_rules(user.id))
     current_limiter().give_back(attempt)
     response = make_response(redirect(local_path(form.next.data) or url_for("posts.home")))
     remember_device(form.username.data, response)
-    sign_in(user)
+    if not sign_in(user):  # the password was changed, or the account suspended, while this looked at them
+        current_limiter().forget_devices(form.username.data)
+        return _refuse_login(form, WRONG_PASSWORD)
     return response
+
+
+def _refuse_login(form: LoginForm, why: str) -> ResponseReturnValue:
+    form.password.errors.append(why)
+    return render_template("accounts/login.html", form=form), 422
 
 
 @bp.post("/logout")
@@ -107,17 +119,36 @@ def change_password() -> ResponseReturnValue:
     attempt = count_attempt(rules_for_this_browser(viewer().name))
     if not form.validate():
         return render_template("accounts/password.html", form=form), 422
-    if not viewer().has_password(form.current_password.data):
-        form.current_password.errors.append("That is not your current password.")
-        return render_template("accounts/password.html", form=form), 422
-    count_attempt(sign_in_rules(viewer().id))
+    user = viewer()
+    if not user.has_password(form.current_password.data):
+        return _refuse_change(form)
+    count_attempt(sign_in_rules(user.id))
     current_limiter().give_back(attempt)
-    end_other_sessions()  # before: if Redis is away, nothing has changed
-    viewer().change_password(form.new_password.data)
-    sign_in(viewer())
-    end_other_sessions()  # and after: nobody stays who came in with the old password meanwhile
-    current_limiter().forget_devices(viewer().name)
-    flash("Your password is changed. Everywhere else you're logged out now.")
+    if not user.change_password(form.new_password.data, keep=current_session().sid):
+        return _refuse_change(form)
     response = make_response(redirect(url_for("posts.home")))
-    remember_device(viewer().name, response)
+    remember_device(user.name, response)
+    sign_in(user)
+    flash("Your password is changed. Everywhere else you're logged out now.")
     return response
+
+
+def _refuse_change(form: PasswordForm) -> ResponseReturnValue:
+    form.current_password.errors.append("That is not your current password.")
+    return render_template("accounts/password.html", form=form), 422
+
+
+@bp.route("/reset/<token>", methods=["GET", "POST"])
+def reset_password(token: str) -> ResponseReturnValue:
+    """Set a new password with a link that `flask user reset-link` made."""
+    form = ResetForm()
+    if request.method == "POST":
+        count_attempt(reset_rules(request.remote_addr or ""))
+    user = User.with_reset_token(token, current_app.config["SECRET_KEY"]) or abort(410, DEAD_LINK)
+    if not form.validate_on_submit():
+        page = render_template("accounts/reset.html", form=form, user=user, token=token)
+        return page, 422 if form.is_submitted() else 200, {"Cache-Control": "no-store"}
+    if not user.change_password(form.new_password.data):
+        abort(410, DEAD_LINK)
+    flash("Your password is changed. Log in with it.")
+    return redirect(url_for("accounts.login"))

@@ -19,6 +19,7 @@ TITLES = {
     403: "That isn't yours to do",
     404: "There is nothing here",
     405: "That can't be done here",
+    410: "This link doesn't work any more",
     413: "That is too much",
     429: "Too many attempts",
     500: "Something broke on our side",

@@ -6,7 +6,7 @@ from flask import request
 from flask_wtf import FlaskForm
 from wtforms import EmailField, Field, HiddenField, PasswordField, StringField, TextAreaField, ValidationError
 from wtforms.form import BaseForm
-from wtforms.validators import InputRequired, Length, Regexp
+from wtforms.validators import InputRequired, Length, Optional, Regexp
 
 from app.models import PostTextError, User
 from app.models.accounts import EMAIL_LENGTH, NAME_LENGTH, NAME_PATTERN, PASSWORD_MAX, PASSWORD_MIN
@@ -35,9 +35,20 @@ class Form(FlaskForm):
             return request.form if request.method == "POST" else None
 
 
+EMAIL_USES = (
+    "Optional, and never shown to anyone. You can log in with it, and whoever runs this site can reach you if you "
+    "forget your password."
+)
+
+
 def strip(text: str | None) -> str:
     """Return the text without the white space around it."""
     return (text or "").strip()
+
+
+def without_at(text: str | None) -> str:
+    """Return a name as it is kept: people may write it with the @ that it is shown with."""
+    return strip(text).removeprefix("@")
 
 
 def new_password_field(label: str) -> PasswordField:
@@ -59,7 +70,7 @@ class RegisterForm(Form):
 
     username = StringField(
         "Name",
-        filters=[strip],
+        filters=[without_at],
         description="Letters, digits and _. It can't be changed later: your page's address is made of it.",
         validators=[
             InputRequired("Choose a name."),
@@ -71,9 +82,9 @@ class RegisterForm(Form):
     email = EmailField(
         "E-mail",
         filters=[strip],
-        description="Never shown to anybody.",
+        description=EMAIL_USES,
         validators=[
-            InputRequired("Give your e-mail address."),
+            Optional(),
             Length(max=EMAIL_LENGTH, message="That is too long for an e-mail address."),
             Regexp(EMAIL_PATTERN, message="That doesn't look like an e-mail address, such as ada@example.org."),
         ],
@@ -88,7 +99,7 @@ class RegisterForm(Form):
 
     def validate_email(self, field: Field) -> None:
         """Refuse an address that has an account."""
-        if not field.errors and User.with_email(field.data):
+        if field.data and not field.errors and User.with_email(field.data):
             raise ValidationError(EMAIL_TAKEN)
 
 
@@ -100,7 +111,7 @@ class LoginForm(Form):
     """Coming back."""
 
     username = StringField(
-        "Name",
+        "Name or e-mail",
         filters=[strip],
         validators=[InputRequired("Give your name.")],
         render_kw={"autocomplete": "username", "autocapitalize": "none", "spellcheck": "false"},
@@ -124,6 +135,12 @@ class PasswordForm(Form):
         ],
         render_kw={"autocomplete": "current-password"},
     )
+    new_password = new_password_field("New password")
+
+
+class ResetForm(Form):
+    """A new password, chosen with a link."""
+
     new_password = new_password_field("New password")
 
 

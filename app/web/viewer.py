@@ -70,11 +70,19 @@ def login_required(view: Callable[P, ResponseReturnValue]) -> Callable[P, Respon
     return wrapped
 
 
-def sign_in(user: User) -> None:
-    """Start a session for this visitor. Raises StoreUnavailableError."""
+def sign_in(user: User) -> bool:
+    """Start a session for this visitor; return False if the account was changed or suspended just before that.
+
+    user: as it was read when the password was checked. Raises StoreUnavailableError.
+    """
+    version = user.password_version
     device = device_in_words(request.user_agent.string)
     details = SignIn(user.id, user.name, device, request.remote_addr or "")
     current_interface().begin(current_session(), details)
+    if User.may_log_in(user.id, version):
+        return True
+    sign_out()
+    return False
 
 
 def sign_out() -> None:

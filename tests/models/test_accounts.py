@@ -129,9 +129,12 @@ def test_what_cannot_be_a_name_is_nobodys(make_user: MakeUser, name: str) -> Non
 
 def test_the_right_password_and_no_other_lets_in(make_user: MakeUser) -> None:
     ada = make_user("Ada")
-    assert User.authenticate("ada", PASSWORD) is ada
-    assert User.authenticate("Ada", PASSWORD) is ada
-    for wrong in ("", PASSWORD + " ", PASSWORD.upper(), PASSWORD[:-1], ada.password_hash):
+    password_hash = ada.password_hash
+    for name in ("ada", "Ada"):
+        found = User.authenticate(name, PASSWORD)
+        assert found
+        assert found.id == ada.id
+    for wrong in ("", PASSWORD + " ", PASSWORD.upper(), PASSWORD[:-1], password_hash):
         assert User.authenticate("ada", wrong) is None
 
 

@@ -1,0 +1,26 @@
+"""`flask post`: remove what must not stay. On Heroku: `heroku run -- flask post remove 4711`."""
+
+import click
+from flask.cli import with_appcontext
+
+from app.cli.sessions import needs_redis
+from app.models import Post
+
+
+@click.group()
+def post() -> None:
+    """Remove posts."""
+
+
+@post.command()
+@click.argument("post_id", metavar="ID", type=click.IntRange(min=1, max=2**63 - 1))
+@with_appcontext
+@needs_redis
+def remove(post_id: int) -> None:
+    """Remove the post with this ID, which is the number at the end of its address."""
+    found = Post.with_author(post_id)
+    if found is None:
+        raise click.ClickException(f"There is no post {post_id}.")
+    author, body = found.author.name, found.body
+    found.remove()
+    click.echo(f"Removed the post {post_id} by @{author}: {body!r}")
