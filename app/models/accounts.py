@@ -205,9 +205,9 @@ class User(Base):
         """Delete the account with all that is its own: sessions, posts, follows. Raises StoreUnavailableError."""
         self.suspend()  # so that nothing new begins meanwhile
         user_id, own_page = self.id, pages.USER(self.name)
-        for others in Follow.partners_of(user_id):
-            with write(own_page, *(pages.USER(name) for name in others.values()), removal=True):
-                Follow.end_between(user_id, list(others))
+        while follows := Follow.some_of(user_id):  # a batch at a time: each changes the counts on another's page
+            with write(own_page, *(pages.USER(name) for name in follows.values()), removal=True):
+                Follow.end_many(follows)
         with write(pages.LATEST(), own_page, removal=True):
             db.session.execute(delete(User).where(User.id == user_id))
 

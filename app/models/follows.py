@@ -1,10 +1,10 @@
 """Who follows whom."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import ForeignKey, Index, case, delete, select
+from sqlalchemy import ForeignKey, Index, delete, select
 from sqlalchemy.orm import Mapped, contains_eager, mapped_column, relationship
 
 from app.extensions import Base, UTCDateTime, db
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from app.models.accounts import User
 
 PAGE = 50  # people
-BATCH = 200  # people whose pages one write changes
+BATCH = 200  # follows that end in one write, which has the pages of these people dropped
 
 
 class Follow(Base):
@@ -47,26 +47,18 @@ class Follow(Base):
         db.session.execute(delete(cls).where(cls.follower_id == follower_id, cls.followed_id == followed_id))
 
     @classmethod
-    def end_between(cls, user_id: int, others: list[int]) -> None:
-        """Delete the follows between a user and others, either way; the commit is the caller's."""
-        either_way = (cls.follower_id == user_id) & cls.followed_id.in_(others) | (cls.followed_id == user_id) & (
-            cls.follower_id.in_(others)
-        )
-        db.session.execute(delete(cls).where(either_way))
-
-    @classmethod
-    def partners_of(cls, user_id: int) -> Iterator[dict[int, str]]:
-        """Yield those whom a user follows or who follow them, by id their names, BATCH at a time.
-
-        The caller ends their follows before it asks for more.
-        """
+    def some_of(cls, user_id: int) -> dict[int, str]:
+        """Return up to BATCH follows by and of a user: by the follow's id, the other person's name."""
         from app.models.accounts import User
 
-        other = case((cls.follower_id == user_id, cls.followed_id), else_=cls.follower_id)
+        other = select(User.name).where(User.id == cls.follower_id + cls.followed_id - user_id).scalar_subquery()
         mine = (cls.follower_id == user_id) | (cls.followed_id == user_id)
-        some = select(User.id, User.name).join(cls, User.id == other).where(mine).distinct().limit(BATCH)
-        while partners := {row.id: row.name for row in db.session.execute(some)}:
-            yield partners
+        return dict(db.session.execute(select(cls.id, other).where(mine).limit(BATCH)).tuples().all())
+
+    @classmethod
+    def end_many(cls, ids: Iterable[int]) -> None:
+        """Delete these follows; the commit is the caller's."""
+        db.session.execute(delete(cls).where(cls.id.in_(list(ids))))
 
     @classmethod
     def followers_of(cls, user_id: int, before: int | None = None) -> "Slice[Follow]":
