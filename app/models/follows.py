@@ -53,7 +53,8 @@ class Follow(Base):
 
         other = select(User.name).where(User.id == cls.follower_id + cls.followed_id - user_id).scalar_subquery()
         mine = (cls.follower_id == user_id) | (cls.followed_id == user_id)
-        return dict(db.session.execute(select(cls.id, other).where(mine).limit(BATCH)).tuples().all())
+        rows = db.session.execute(select(cls.id, other.label("name")).where(mine).limit(BATCH))
+        return {row.id: row.name for row in rows}
 
     @classmethod
     def end_many(cls, ids: Iterable[int]) -> None:
