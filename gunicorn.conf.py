@@ -31,7 +31,7 @@ spec.loader.exec_module(module)
 WEB_PID = module.INSTANCE / "web.pid"
 watched = "PROCFILE" in os.environ  # set only by .env, so this is a laptop, and a watcher may run beside us
 
-settings = module.Config.from_environ(os.environ)  # reports errors once, here, not in every worker
+settings = module.Config.load()  # reports errors once, here, not in every worker
 
 wsgi_app = "app:create_front()"
 bind = f"0.0.0.0:{settings.port}"

@@ -1,7 +1,5 @@
 """Pipit: a microblog that keeps its posts in SQL and everything fast-moving in Redis."""
 
-import os
-
 from flask import Flask
 
 from app.cache import init_cache
@@ -27,7 +25,7 @@ def create_app(config: Config | None = None) -> Flask:
 
     Raises ConfigError, which ends the process with a readable message, if the environment can't be used.
     """
-    config = config or Config.from_environ(os.environ)
+    config = config or Config.load()
     app = Flask(__name__, static_folder=None)
     app.extensions["config"] = config
     assets = Assets(app)

@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
+from dotenv import dotenv_values
+
 T = TypeVar("T")
 
-INSTANCE = Path(__file__).resolve().parent.parent / "instance"  # what a laptop keeps: SQLite, Valkey's files
+ROOT = Path(__file__).resolve().parent.parent
+DOTENV = ROOT / ".env"
+INSTANCE = ROOT / "instance"  # what a laptop keeps: SQLite, Valkey's files
 LOCAL_REDIS = "redis://127.0.0.1:6379/0"
 REDIS_PORT = 6379
 SECRET_KEY_LENGTH = 16  # characters at least; `secrets.token_hex(32)` gives 64
@@ -104,6 +108,17 @@ class Config:
     runs_commands: bool = False  # this process is a `flask` command, not a web process
 
     @classmethod
+    def load(cls) -> "Config":
+        """Read the environment, and Pipit's own .env for what is not set there.
+
+        FLASK_SKIP_DOTENV=1, which the flask command knows as well, leaves .env out.
+
+        Raises ConfigError, as from_environ() does.
+        """
+        dotenv = {} if os.environ.get("FLASK_SKIP_DOTENV") else dotenv_values(DOTENV)
+        return cls.from_environ({name: value or "" for name, value in dotenv.items()} | os.environ)
+
+    @classmethod
     def from_environ(cls, environ: Mapping[str, str], instance: Path = INSTANCE) -> "Config":
         """Read and check every variable.
 
@@ -154,6 +169,11 @@ class Config:
 def is_heroku(environ: Mapping[str, str] = os.environ) -> bool:
     """Return whether this is a Heroku dyno: the platform sets DYNO in every one."""
     return bool(environ.get("DYNO"))
+
+
+def is_started_with_others(environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether honcho or foreman started this process, and stops all the others when it ends."""
+    return not is_heroku(environ) and bool(environ.get("HONCHO_PROCESS_NAME") or environ.get("PS"))
 
 
 def parse_redis_url(url: str) -> RedisAddress:

@@ -31,6 +31,7 @@ from app.models import User
 from tests import servers
 from tests.serving import FrontServer, serving
 
+os.environ["FLASK_SKIP_DOTENV"] = "1"  # no test may depend on a developer's .env
 SECRET_KEY = "a key for tests, and for tests only"
 PASSWORD = "correct horse battery"
 

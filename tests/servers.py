@@ -103,9 +103,9 @@ def pipit(folder: Path, redis_url: str, **environ: str) -> Iterator[Pipit]:
 
 
 def clean_environ() -> dict[str, str]:
-    """Return this process's environment without any setting of Pipit's."""
-    ours = {*EXAMPLES, "DYNO", "PROCFILE", "SITE_NAME", "GUNICORN_CMD_ARGS"}
-    return {name: value for name, value in os.environ.items() if name not in ours}
+    """Return this process's environment without any setting of Pipit's, and without what a developer's .env says."""
+    ours = {*EXAMPLES, "DYNO", "PROCFILE", "SITE_NAME", "GUNICORN_CMD_ARGS", "HONCHO_PROCESS_NAME", "PS"}
+    return {name: value for name, value in os.environ.items() if name not in ours} | {"FLASK_SKIP_DOTENV": "1"}
 
 
 def answers(url: str) -> bool:

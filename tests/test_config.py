@@ -1,5 +1,6 @@
 """The environment: what is understood, what is refused, and that no refusal ever tells a secret."""
 
+import os
 import re
 import stat
 import subprocess
@@ -481,6 +482,41 @@ def test_a_bad_environment_ends_each_program_with_the_message_and_no_traceback(c
         assert f"\n  {name} " in said
     assert "Traceback" not in said
     assert SECRET not in said
+
+
+# .env
+
+
+@pytest.fixture
+def dotenv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give an .env that stands in for Pipit's own."""
+    path = tmp_path / ".env"
+    path.write_text("SITE_NAME=Wren\nCACHE_TTL=7\nSECRET_KEY\n")
+    for name in ("SITE_NAME", "CACHE_TTL", "FLASK_SKIP_DOTENV"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("app.config.DOTENV", path)
+    monkeypatch.setenv("SECRET_KEY", SECRET * 2)
+    return path
+
+
+def test_dotenv_says_what_the_environment_does_not(dotenv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SITE_NAME", "Robin")
+    config = Config.load()
+    assert (config.site_name, config.cache_ttl) == ("Robin", 7)
+    assert "CACHE_TTL" not in os.environ  # nothing else in this process sees it
+
+
+def test_an_empty_variable_in_the_environment_wins_too(dotenv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SITE_NAME", "")
+    assert Config.load().site_name == "Pipit"
+
+
+def test_dotenv_may_be_left_out_or_missing(dotenv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLASK_SKIP_DOTENV", "1")
+    assert Config.load().site_name == "Pipit"
+    monkeypatch.delenv("FLASK_SKIP_DOTENV")
+    dotenv.unlink()
+    assert Config.load().site_name == "Pipit"
 
 
 # What a deployer reads

@@ -36,7 +36,6 @@ SPEAK_SQL = {
     "app.cli.doctor",  # asks the database for its limits
     "app.cli.seed",  # a thousand rows in few statements
 }
-HAND_THE_ENVIRONMENT_ON = {"app", "app.cli.local"}  # to Config.from_environ(); only app.config reads it
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.putenv"}
 HTTP = {"flask", "werkzeug", "wtforms", "flask_wtf", "flask_session"}
 SQL_CALLS = {"execute", "scalar", "scalars", "query"}  # of a session
@@ -124,10 +123,8 @@ def test_every_module_stands_on_a_floor(modules: list[Module]) -> None:
         ("app.cache", "import os\nos.environ['X']", "app.cache reads the environment"),
         ("app.cache", "import os\nos.getenv('X')", "app.cache reads the environment"),
         ("app.cache", "from os import environ", "app.cache reads the environment"),
-        ("app.cli.local", "import os\nos.environ['X']", "app.cli.local reads the environment"),
-        ("app.cli.local", "import os\nos.environ.get('X')", "app.cli.local reads the environment"),
         ("app.cli.local", "import os\nread(os.environ)", "app.cli.local reads the environment"),
-        ("app", "import os\nos.environ.get('X')", "app reads the environment"),
+        ("app", "import os\nConfig.from_environ(os.environ)", "app reads the environment"),
     ],
 )
 def test_the_checker_sees_what_is_forbidden(name: str, source: str, rule: str) -> None:
@@ -138,8 +135,7 @@ def test_the_checker_sees_what_is_forbidden(name: str, source: str, rule: str) -
     ("name", "source"),
     [
         ("app", "import os\nfrom app.web import init_web\nfrom app.config import Config"),
-        ("app", "import os\nConfig.from_environ(os.environ)"),
-        ("app.cli.local", "import os\nConfig.from_environ(os.environ)"),
+        ("app.config", "import os\nConfig.from_environ(os.environ)"),
         ("app.web.posts", "from app.web.viewer import viewer\nfrom app.models import Post\nfrom app import config"),
         ("app.web.posts", "from sqlalchemy.exc import OperationalError"),
         ("app.models.posts", "from app.cache import current_cache\nfrom sqlalchemy import select\nselect(Post)"),
@@ -208,22 +204,12 @@ def sql(module: Module, imports: list[str]) -> Iterator[str]:
 
 
 def reads_the_environment(module: Module) -> bool:
-    """Return whether it looks at a variable itself; handing all of them to Config.from_environ() is not that."""
-    if module.name == "app.config":
-        return False
-    nodes = list(module.nodes())
-    handed_on = {
-        argument
-        for node in nodes
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Config.from_environ"
-        for argument in node.args
-        if module.name in HAND_THE_ENVIRONMENT_ON
-    }
-    return any(
-        (isinstance(node, ast.Attribute) and ast.unparse(node) in ENVIRONMENT and node not in handed_on)
+    """Return whether it looks at the environment; only app.config may."""
+    return module.name != "app.config" and any(
+        (isinstance(node, ast.Attribute) and ast.unparse(node) in ENVIRONMENT)
         or (
             isinstance(node, ast.ImportFrom)
             and any(f"{node.module}.{alias.name}" in ENVIRONMENT for alias in node.names)
         )
-        for node in nodes
+        for node in module.nodes()
     )

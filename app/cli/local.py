@@ -34,7 +34,7 @@ def redis() -> None:
 
     Where REDIS_URL names another machine there is nothing to run, and this only waits to be stopped.
     """
-    address = Config.from_environ(os.environ).redis
+    address = Config.load().redis
     if address.host not in ("127.0.0.1", "localhost") or address.tls:
         click.echo(f"REDIS_URL names {address}: using that server, and starting none here.")
         signal.pause()
