@@ -3,50 +3,50 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+# For what these programs start. Make 3.81, which is macOS's, does not look for a recipe's own programs there.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: run test seed rehearse bench profile requirements clean
 
 # Pipit on this machine: the web process with reload, an embedded Redis, SQLite. Ctrl-C stops it all.
 run: $(INSTALLED) .env
-	@flask db upgrade
-	@honcho start || [ $$? -eq 130 ]
+	@$(BIN)/honcho start || [ $$? -eq 130 ]
 
 # Lint, format, types, and every test; what can't run here is reported as skipped, with the reason.
 test: $(INSTALLED)
-	@ruff check .
-	@ruff format --check .
-	@mypy
-	@coverage erase
-	@coverage run -m pytest
-	@coverage combine --quiet
-	@coverage report
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
 
 # Fill this machine's Pipit with a believable small community.
 seed: $(INSTALLED) .env
-	@flask db upgrade
-	@flask seed
+	@$(BIN)/flask db upgrade
+	@$(BIN)/flask seed
 
 # Rehearse a deployment: push to a Heroku played on this machine, walk through the site, deploy again under load. It ends
 # with a table; KEEP=1 keeps that in bench/results/. Needs git, openssl, redis-server and PostgreSQL.
 rehearse: $(INSTALLED)
-	@python -m tests.rehearsal $(if $(KEEP),--keep)
+	@$(BIN)/python -m tests.rehearsal $(if $(KEEP),--keep)
 
 # Measure Pipit beside its peers, some ten minutes: a table and charts in bench/results/; docs/performance.md explains.
 # Needs Linux, two idle cores, and Debian's packages wrk, nodejs and npm. Options: python -m bench --help.
 bench: $(INSTALLED)
-	@python -m bench
+	@$(BIN)/python -m bench
 
 # Draw flame graphs of the hot path into bench/results/. Needs wrk, and root where a process may not watch another.
 profile: $(INSTALLED)
-	@pip install --quiet --disable-pip-version-check py-spy
-	@python -m bench.flame
+	@$(BIN)/pip install --quiet --disable-pip-version-check py-spy
+	@$(BIN)/python -m bench.flame
 
 # Compile the exact versions anew from the short list in pyproject.toml.
 requirements: $(INSTALLED)
-	@pip install --quiet uv
-	@uv pip compile -q --upgrade --universal --python-version 3.11 --no-header pyproject.toml -o requirements.txt
-	@uv pip compile -q --upgrade --universal --python-version 3.11 --no-header --extra test -c requirements.txt \
+	@$(BIN)/pip install --quiet uv
+	@$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --no-header pyproject.toml -o requirements.txt
+	@$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --no-header --extra test -c requirements.txt \
 		pyproject.toml -o requirements-test.txt
 
 # Forget what was installed and what was posted here; .env stays.
@@ -61,5 +61,5 @@ $(INSTALLED): requirements.txt requirements-test.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-test.txt
 	@touch $(INSTALLED)
 
-.env:
-	@$(PYTHON) app/cli/dotenv.py
+.env: | $(INSTALLED)
+	@$(BIN)/python -m app.cli.first_env

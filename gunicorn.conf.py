@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,9 +29,6 @@ assert spec.loader is not None
 module = sys.modules["pipit_config"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 
-WEB_PID = module.INSTANCE / "web.pid"
-watched = "PROCFILE" in os.environ  # set only by .env, so this is a laptop, and a watcher may run beside us
-
 settings = module.Config.load()  # reports errors once, here, not in every worker
 
 wsgi_app = "app:create_front()"
@@ -40,6 +38,9 @@ worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 timeout = 30  # s without a heartbeat before the master kills a worker; by then the router has given up too
 graceful_timeout = 25  # s; a dyno gets 30 from SIGTERM to SIGKILL
 control_socket_disable = True
+
+# What `gunicorn --reload` looks at, beside the modules that are loaded.
+reload_extra_files = [str(ROOT / "app" / kind) for kind in ("**/*.py", "templates/**/*.html", "static/*")]
 
 # gunicorn must not act on X-Forwarded-*: the app does, for every server alike (TRUSTED_PROXIES).
 forwarded_allow_ips = ""
@@ -64,11 +65,31 @@ class Worker(UvicornWorker):
         "timeout_notify": 1,  # s from one callback_notify() to the next
     }
 
+    reloader: Any  # gunicorn's, which watches files under --reload
+    watcher: Any
+
     def init_signals(self) -> None:
         """Have a worker that was asked to stop end in the ordinary way, when uvicorn has finished its requests."""
         super().init_signals()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: sys.exit(0))
+
+    def init_process(self) -> None:
+        """Load Pipit and serve it. Under --reload, where it can't be loaded, wait until another change mends that."""
+        try:
+            super().init_process()
+        except (Exception, SystemExit) as error:  # an app that can't start ends with a status, as ConfigError does
+            if not self.cfg.reload or (isinstance(error, SystemExit) and not error.code):
+                raise
+            self.log.exception("Pipit can't start. It will try again when you save a change.")
+            self.watcher.join()
+
+    def load_wsgi(self) -> None:
+        """Load Pipit. Under --reload, watch its files from before that: gunicorn would miss what is saved meanwhile."""
+        if self.reloader:
+            self.watcher, self.reloader = self.reloader, None  # so that gunicorn does not start it again
+            self.watcher.start()
+        self.wsgi = self.app.wsgi()
 
     def run(self) -> None:
         """Prepare this process for its visitors, and serve them. Any earlier a signal to stop would be lost."""
@@ -110,25 +131,20 @@ def on_starting(_server: Any) -> None:
         try:
             probe.bind(("0.0.0.0", settings.port))
         except OSError as error:
-            another = settings.port + 1
-            sys.exit(f"Port {settings.port} can't be used ({error.strerror}). Choose another: PORT={another} make run")
+            sys.exit(
+                f"Port {settings.port} can't be used ({error.strerror})."
+                f" Choose another, such as {settings.port + 1}, with PORT in the environment or in .env."
+            )
 
 
-def when_ready(server: Any) -> None:
-    """Say where Pipit is, and leave the process id where `flask local watch` finds it."""
-    if not settings.on_heroku:
-        print(f"{settings.site_name} is ready at http://localhost:{settings.port}", flush=True)
-    if watched:
-        WEB_PID.write_text(str(server.pid))
+def post_worker_init(worker: Any) -> None:
+    """Have the first worker say when Pipit is ready; on Heroku the platform looks for itself."""
+    if worker.age == 1 and not settings.on_heroku:
+        from app.front.announcement import announce
+
+        threading.Thread(target=announce, args=(settings,), daemon=True).start()
 
 
-def worker_exit(_server: Any, worker: Any) -> None:
-    """On a laptop, restart a worker that failed on a half-saved file instead of shutting everything down."""
-    if watched and not worker.booted:
-        os._exit(1)  # not gunicorn's own "failed to boot", after which it gives up
-
-
-def on_exit(server: Any) -> None:
-    """Remove web.pid, unless it is another process's by now."""
-    if watched and WEB_PID.exists() and WEB_PID.read_text() == str(server.pid):
-        WEB_PID.unlink()
+def worker_int(_worker: Any) -> None:
+    """End this worker in good order, for another with the changed files: only --reload calls this."""
+    os.kill(os.getpid(), signal.SIGTERM)

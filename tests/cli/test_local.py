@@ -1,10 +1,9 @@
-"""`flask local`: a laptop's Redis, and the reload. They run in a copy of Pipit, which has an instance/ of its own."""
+"""`flask local`: a laptop's Redis. It runs in a copy of Pipit, which has an instance/ of its own."""
 
 import importlib
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -12,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
 import pytest
 from click.testing import Result
@@ -215,74 +213,29 @@ def test_where_there_is_a_server_already_none_is_started(
     assert execv.arguments == []
 
 
-# Reload
+# Release
 
 
-@dataclass
-class Web:
-    """A process that counts how often it is told to reload; this one stands in for gunicorn."""
-
-    pid_file: Path
-    reloads: int = 0
-
-    def reload(self, _number: int, _frame: FrameType | None) -> None:
-        self.reloads += 1
-
-
-@pytest.fixture
-def web(copy: Copy) -> Iterator[Web]:
-    stand_in = Web(copy.folder / "instance" / "web.pid")
-    stand_in.pid_file.parent.mkdir()
-    stand_in.pid_file.write_text(str(os.getpid()))
-    before = signal.signal(signal.SIGHUP, stand_in.reload)
-    yield stand_in
-    signal.signal(signal.SIGHUP, before)
-
-
-@pytest.fixture
-def changed(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `flask local watch`, in this process, see one change of the copy and then end."""
-    monkeypatch.setattr(module, "APP", copy.folder / "app")
-    monkeypatch.setattr(module, "WEB_PID", copy.folder / "instance" / "web.pid")
-    monkeypatch.setattr("watchfiles.watch", lambda *_paths, **_options: iter([{"a change"}]))
-
-
-def test_a_changed_file_reloads_the_web_process(copy: Copy, web: Web) -> None:
-    style = copy.folder / "app" / "static" / "pipit.css"
-    with copy.running("watch"):
-
-        def change() -> int:
-            """Change it until that is noticed: nobody says when the watching has begun."""
-            style.write_text(style.read_text() + "\n")
-            return web.reloads
-
-        wait_until(change, "a reload")
-
-
-def test_a_change_that_would_start_is_loaded(invoke: Callable[..., Result], web: Web, changed: None) -> None:
-    assert invoke("watch").exit_code == 0
-    assert web.reloads == 1
-
-
-def test_a_change_that_would_not_start_is_shown_and_not_loaded(
-    invoke: Callable[..., Result], copy: Copy, web: Web, changed: None, capfd: pytest.CaptureFixture[str]
+def test_a_release_ends_unless_others_would_end_with_it(
+    app: Flask, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (copy.folder / "app" / "cache.py").write_text("def broken(:\n")
-    result = invoke("watch")
-    assert "Not reloaded: mend the error above" in result.output
-    assert "SyntaxError" in capfd.readouterr().err
-    assert web.reloads == 0
+    waited: list[str] = []
+    monkeypatch.setattr(module.signal, "pause", lambda: waited.append("forever"))
+    for name in ("HONCHO_PROCESS_NAME", "PS", "DYNO"):
+        monkeypatch.delenv(name, raising=False)
+    module.stay_if_local()
+    assert (waited, capsys.readouterr().out) == ([], "")
+    for name in ("HONCHO_PROCESS_NAME", "PS"):
+        with monkeypatch.context() as started:
+            started.setenv(name, "release.1")
+            module.stay_if_local()
+            assert waited.pop() == "forever"
+            assert "Waiting" in capsys.readouterr().out
+            started.setenv("DYNO", "release.1")
+            module.stay_if_local()
+            assert waited == []
 
 
-@pytest.mark.parametrize("pid", [None, "999999999"])
-def test_a_change_without_a_web_process_is_no_error(
-    invoke: Callable[..., Result], web: Web, changed: None, pid: str | None
-) -> None:
-    if pid:
-        web.pid_file.write_text(pid)
-    else:
-        web.pid_file.unlink()
-    result = invoke("watch")
-    assert result.exit_code == 0
-    assert "There is no web process to reload." in result.output
-    assert web.reloads == 0
+def test_a_port_that_nobody_listens_on_is_the_one_that_was_wanted() -> None:
+    wanted = free_port()
+    assert module.free_port(wanted) == wanted

@@ -52,8 +52,9 @@ def test_a_killed_redis_stops_the_site_and_the_next_start_finds_everybody_signed
 def test_a_killed_gunicorn_leaves_no_worker_behind(laptop: Laptop) -> None:
     with laptop.started() as honcho:
         Person(laptop.port).get("/")
-        master = int((laptop.folder / "instance/web.pid").read_text())
-        os.kill(master, signal.SIGKILL)
+        listening = re.search(r"Listening at: \S+ \((\d+)\)", honcho.output)
+        assert listening
+        os.kill(int(listening[1]), signal.SIGKILL)
         assert honcho.process.wait(PATIENCE) != 0
         wait_until(lambda: not laptop.processes(), "every process to end", PATIENCE)
         assert not listens(laptop.port)

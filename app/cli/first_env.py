@@ -1,14 +1,14 @@
-"""Write .env from .env.example, with a secret key of its own: `make run` does this once, before anything is imported.
+"""Write .env from .env.example, with a secret key of its own: `make run` does this once.
 
-Run as a script, it needs nothing but Python. An .env that is there is never touched.
+An .env that is there is never touched.
 """
 
 import os
 import secrets
-import socket
 from pathlib import Path
 
-REDIS_PORT = 6379
+from app.cli.local import free_port
+from app.config import REDIS_PORT, ROOT
 
 
 def write_dotenv(folder: Path) -> None:
@@ -24,15 +24,5 @@ def write_dotenv(folder: Path) -> None:
         file.write(text)
 
 
-def free_port(wanted: int) -> int:
-    """Return `wanted` if nothing listens there, else a port that is free now."""
-    with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", wanted)) != 0:
-            return wanted
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 if __name__ == "__main__":
-    write_dotenv(Path(__file__).resolve().parent.parent.parent)
+    write_dotenv(ROOT)

@@ -4,19 +4,17 @@ import re
 import shutil
 import socket
 import stat
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from dotenv import dotenv_values
 
-from app.cli import dotenv
-from app.cli.dotenv import free_port, write_dotenv
+from app.cli import first_env
+from app.cli.first_env import write_dotenv
 from app.config import REDIS_PORT, Config
 from tests import servers
-from tests.servers import ROOT, clean_environ
+from tests.servers import ROOT
 
 
 @pytest.fixture
@@ -40,7 +38,7 @@ def busy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 
 def stand_in(port: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(dotenv, "REDIS_PORT", port)
+    monkeypatch.setattr(first_env, "REDIS_PORT", port)
     example = folder / ".env.example"
     assert f"127.0.0.1:{REDIS_PORT}/0" in example.read_text()
     example.write_text(example.read_text().replace(f"127.0.0.1:{REDIS_PORT}/0", f"127.0.0.1:{port}/0"))
@@ -100,18 +98,3 @@ def test_where_the_port_of_redis_is_in_use_another_one_is_written_and_said(
 def test_where_it_is_free_nothing_is_said(folder: Path, free: int, capsys: pytest.CaptureFixture[str]) -> None:
     write_dotenv(folder)
     assert capsys.readouterr().out == ""
-
-
-def test_a_port_that_nobody_listens_on_is_the_one_that_was_wanted() -> None:
-    wanted = servers.free_port()
-    assert free_port(wanted) == wanted
-
-
-def test_the_script_needs_nothing_but_python(tmp_path: Path) -> None:
-    (tmp_path / "app" / "cli").mkdir(parents=True)
-    shutil.copy(ROOT / "app" / "cli" / "dotenv.py", tmp_path / "app" / "cli")
-    shutil.copy(ROOT / ".env.example", tmp_path)
-    # -S: without what is installed. From another folder: it knows where it is.
-    command = [sys.executable, "-S", str(tmp_path / "app" / "cli" / "dotenv.py")]
-    subprocess.run(command, cwd="/", env=clean_environ(), check=True, timeout=60)
-    assert len(read(tmp_path)["SECRET_KEY"]) == 64

@@ -1,0 +1,46 @@
+"""Says on a laptop or a server where Pipit is as soon as it is ready, and what it lacks if it is not."""
+
+import time
+from http.client import HTTPConnection, HTTPException
+
+from app.config import Config
+
+FIRST_PAUSE = 1.0  # s; a Redis that starts beside Pipit takes less
+LONGEST_PAUSE = 16.0  # s; each look at /readyz is a line in the log
+
+REMEDIES = {
+    "redis": "`flask local redis` starts one on this machine; REDIS_URL names another.",
+    "sql": "`flask db upgrade` makes the tables; DATABASE_URL names the database.",
+}
+
+
+def announce(config: Config) -> None:
+    """Look at /readyz until all is well, and say so. What is missing until then is said once."""
+    told: set[str] = set()
+    pause = FIRST_PAUSE
+    while missing := _missing(config):
+        if pause > FIRST_PAUSE:
+            for name in missing.keys() - told:
+                _say(f"{config.site_name} is not ready: {missing[name]}. {REMEDIES.get(name, '')}")
+            told |= missing.keys()
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
+    _say(f"{config.site_name} is ready at http://localhost:{config.port}")
+
+
+def _missing(config: Config) -> dict[str, str]:
+    """Return what /readyz says of each store that is not well, by its name."""
+    host = config.trusted_hosts[0].lstrip(".") if config.trusted_hosts else "localhost"
+    connection = HTTPConnection("127.0.0.1", config.port, timeout=10)
+    try:
+        connection.request("GET", "/readyz", headers={"Host": host})
+        answer = connection.getresponse().read().decode()
+    except (OSError, HTTPException):
+        return {"web": "it does not answer"}
+    finally:
+        connection.close()
+    return {line.split()[0]: line for line in answer.splitlines() if not line.endswith(" ok")}
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
