@@ -391,6 +391,18 @@ def test_the_procfile_runs_with_nothing_set_but_what_a_deployment_sets(server: L
         assert person.is_signed_in()
 
 
+def test_preloaded_workers_share_the_static_files_and_none_takes_them_along(server: Laptop) -> None:
+    with server.running("gunicorn", "--preload") as gunicorn:
+        gunicorn.wait_to_answer(server.port)
+        person = Person(server.port)
+        style = styles_of(person)
+        gunicorn.wait_to_say("Booting worker", times=2)
+        for worker in re.findall(r"Booting worker with pid: (\d+)", gunicorn.output):
+            os.kill(int(worker), signal.SIGTERM)
+        gunicorn.wait_to_say("Booting worker", times=4)
+        assert ":root" in person.get(style)
+
+
 def test_a_stopping_web_process_answers_the_request_it_has_begun(server: Laptop) -> None:
     with server.running("gunicorn") as gunicorn:
         gunicorn.wait_to_answer(server.port)

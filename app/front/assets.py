@@ -6,6 +6,7 @@ there, and WhiteNoise serves that folder. In debug mode it serves them straight 
 
 import atexit
 import hashlib
+import os
 import re
 import shutil
 import tempfile
@@ -54,7 +55,7 @@ class Assets:
             )
             return live
         folder = Path(tempfile.mkdtemp(prefix="pipit-static-"))
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        atexit.register(_remove, folder, os.getpid())
         compressor = Compressor(quiet=True)
         for name, hashed in self._names.items():
             for copy in (folder / name, folder / hashed):
@@ -70,6 +71,12 @@ class Assets:
             immutable_file_test=lambda _path, url: bool(HASHED.search(url)),
         )
         return served
+
+
+def _remove(folder: Path, made_by: int) -> None:
+    """Remove the folder at the end of the process that made it; one that was forked from it only uses the folder."""
+    if os.getpid() == made_by:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _digest(content: bytes) -> str:
