@@ -1,7 +1,7 @@
 """The rehearsal itself, `make rehearse`. Ends with a table; status 1 if anything in it did not hold.
 
 A push is refused where it should be; main is deployed and walked through; a release that fails changes nothing; then
-master and a newer main are deployed under load, and nobody notices.
+master and a newer main are deployed under load, and nobody notices. At last it is started as on a laptop.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 from secrets import token_hex
 from types import FrameType
 
-from tests.rehearsal import addons
+from tests.rehearsal import addons, starters
 from tests.rehearsal.browser import HOST, Browser, IdleConnection, SlowPost
 from tests.rehearsal.platform import GRACE, Platform, Push, Stopped, git
 from tests.rehearsal.report import Report
@@ -80,6 +80,7 @@ class Rehearsal:
             row.detail = f"still there after {idle.seconds:.0f} s"
         self.logs(browsers)
         self.limits()
+        starters.rehearse(self.platform.folder / "laptops", self.report)
 
     def refusals(self) -> None:
         """Push what the platform does not take."""
