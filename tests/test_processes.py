@@ -301,6 +301,14 @@ def test_without_a_redis_it_serves_and_says_what_starts_one_and_then_that_it_is_
             honcho.wait_to_say(f"Pipit is ready at http://localhost:{laptop.port}")
 
 
+def test_it_says_that_it_is_ready_where_only_some_hosts_are_answered(server: Laptop) -> None:
+    server.environ["TRUSTED_HOSTS"] = ".example.org"
+    with server.running("gunicorn") as gunicorn:
+        gunicorn.wait_to_say("Pipit is ready")
+        assert "Unknown host" in Person(server.port).get("/")
+        assert "not ready" not in gunicorn.output
+
+
 SCRIPT = "from app import create_app; print(create_app().extensions['config'].site_name)"
 
 

@@ -21,7 +21,7 @@ def announce(config: Config) -> None:
     while missing := _missing(config):
         if pause > FIRST_PAUSE:
             for name in missing.keys() - told:
-                _say(f"{config.site_name} is not ready: {missing[name]}. {REMEDIES.get(name, '')}")
+                _say(f"{config.site_name} is not ready: {missing[name]}. {REMEDIES.get(name, '')}".strip())
             told |= missing.keys()
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
@@ -34,12 +34,15 @@ def _missing(config: Config) -> dict[str, str]:
     connection = HTTPConnection("127.0.0.1", config.port, timeout=10)
     try:
         connection.request("GET", "/readyz", headers={"Host": host})
-        answer = connection.getresponse().read().decode()
+        answer = connection.getresponse()
+        body = answer.read().decode()
     except (OSError, HTTPException):
         return {"web": "it does not answer"}
     finally:
         connection.close()
-    return {line.split()[0]: line for line in answer.splitlines() if not line.endswith(" ok")}
+    if answer.status not in (200, 503):
+        return {"web": f"it answers {answer.status}"}
+    return {line.split()[0]: line for line in body.splitlines() if not line.endswith(" ok")}
 
 
 def _say(line: str) -> None:
