@@ -9,8 +9,11 @@ Facebook", NSDI 2013, section 3.2.1):
     page:<name>          string   a line `version run etag built-at`, then the body in gzip; lives CACHE_TTL
     page:<name>:lease    string   the token of the reader who may fill it, or the marks of the writes under way
 
-On a miss one reader gets the lease and builds; the others wait briefly for its page. A page is stored only by a reader
-whose token is still there, and a write takes the token away. So a fill that began before a write can't be stored after.
+On a miss one reader gets the lease and builds; the others wait for its page. A page is stored only by a reader whose
+token is still there, and a write takes the token away. So a fill that began before a write can't be stored after.
+After a second without a page one of those who wait builds too, in case the first has died: it takes over the lease as
+it is, token and all, and so each second another. The token says only that no write has come since it was made, which
+is true of all who build under it. So whoever is done first stores, and a build may take longer than a second.
 A Redis that restarts from disk, or a replica that takes over, may have forgotten the last deletions. So each page
 carries the run id of the server that stored it, and only that run may serve it.
 
@@ -41,30 +44,38 @@ from app.redis_client import Store, StoreUnavailableError
 
 log = logging.getLogger(__name__)
 
-LEASE = 1000  # ms a reader has to build a page; a holder that dies delays the others by no more than this
+LEASE = 30_000  # ms in which what a reader builds can be stored; the router gives up on a request after 30 s
+BUILDS_ALONE = 1000  # ms until one more reader may build; a builder that dies delays the others by no more than this
+MOST_WAIT = 15.0  # s a reader waits for others; with a build of its own it is done before the router gives up
 WRITE_LEASE = 15_000  # ms a write may take from its mark to its commit; longer than a statement may run (SQL_TIMEOUT)
 STILL_SERVED = 1000  # ms `refresh` lets the old page live during a write; a commit takes 10. A copy lives no longer
 POLL = 0.02  # s between two checks for another reader's page
 CLOCK_SKEW = 1.0  # s by which the clocks of two dynos may differ
-PAST_COPIES = 2.0  # s after a write for which its author reads past the copies: a lost packet is sent again after 0.2
+PAST_COPIES = 2.0  # s a copy may outlive a write or a page: the second that copies live, and the clocks' difference
 WRITING = b"w"  # how a writer's mark begins
 FILLING = b"f"  # how a reader's token begins
 
-# On a miss: return the page if it has come meanwhile, else take the lease if it is free, and say whose it is. In one
-# step: a reader who looked before another's page was stored must not take the lease after.
-# KEYS page, lease; ARGV token, ms, how a page begins that may be served.
+# On a miss: return the page if it has come meanwhile; else the token to build under, if the lease is free or its last
+# taker has had its second; else the marks of the writes that hold it, or '' for "wait". In one step: a reader who
+# looked before another's page was stored must not take the lease after. How long the key has to live tells when it was
+# last taken. If that is longer than a lease, it was set by something else.
+# KEYS page, lease; ARGV a new token, ms of a lease, ms of building alone, how a page begins that may be served.
 TAKE = """
 local page = redis.call('GET', KEYS[1])
-if page and string.sub(page, 1, #ARGV[3]) == ARGV[3] then return {page, ''} end
-redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2])
-return {'', redis.call('GET', KEYS[2])}
+if page and string.sub(page, 1, #ARGV[4]) == ARGV[4] then return {page, ''} end
+local lease = redis.call('GET', KEYS[2]) or ARGV[1]
+if string.sub(lease, 1, 1) == 'w' then return {'', lease} end
+local age = ARGV[2] - redis.call('PTTL', KEYS[2])
+if lease ~= ARGV[1] and age >= 0 and age < tonumber(ARGV[3]) then return {'', ''} end
+redis.call('SET', KEYS[2], lease, 'PX', ARGV[2])
+return {'', lease}
 """
 
-# Store a page if the lease is ours alone. KEYS page, lease; ARGV token, page, seconds to live.
+# Store a page if the lease is as we took it. KEYS page, lease; ARGV token or mark, page, ms to live.
 FILL = """
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[2])
-redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return 1
 """
 
@@ -201,8 +212,8 @@ class PageCache:
             yield
 
     def may_lack(self, wrote: float) -> bool:
-        """Return whether a cached page may lack what its reader wrote then (s since the epoch)."""
-        return not self.strategy.seen_by_everyone and time.time() < wrote + self.ttl + CLOCK_SKEW
+        """Return whether a cached page, or a copy of one, may lack what its reader wrote then (s since the epoch)."""
+        return not self.strategy.seen_by_everyone and time.time() < wrote + self.ttl + PAST_COPIES
 
     def build(self, name: str) -> Page:
         """Build a page without caching it."""
@@ -257,12 +268,15 @@ class PageCache:
     def store_if_ours(self, name: str, token: bytes, page: Page, run: str) -> bool:
         """Store a page if the lease is still ours; return whether it was. Never raises.
 
+        It lives for the cache's time to live from when its building began: what it shows is as old as that.
+
         run: of the server when the lease was taken. If it is another one by now nobody is served the page: a server
         that came back may have forgotten a write that took the lease away.
         """
+        lives = max(1, round((page.built_at + self.ttl - time.time()) * 1000))
         try:
             with self.store.commands() as redis:
-                return bool(redis.eval(FILL, 2, *self.keys(name), token, self.encode(page, run), self.ttl))
+                return bool(redis.eval(FILL, 2, *self.keys(name), token, self.encode(page, run), lives))
         except StoreUnavailableError as error:  # full, or gone since: the page is still a page
             log.warning("the page %s can't be cached: %s", name, error)
             return False
@@ -300,17 +314,17 @@ class PageCache:
 
     def _fill(self, name: str) -> Served:
         """Build the page and leave it in Redis, or wait for whoever does. Raises StoreUnavailableError."""
-        token = FILLING + secrets.token_hex(8).encode()
-        give_up = time.monotonic() + LEASE / 1000
+        new_token = FILLING + secrets.token_hex(8).encode()
+        give_up = time.monotonic() + MOST_WAIT
         while True:
-            page, holder, run = self._take_lease(name, token)
+            page, lease, run = self._take_lease(name, new_token)
             if page:
                 return Served(page, f"Pipit; fwd=miss; collapsed; ttl={self.time_left(page)}")
-            if holder == token:
-                page = self._build_holding(name, token)
-                stored = self.store_if_ours(name, token, page, run)
+            if lease.startswith(FILLING):
+                page = self._build_holding(name, lease)
+                stored = self.store_if_ours(name, lease, page, run)
                 return Served(page, "Pipit; fwd=miss; stored" if stored else "Pipit; fwd=miss")
-            if holder.startswith(WRITING) or time.monotonic() > give_up:
+            if lease.startswith(WRITING) or time.monotonic() > give_up:
                 return Served(self.build(name), "Pipit; fwd=miss")
             time.sleep(POLL)
 
@@ -322,11 +336,15 @@ class PageCache:
             self.settle((name,), token)
             raise
 
-    def _take_lease(self, name: str, token: bytes) -> tuple[Page | None, bytes, str]:
-        """Return the page if it has come meanwhile, whose the lease is (ours now, if it was free), and the run."""
+    def _take_lease(self, name: str, new_token: bytes) -> tuple[Page | None, bytes, str]:
+        """Return the page if it has come meanwhile, the lease, and the run of the server.
+
+        The lease is a token if this reader is to build under it, the marks of writes if they hold it, or else empty.
+        """
         servable = self._origin(self.store.run)
-        (value, holder), run = self.store.ask("EVAL", TAKE, 2, *self.keys(name), token, LEASE, servable)
-        return self.decode(value, run), holder, run
+        take = ("EVAL", TAKE, 2, *self.keys(name), new_token, LEASE, BUILDS_ALONE, servable)
+        (value, lease), run = self.store.ask(*take)
+        return self.decode(value, run), lease, run
 
     def _origin(self, run: str) -> str:
         """Return how a page begins that this version of Pipit stored on this run of the server."""
