@@ -77,19 +77,32 @@ class EarlyAnswers:
             if cookie_name("visitor", secure=scheme == "https") in cookies:
                 return None  # it may hold a message to show
             sid = self._sessions.session_id(cookies, secure=scheme == "https")
-        answers = self._copies.get(name)
         if sid is None:
-            answers = answers or await self._look_up(name, connection, request)
+            answers = self._copies.get(name) or await self._look_up(name, connection, request)
             return self._to_stranger(answers, headers, request)
-        session, found = await self._read(sid, None if answers else name, connection, request)
-        if session is None:
-            return None if request.session is None else self._to_stranger(answers or found, headers, request)
-        wrote = session.get("wrote", 0)
-        if FLASHES in session or is_due(session) or self._cache.may_lack(wrote):
+        return await self._answer_with_session(sid, name, headers, connection, request)
+
+    async def _answer_with_session(
+        self,
+        sid: str,
+        name: str,
+        headers: Mapping[bytes, bytes],
+        connection: RedisConnection,
+        request: costs.Request,
+    ) -> Answer | None:
+        copy = self._copies.get(name)
+        session, found = await self._read(sid, None if copy else name, connection, request)
+        if session is None and request.session is None:  # Redis has not said whether there is one
             return None
-        if answers and time.time() < wrote + PAST_COPIES:
-            answers = await self._look_up(name, connection, request)
-        answers = answers or found
+        wrote = session.get("wrote", 0) if session else 0
+        if session and (FLASHES in session or is_due(session) or self._cache.may_lack(wrote)):
+            return None
+        answers = found
+        if copy:  # it is looked for again: what Redis sent before the session has been read, news of a change too
+            answers = self._copies.get(name) if time.time() >= wrote + PAST_COPIES else None
+            answers = answers or await self._look_up(name, connection, request)
+        if session is None:
+            return self._to_stranger(answers, headers, request)
         if answers is None:
             return None
         filling = self._filling(sid, session, name, answers)

@@ -313,6 +313,51 @@ def test_under_expire_an_author_sees_their_post_though_there_are_copies_without_
     assert "hello" not in front.ask("/").text
 
 
+@pytest.mark.parametrize("signed_in", [True, False], ids=["signed in", "with the cookie of an ended session"])
+def test_news_that_is_late_comes_with_a_readers_session_at_the_latest(
+    process: Callable[..., FrontServer], source: Source, monkeypatch: pytest.MonkeyPatch, signed_in: bool
+) -> None:
+    """Redis sends both on one connection, so whoever has a session sees each write that was acknowledged before."""
+    front = process()
+    ada = Visitor(front.app.test_client())
+    ada.register("ada")
+    ada.get("/home")
+    cookie = f"Cookie: session={ada.session_id() if signed_in else 22 * 'x'}"
+    wait_for_copies(front)
+    assert front.has_copy("/number", cookie)
+    interface: Any = front.app.session_interface
+    read_command = interface.read_command
+
+    def write_first(sid: str) -> Any:
+        """Write when the reader's copy has been found, and the news of the write has not been read."""
+        with cache_of(front.app).changing("number"):
+            source.value = 1
+        return read_command(sid)
+
+    monkeypatch.setattr(interface, "read_command", write_first)
+    wait_until(lambda: front.has_copy("/number"), "a copy")
+    assert front.ask("/number", cookie).text == "number 1"
+
+
+def test_a_copy_may_outlive_its_page_so_under_expire_authors_read_past_both_for_longer(
+    make_app: Callable[..., Flask], serve: Callable[[Flask], FrontServer], redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app(cache_strategy="expire", cache_ttl=60)
+    ada = Visitor(app.test_client())
+    ada.register("ada")
+    ada.get("/")
+    ada.publish("hello")
+    ada.get("/home")
+    front = serve(app)
+    cookie = f"Cookie: session={ada.session_id()}"
+    wrote = json.loads(str(redis.get(f"session:{ada.session_id()}")))["wrote"]
+    clock = SimpleNamespace(time=lambda: wrote + 60 + PAST_COPIES - 0.1, monotonic=time.monotonic)
+    monkeypatch.setattr("app.cache.time", clock)
+    assert front.ask("/", cookie).header("cache-status") == "Pipit; fwd=request; detail=own-write"
+    clock.time = lambda: wrote + 60 + PAST_COPIES + 0.1
+    assert "hit" in front.ask("/", cookie).header("cache-status")
+
+
 # One process, its connection played by the test
 
 
