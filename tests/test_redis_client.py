@@ -1,6 +1,8 @@
 """The connection to Redis: its bounds, its time-outs, TLS, and the circuit breaker."""
 
+import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -180,6 +182,55 @@ def test_while_the_circuit_is_open_one_command_every_so_often_looks_whether_the_
         assert 1 <= len(tried) <= 2  # one command, with its one new try
         tried.clear()
     assert store.breaker.is_open
+
+
+def test_one_that_looks_and_fails_in_another_way_leaves_the_next_its_turn(clock: Callable[[float], None]) -> None:
+    port = free_port()
+    store = store_at(f"redis://127.0.0.1:{port}/0")
+    open_circuit(store)
+    with valkey(port=port):
+        clock(PROBE_INTERVAL)
+        with pytest.raises(KeyError), store.commands():
+            raise KeyError
+        with pytest.raises(StoreUnavailableError, match="circuit"):
+            ping(store)
+        clock(PROBE_INTERVAL)
+        ping(store)
+        assert not store.breaker.is_open
+        store.close()
+
+
+def test_an_outage_takes_no_thread(clock: Callable[[float], None]) -> None:
+    store = store_at(f"redis://127.0.0.1:{free_port()}/0")
+    before = threading.enumerate()
+    open_circuit(store)
+    clock(PROBE_INTERVAL)
+    with pytest.raises(StoreUnavailableError):
+        ping(store)
+    store.close()
+    assert threading.enumerate() == before
+
+
+def test_a_child_process_gets_connections_and_replies_of_its_own(store: Store, redis: Redis) -> None:
+    """In a connection of its parent's it would read the parent's replies, and the parent the child's."""
+    ping(store)
+    parents = {client["id"] for client in redis.client_list()}
+    begin, end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            reply, _ = store.ask("CLIENT", "ID")
+            with store.commands() as own:
+                os.write(end, f"{reply} {own.client_id()}".encode())
+        finally:
+            os._exit(0)
+    os.close(end)
+    with os.fdopen(begin) as pipe:
+        told = pipe.read().split()
+    os.waitpid(child, 0)
+    assert len(told) == 2
+    assert not {*told} & parents
+    ping(store)
 
 
 def test_a_server_that_returns_is_used_again_within_a_second(

@@ -86,28 +86,34 @@ class Output:
             self._soon.set()
 
     def flush(self) -> None:
-        """Write all waiting lines, now."""
+        """Write all waiting lines, now. Never raises: on a full disk or a closed pipe they are lost, and counted."""
         with self._lock:
             waiting = [self._lines.popleft() for _ in range(len(self._lines))]
-            if self._dropped:
-                waiting.append(f'level=warning event="{self._dropped} lines of the log were dropped" in={__name__}')
-                self._dropped = 0
-            if waiting:
+            lost, dropped = len(waiting), self._dropped
+            if dropped:
+                waiting.append(f'level=warning event="{dropped} lines of the log were dropped" in={__name__}')
+            if not waiting:
+                return
+            try:
                 sys.stdout.write("\n".join(waiting) + "\n")
                 sys.stdout.flush()
+            except (OSError, ValueError):
+                self._dropped += lost
+            else:
+                self._dropped -= dropped
 
     def _start(self) -> None:
         with self._lock:
             if not self._has_thread:
-                self._has_thread = True
-                threading.Thread(target=self._flush_often, name="log", daemon=True).start()
+                with suppress(RuntimeError):  # the system gives no thread: the next line tries again
+                    threading.Thread(target=self._flush_often, name="log", daemon=True).start()
+                    self._has_thread = True
 
     def _flush_often(self) -> None:
         while True:
             self._soon.wait(FLUSH_INTERVAL)
             self._soon.clear()
-            with suppress(OSError, ValueError):  # a full disk, a closed pipe: those lines are lost, not the next ones
-                self.flush()
+            self.flush()
 
 
 class OutputHandler(logging.Handler):

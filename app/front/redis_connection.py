@@ -12,6 +12,7 @@ it: the front makes it after the fork.
 
 import asyncio
 import logging
+import os
 import secrets
 import ssl
 from collections import deque
@@ -71,6 +72,7 @@ class RedisConnection(asyncio.Protocol):
         self._deadline: asyncio.TimerHandle | None = None
         self.written = 0  # batches
         self.lost: asyncio.Future[LostError] = self._loop.create_future()
+        self._process = os.getpid()
 
     @property
     def usable(self) -> bool:
@@ -78,7 +80,12 @@ class RedisConnection(asyncio.Protocol):
         return not self.lost.done() and not self._transport.is_closing()
 
     def ask(self, callback: Callback, *command: str | bytes | int) -> None:
-        """Send a command at the end of this turn; `callback` gets the reply, or an exception, once."""
+        """Send a command at the end of this turn; `callback` gets the reply, or an exception, once.
+
+        Raises RuntimeError in another process than the one that made the connection: its replies would go to either.
+        """
+        if os.getpid() != self._process:
+            raise RuntimeError("the front's connection to Redis was made before the fork")
         if self.lost.done():
             _give(callback, self.lost.result())
             return

@@ -152,6 +152,28 @@ def test_a_process_that_was_stopped_reads_the_news_before_it_answers(
             assert reader.finish().last.body.decode() == f"number {number}"
 
 
+def test_a_pipit_in_another_database_of_the_server_is_neither_waited_for_nor_read(
+    process: Callable[..., FrontServer], source: Source, redis: Redis, redis_url: str
+) -> None:
+    """Redis tells of a changed key without saying in which database: news for one is heard by the other as well."""
+    writer, other = process(), process(redis=parse_redis_url(redis_url.removesuffix("/0") + "/1"))
+    wait_for_copies(writer, other)
+    stop = Stop()
+    other.loop.call_soon_threadsafe(stop)
+    assert stop.stands_still.wait(PATIENCE)
+    try:
+        began = time.monotonic()
+        with cache_of(writer.app).changing("number"):
+            source.value = 1
+        assert time.monotonic() - began < COPY_LIFETIME / 2
+    finally:
+        stop.go_on.set()
+    assert writer.ask("/number").text == "number 1"
+    assert other.ask("/number").text == "number 0"  # its own page, in its own database
+    with Redis(port=redis.connection_pool.connection_kwargs["port"], db=1) as database:
+        database.flushdb()
+
+
 def test_a_full_redis_delays_no_write(process: Callable[..., FrontServer], redis: Redis, source: Source) -> None:
     one, two = process(), process()
     wait_for_copies(one, two)

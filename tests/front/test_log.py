@@ -1,7 +1,11 @@
 """The log as a deployer reads it, and HTTPS as the router sees to it."""
 
+import io
+import os
 import re
+import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from flask import Flask
@@ -9,8 +13,10 @@ from redis import Redis
 from werkzeug.test import create_environ, run_wsgi_app
 
 from app.config import Config
+from app.front.log import Output
 from app.front.wsgi import WSGIFront
 from tests.conftest import PASSWORD, Log, Visitor
+from tests.servers import wait_until
 
 HTTPS = {"HTTP_X_FORWARDED_PROTO": "https", "HTTP_X_FORWARDED_FOR": "192.0.2.1"}
 
@@ -60,6 +66,93 @@ def test_an_odd_path_stays_on_its_line(visitor: Visitor, log: Log) -> None:
     assert "\n" not in line
     assert r'path="/a b' in line or r'path="/a b\"' in line
     assert line.isprintable()
+
+
+class Stdout(io.StringIO):
+    """Standard output that can be broken."""
+
+    broken: type[Exception] | None = None
+
+    def flush(self) -> None:
+        if self.broken:
+            self.truncate(0)
+            self.seek(0)
+            raise self.broken
+
+
+@pytest.fixture
+def stdout(monkeypatch: pytest.MonkeyPatch) -> Stdout:
+    stdout = Stdout()
+    monkeypatch.setattr("app.front.log.sys", SimpleNamespace(stdout=stdout))
+    return stdout
+
+
+@pytest.mark.parametrize("error", [OSError, BrokenPipeError, ValueError])
+def test_a_write_that_fails_ends_no_log_and_what_was_lost_is_counted(stdout: Stdout, error: type[Exception]) -> None:
+    output = Output()
+    stdout.broken = error
+    output.put("lost", at_once=True)
+    wait_until(lambda: not output._lines, "it to be tried")
+    output.put("lost too", at_once=True)
+    wait_until(lambda: not output._lines, "it to be tried")
+    stdout.broken = None
+    output.put("kept", at_once=True)
+    wait_until(lambda: "kept" in stdout.getvalue(), "the thread to write")
+    wait_until(lambda: "dropped" in stdout.getvalue(), "it to say what was lost")
+    assert stdout.getvalue().count("dropped") == 1
+    assert "2 lines of the log were dropped" in stdout.getvalue()
+
+
+def test_a_log_that_nobody_reads_keeps_so_many_lines_and_counts_the_others(
+    stdout: Stdout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.front.log.MOST_LINES", 5)
+    output = Output()
+    output._has_thread = True  # it is stuck
+    for number in range(12):
+        output.put(f"line {number}")
+    output.flush()
+    output.put("line 12")
+    output.flush()
+    *kept, dropped, last = stdout.getvalue().splitlines()
+    assert kept == [f"line {number}" for number in range(5)]
+    assert 'event="7 lines of the log were dropped"' in dropped
+    assert last == "line 12"
+
+
+def test_a_log_without_a_thread_for_now_gets_one_with_a_later_line(
+    stdout: Stdout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    output = Output()
+    with monkeypatch.context() as patched:
+        patched.setattr("threading.Thread.start", refuse)
+        output.put("one")
+    output.put("two", at_once=True)
+    wait_until(lambda: stdout.getvalue() == "one\ntwo\n", "both to be written")
+
+
+def test_a_child_process_writes_its_own_lines_and_not_its_parents(stdout: Stdout) -> None:
+    output = Output()
+    output._has_thread = True  # it is slow
+    output.put("the parent's")
+    begin, end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            output.put("the child's", at_once=True)
+            wait_until(stdout.getvalue, "its own thread to write")
+            os.write(end, stdout.getvalue().encode())
+        finally:
+            os._exit(0)
+    os.close(end)
+    with os.fdopen(begin) as pipe:
+        assert pipe.read() == "the child's\n"
+    os.waitpid(child, 0)
+    output.flush()
+    assert stdout.getvalue() == "the parent's\n"
 
 
 def test_the_error_page_shows_the_id_that_the_log_has(app: Flask, visitor: Visitor, log: Log) -> None:

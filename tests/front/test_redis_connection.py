@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
@@ -388,6 +389,28 @@ def test_whoever_does_not_wait_any_longer_leaves_their_place_in_the_queue(run: R
             gone.cancel()
             talk.connection.close(LostError("the test says so"))
             assert isinstance(talk.events[0][1], LostError)
+
+    run(test)
+
+
+def test_a_connection_made_before_a_fork_refuses_to_be_used_after_it(run: Run) -> None:
+    """Or one visitor's reply would go to another: both processes would read from the same connection."""
+
+    async def test() -> None:
+        async with talking(as_it_should) as talk:
+            child = os.fork()
+            if child == 0:
+                try:
+                    talk.ask("GET", "a")
+                except RuntimeError as error:
+                    os._exit(0 if "before the fork" in str(error) else 2)
+                finally:
+                    os._exit(1)
+            _, status = os.waitpid(child, 0)
+            assert os.waitstatus_to_exitcode(status) == 0
+            talk.ask("GET", "b")
+            await talk.until(1)
+            assert replies_of(talk) == [b"value of b"]
 
     run(test)
 
