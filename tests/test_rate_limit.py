@@ -425,3 +425,23 @@ def test_a_forged_address_changes_nothing(
         attempt(visitor, "nobody")
     seen = appended[0] if proxies else "192.0.2.1"
     assert redis.keys("limit:login-from:*") == [f"limit:login-from:{seen}:{MINUTE // 60}"]
+
+
+@pytest.mark.parametrize("exceeded_first", [False, True])
+def test_a_rule_that_is_exceeded_speaks_before_one_that_is_just_used_up(
+    any_limiter: RateLimiter, clock: Callable[[float], None], exceeded_first: bool
+) -> None:
+    """Neither has an attempt left, but only one of them refuses this one."""
+    used_up, exceeded = Rule("account", "ada", 2), Rule("address", "here", 1)
+    for rule in (used_up, exceeded):
+        assert not any_limiter.hit([rule]).exceeded
+    rules = [exceeded, used_up] if exceeded_first else [used_up, exceeded]
+    assert any_limiter.hit(rules).exceeded
+
+
+def test_a_counter_outlives_its_minute_so_that_a_clock_that_is_behind_loses_no_count(
+    limiter: RateLimiter, redis: Redis
+) -> None:
+    limiter.hit([RULE])
+    (key,) = redis.keys("limit:*")
+    assert redis.ttl(key) > WINDOW + 30

@@ -12,7 +12,9 @@ from flask import Flask, flash, request
 from redis import Redis
 
 from app.config import parse_redis_url
+from app.models import User
 from app.sessions import (
+    ANONYMOUS_LIFETIME,
     FLASHES,
     LARGEST,
     MOST_FLASHES,
@@ -472,3 +474,53 @@ def test_times_in_the_list_are_utc(app: Flask, ada: Visitor) -> None:
         place = current_interface().active(1)[0]
     assert place.since.tzinfo is UTC
     assert abs((datetime.now(UTC) - place.seen).total_seconds()) < 5
+
+
+def test_the_index_lives_at_least_as_long_as_the_session_that_was_used_last(ada: Visitor, redis: Redis) -> None:
+    """Or "log out everywhere" would miss sessions that are still there."""
+    assert redis.ttl("user:1:sessions") >= redis.ttl(f"session:{ada.session_id()}") > 0
+
+
+def test_an_anonymous_cookie_that_is_too_old_is_nothing(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    visitor.get("/home")  # sends strangers to the login page, with a message
+    cookie = visitor.client.get_cookie("visitor")
+    assert cookie
+    now = time.time()
+    for later, shown in ((ANONYMOUS_LIFETIME - 5, True), (ANONYMOUS_LIFETIME + 5, False)):
+        visitor.client.set_cookie("visitor", cookie.value)
+        monkeypatch.setattr("itsdangerous.timed.time.time", lambda: now + later)  # noqa: B023
+        assert ("Log in to see that page." in visitor.get("/login").text) == shown
+        monkeypatch.undo()
+
+
+def test_a_password_is_not_changed_if_the_other_sessions_cannot_be_ended(
+    ada: Visitor, new_visitor: Callable[[], Visitor], redis: Redis
+) -> None:
+    new_visitor().log_in("ada")
+    redis.slaveof("127.0.0.1", 1)  # a replica after a failover knows the sessions, and can't end them
+    try:
+        answer = ada.post("/settings/password", current_password=PASSWORD, new_password="another good one")
+    finally:
+        redis.slaveof()
+    assert answer.status_code == 503
+    stranger = new_visitor()
+    stranger.log_in("ada", PASSWORD)
+    assert stranger.is_signed_in()
+
+
+def test_nobody_stays_who_comes_in_with_the_old_password_while_it_is_changed(
+    ada: Visitor, new_visitor: Callable[[], Visitor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thief = new_visitor()
+    change_password = User.change_password
+
+    def log_in_first(user: User, password: str) -> None:
+        in_threads(1, lambda _number: thief.log_in("ada", PASSWORD))
+        assert thief.session_id()
+        change_password(user, password)
+
+    monkeypatch.setattr(User, "change_password", log_in_first)
+    ada.post("/settings/password", current_password=PASSWORD, new_password="another good one")
+    assert thief.session_id()
+    assert not thief.is_signed_in()
+    assert ada.is_signed_in()

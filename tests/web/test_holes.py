@@ -172,3 +172,20 @@ def test_a_hole_that_can_not_be_described_fails_at_once(
     show(f"{{{{ {hole} }}}}", tip="a tip")
     with pytest.raises(ValueError, match=complaint):
         visitor.get("/shown")
+
+
+def test_a_page_that_gets_another_hole_is_filled_anew_early(
+    app: Flask, show: Callable[..., None], serve: Callable[[Flask], FrontServer], ada: Visitor
+) -> None:
+    """What fills a page's holes is remembered for each visitor, until the page has others."""
+    numbers = app.jinja_env.globals["numbers"] = [1]
+    show('{% for number in numbers %}{{ hole("like", "session", post_id=number) }}{% endfor %}', like=LIKE)
+    front = serve(app)
+    for numbers[:] in ([1], [1, 2], [2]):
+        with app.extensions["page_cache"].changing("shown"):
+            pass
+        front.ask("/shown")
+        for _ in range(2):
+            reply = front.ask("/shown", session_cookie(ada))
+            assert reply.early
+            assert re.findall(r"/posts/(\d)/like", reply.text) == list(map(str, numbers))
