@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 # For what these programs start. Make 3.81, which is macOS's, does not look for a recipe's own programs there.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test seed rehearse bench profile requirements clean
+.PHONY: run test mutate seed rehearse bench profile requirements clean
 
 # Pipit on this machine: the web process with reload, an embedded Redis, SQLite. Ctrl-C stops it all.
 run: $(INSTALLED) .env
@@ -21,6 +21,12 @@ test: $(INSTALLED)
 	@$(BIN)/coverage run -m pytest
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
+
+# Change the code slightly in 200 places, one at a time, and see that a test notices; an hour. Not for CI.
+# Options: python -m tests.mutation --help.
+mutate: $(INSTALLED)
+	@pip install --quiet --disable-pip-version-check cosmic-ray==8.7.0
+	@python -m tests.mutation
 
 # Fill this machine's Pipit with a believable small community.
 seed: $(INSTALLED) .env
