@@ -344,7 +344,10 @@ class PageCache:
         servable = self._origin(self.store.run)
         take = ("EVAL", TAKE, 2, *self.keys(name), new_token, LEASE, BUILDS_ALONE, servable)
         (value, lease), run = self.store.ask(*take)
-        return self.decode(value, run), lease, run
+        page = self.decode(value, run)
+        if value and page is None:  # it only begins like a page: nobody could replace it
+            self.settle((name,), new_token)
+        return page, lease, run
 
     def _origin(self, run: str) -> str:
         """Return how a page begins that this version of Pipit stored on this run of the server."""

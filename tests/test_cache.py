@@ -15,8 +15,10 @@ from redis import Redis
 
 from app.cache import (
     BUILDS_ALONE,
+    CLOCK_SKEW,
     LEASE,
     MOST_WAIT,
+    PAST_COPIES,
     STILL_SERVED,
     STRATEGIES,
     WRITE_LEASE,
@@ -29,6 +31,7 @@ from app.cache import (
     Strategy,
 )
 from app.config import Config, parse_redis_url
+from app.extensions import SQL_TIMEOUT
 from app.front.copies import COPY_LIFETIME
 from app.redis_client import Store, StoreUnavailableError
 from tests.conftest import Visitor, in_threads
@@ -444,7 +447,10 @@ RUBBISH = [
 def test_rubbish_in_its_place_is_a_miss(cache: PageCache, redis: Redis, rubbish: bytes) -> None:
     assert cache.get("page") is None  # so that the server's run is known
     redis.set("page:page", rubbish.replace(b"RUN", cache.store.run.encode()))
+    began = time.monotonic()
     assert cache.get_or_build("page").page.body == "0"
+    assert time.monotonic() - began < BUILDS_ALONE / 1000
+    assert cache.get("page")
 
 
 def test_a_page_is_kept_in_gzip_after_a_line_that_says_whose_it_is(cache: PageCache, redis_url: str) -> None:
@@ -655,11 +661,11 @@ class TestRefresh:
             cache.register(PAGE, fail)
         assert cache.get("page") is None
 
-    def test_a_writer_that_dies_takes_the_old_page_with_its_mark(self, cache: PageCache, redis: Redis) -> None:
+    def test_the_old_page_of_a_writer_that_dies_is_gone_within_a_second(self, cache: PageCache, redis: Redis) -> None:
         cache.get_or_build("page")
         write = cache.changing("page")
         write.__enter__()
-        assert 0 < redis.pttl("page:page") <= STILL_SERVED
+        assert 0 < redis.pttl("page:page") <= 1000
 
 
 class TestExpire:
@@ -682,6 +688,15 @@ class TestExpire:
         assert served.page.body == "1"
         assert served.status == "Pipit; fwd=request; detail=own-write"
 
+    def test_a_page_built_by_another_clock_is_taken_for_older_than_it_says(
+        self, cache: PageCache, source: Source, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The clocks of two dynos differ, and the author must not be served a page from before their post."""
+        built_at = cache.get_or_build("page").page.built_at
+        source.value = 1
+        assert cache.get_or_build("page", newer_than=built_at - 0.9).page.body == "1"
+        assert cache.get_or_build("page", newer_than=built_at - 1.1).page.body == "0"
+
     def test_what_was_removed_is_never_served_again(self, cache: PageCache, source: Source) -> None:
         cache.get_or_build("page")
         with cache.changing("page", removal=True):
@@ -702,6 +717,26 @@ def test_the_author_sees_their_post_on_the_next_page_load_whatever_the_strategy(
     for page in ("/", "/@ada"):
         assert "fresh off the press" in ada.get(page).text
         assert ("fresh off the press" in bob.get(page).text) == (strategy != "expire")
+
+
+@pytest.mark.parametrize("strategy", ["invalidate", "refresh"])
+def test_an_author_costs_no_more_than_others_where_everyone_sees_what_they_wrote(
+    make_app: Callable[..., Flask], strategy: str
+) -> None:
+    ada = Visitor(make_app(cache_strategy=strategy).test_client())
+    ada.register("ada")
+    ada.publish("fresh off the press")
+    ada.get("/")
+    assert ada.get("/").headers["Cache-Status"].startswith("Pipit; hit")
+
+
+def test_what_lives_longer_than_what() -> None:
+    """The guarantees rest on it."""
+    assert WRITE_LEASE / 1000 > SQL_TIMEOUT  # a write has ended, one way or the other, when its mark expires
+    assert PAST_COPIES >= COPY_LIFETIME + CLOCK_SKEW
+    assert COPY_LIFETIME <= STILL_SERVED / 1000
+    assert BUILDS_ALONE < LEASE
+    assert MOST_WAIT + SQL_TIMEOUT < LEASE / 1000
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
