@@ -34,6 +34,7 @@ from tests.serving import FrontServer, serving
 os.environ["FLASK_SKIP_DOTENV"] = "1"  # no test may depend on a developer's .env
 SECRET_KEY = "a key for tests, and for tests only"
 PASSWORD = "correct horse battery"
+THREADS_PATIENCE = 60  # s for what threads do to end; reached only by a failure
 
 
 class Visitor:
@@ -307,18 +308,24 @@ def in_threads(count: int, work: Callable[[int], object]) -> None:
 
     def run(number: int) -> None:
         try:
-            start.wait()
+            start.wait(THREADS_PATIENCE)
             work(number)
         except BaseException as error:  # noqa: BLE001  # raised where it is seen
             errors.append(error)
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(count)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    finish(*threads)
     if errors:
         raise errors[0]
+
+
+def finish(*threads: threading.Thread) -> None:
+    """Wait until the threads have ended; fail instead of waiting for ever."""
+    for thread in threads:
+        thread.join(THREADS_PATIENCE)
+        assert not thread.is_alive(), "a thread does not end"
 
 
 def _migrate(database_url: str) -> None:

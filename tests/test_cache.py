@@ -34,7 +34,7 @@ from app.config import Config, parse_redis_url
 from app.extensions import SQL_TIMEOUT
 from app.front.copies import COPY_LIFETIME
 from app.redis_client import Store, StoreUnavailableError
-from tests.conftest import Visitor, in_threads
+from tests.conftest import Visitor, finish, in_threads
 from tests.counting import commands_sent
 from tests.servers import PATIENCE, wait_until
 
@@ -131,13 +131,6 @@ def test_a_hit_costs_one_command(cache: PageCache, redis: Redis) -> None:
     with commands_sent(redis) as sent:
         cache.get_or_build("page")
     assert sent == ["GET page:page"]
-
-
-def finish(*threads: threading.Thread) -> None:
-    """Wait until the threads have ended. Fails instead of waiting for ever."""
-    for thread in threads:
-        thread.join(PATIENCE)
-        assert not thread.is_alive()
 
 
 @pytest.fixture

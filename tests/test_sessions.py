@@ -28,7 +28,7 @@ from app.sessions import (
     current_interface,
     current_session,
 )
-from tests.conftest import PASSWORD, Visitor, in_threads
+from tests.conftest import PASSWORD, Visitor, finish, in_threads
 from tests.counting import commands_sent
 from tests.servers import valkey
 
@@ -230,7 +230,7 @@ def test_a_slow_request_cannot_bring_back_an_ended_session(app: Flask, redis: Re
     else:
         redis.delete(f"session:{sid}")
     go_on.set()
-    thread.join()
+    finish(thread)
     assert answers[0].status_code == 200
     assert redis.exists(f"session:{sid}") == 0
     assert redis.keys("session:*") == []
@@ -249,7 +249,7 @@ def test_a_request_under_way_while_the_id_changes_does_not_sign_the_browser_out(
     assert began.wait(10)
     browser.post("/settings/password", current_password=PASSWORD, new_password="another good one")
     go_on.set()
-    thread.join()
+    finish(thread)
     # The late answer, and one to a request that still carried the old id, leave the browser's cookie alone.
     assert "Set-Cookie" not in answers[0].headers
     late = other_tab.get("/home")

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from app.cli.server_stats import KeySample
 from app.config import Config
+from app.rate_limit import WINDOW
 
 Level = Literal["ok", "note", "warning", "problem"]
 LEVELS: tuple[Level, ...] = ("ok", "note", "warning", "problem")  # from the mildest
@@ -20,7 +21,6 @@ SLOW_REDIS = 0.01  # s; within one data centre a round trip takes 0.001, and a p
 SLOW_SQL = 0.05  # s
 FULL = 0.8  # of memory or connections: time to act while it still works
 SKEW = 2.0  # s between two clocks that NTP keeps stay below this by far
-WINDOW = 60  # s; a login attempt is counted in the clock minute of the dyno it reached
 SOON = 90  # days before the end of a version's life: time to plan
 STRONG_KEY = 32  # characters; 32 of `secrets.token_hex` are 128 bits
 DISTINCT = 8  # different characters at least; a random key of 32 hexadecimal digits has fewer once in a billion

@@ -19,6 +19,7 @@ from app.cli.server_stats import ServerStats
 from app.config import parse_redis_url
 from app.redis_client import Store
 from tests import servers
+from tests.conftest import finish
 from tests.servers import wait_until
 
 SHORT = ["--seconds", "0.5", "--readers", "80", "--writers", "8", "--pages", "5", "--build-ms", "5"]
@@ -90,7 +91,7 @@ def test_its_keys_are_gone_afterwards_and_nobody_elses_are(app: Flask, redis: Re
     watcher.start()
     assert lab(app, *SHORT).exit_code == 0
     watching.set()
-    watcher.join()
+    finish(watcher)
     assert any(re.fullmatch(r"cache-lab:[0-9a-f]{8}:page:latest", key) for key in seen)
     assert set(redis.keys()) == {"page:latest", "cache-lab:"}
 

@@ -9,7 +9,7 @@ import pytest
 from redis import Redis
 
 from tests import servers
-from tests.conftest import in_threads
+from tests.conftest import finish, in_threads
 from tests.faults.traffic import Browser, visitors
 from tests.servers import Pipit, wait_until
 
@@ -145,7 +145,7 @@ def most_connected(redis: Redis) -> Iterator[Callable[[], Counter[str]]]:
         yield lambda: most
     finally:
         done.set()
-        thread.join()
+        finish(thread)
 
 
 def connections(redis: Redis) -> set[str]:

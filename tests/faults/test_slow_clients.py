@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests import servers
-from tests.conftest import in_threads, unavailable
+from tests.conftest import finish, in_threads, unavailable
 from tests.faults.slow import (
     KINDS,
     ROUTES,
@@ -211,8 +211,7 @@ def reading(port: int, done: threading.Event) -> Iterator[list[Seen]]:
         yield seen
     finally:
         done.set()
-        for thread in threads:
-            thread.join()
+        finish(*threads)
 
 
 def send_forms(port: int) -> list[float]:
