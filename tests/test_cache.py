@@ -320,6 +320,12 @@ class TestSlowBuilds:
         finish(joins, waits)
         assert source.builds == 1
 
+    def test_a_question_that_was_sent_twice_takes_the_lease_once(self, cache: PageCache, redis: Redis) -> None:
+        """The answer to the first was lost with its connection."""
+        for _ in range(2):
+            assert cache._take_lease("page", b"f0")[1] == b"f0"
+        assert cache._take_lease("page", b"f1")[1] == b""
+
     @pytest.mark.parametrize("strategy", [Invalidate, Refresh])
     def test_a_write_takes_the_token_away_from_all_who_build_under_it(
         self, make_cache: Callable[..., PageCache], source: Source, redis: Redis, strategy: type[Strategy]

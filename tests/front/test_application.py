@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from itertools import product
+from typing import Any
 
 import pytest
 from flask import Flask, request
@@ -161,6 +162,27 @@ def test_each_sees_their_own_page_early(app: Flask, front: FrontServer) -> None:
             assert own in reply.body
             assert others not in reply.body
             assert reply.header("cache-control") == ("private, no-cache" if headers else "no-cache")
+
+
+def test_what_fills_the_holes_is_drawn_once_for_each_visitor_and_page_and_the_oldest_is_forgotten(
+    app: Flask, front: FrontServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.front.early.REMEMBERED_FILLINGS", 2)
+    everyone = [signed_in(app, name) for name in ("ada", "bob", "cyd")]
+    early: Any = front.front._early
+    drawn: list[str] = []
+    filling = early._pages.filling
+
+    def note_and_fill(markers: Any, session: Any, known: Any) -> Any:
+        drawn.append(session["name"])
+        return filling(markers, session, known)
+
+    monkeypatch.setattr(early._pages, "filling", note_and_fill)
+    front.ask("/")
+    for number in (0, 0, 1, 1, 0, 2, 2, 1, 0):
+        assert front.ask("/", cookie(everyone[number])).early
+        assert len(early._fillings) <= 2
+    assert drawn == ["ada", "bob", "cyd", "ada"]
 
 
 def test_the_forms_on_an_early_page_work(app: Flask, front: FrontServer) -> None:

@@ -247,6 +247,22 @@ def test_a_reply_too_many_reaches_nobody_who_asks_later(run: Run) -> None:
     run(test)
 
 
+def test_nothing_is_read_any_more_from_a_connection_that_is_out_of_step(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        async with talking(as_it_should) as talk:
+            talk.ask("GET", "a")
+            await talk.until(1)
+            talk.server.transport.write(bulk(b"one") + NEWS + bulk(b"two"))
+            await asyncio.wait_for(asyncio.shield(talk.connection.lost), servers.PATIENCE)
+            assert talk.events == [value_of("a")]
+
+    run(test)
+    assert caplog.text.count("out of step") == 1
+    caplog.clear()
+
+
 def test_a_missing_reply_reaches_nobody_who_asks_later(run: Run) -> None:
     async def test() -> None:
         def answer(commands: list[list[bytes]]) -> bytes:
