@@ -33,8 +33,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.cli.doctor_checks import (
     LEVELS,
+    PYTHON_FILES,
     DatabaseFacts,
     Finding,
+    NamedPython,
     RedisFacts,
     database_away,
     database_findings,
@@ -50,7 +52,7 @@ from app.config import Config
 from app.extensions import db
 from app.redis_client import StoreUnavailableError, current_store, glob_escape
 
-RUNTIME = Path(__file__).resolve().parent.parent.parent / "runtime.txt"
+TREE = Path(__file__).resolve().parent.parent.parent
 QUERIES = 5  # for a median that one slow answer does not move
 TITLES = {"redis": "Redis", "database": "Database", "settings": "Settings", "python": "Python"}
 COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "problem": "red"}
@@ -118,8 +120,17 @@ def examine(config: Config) -> Iterator[Finding]:
         yield database_away(_sql_cause(error), config)
     yield from settings_findings(config)
     yield python_version(config, today, platform.python_version())
-    runtime = RUNTIME.read_text() if RUNTIME.exists() else None
-    yield python_runtime(config, runtime, platform.python_version())
+    yield python_runtime(config, named_python(TREE), platform.python_version())
+
+
+def named_python(tree: Path) -> NamedPython | None:
+    """Return the Python that the tree names for the platform; None if it leaves the choice to the platform."""
+    for file in PYTHON_FILES:
+        if (tree / file).exists():
+            lines = [line.strip() for line in (tree / file).read_text().splitlines()]
+            version = next((line for line in lines if line and not line.startswith("#")), "nothing")
+            return NamedPython(file, version.removeprefix("python-"))
+    return None
 
 
 def redis_facts(stats: ServerStats) -> RedisFacts:

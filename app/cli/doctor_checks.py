@@ -53,6 +53,7 @@ PYTHON_ENDS = {  # https://devguide.python.org/versions/, which names the month
     "3.13": date(2029, 10, 31),
     "3.14": date(2030, 10, 31),
 }
+PYTHON_FILES = ("runtime.txt", ".python-version")  # where a tree names its Python, in the order in which Heroku looks
 OLDEST = {"Redis": (5, 0), "Valkey": (7, 2), "PostgreSQL": (13,), "Python": (3, 11)}  # in the tables; before: ended
 
 # What a full Redis does, and what that means for sessions. All that Pipit keeps there has an expiry, so a volatile-*
@@ -97,6 +98,14 @@ class Finding:
     @property
     def group(self) -> str:
         return self.check.partition(".")[0]
+
+
+@dataclass(frozen=True)
+class NamedPython:
+    """The Python that the tree names for the platform."""
+
+    file: str  # one of PYTHON_FILES
+    version: str  # "3.13", or with a patch release
 
 
 @dataclass(frozen=True)
@@ -521,20 +530,19 @@ def python_version(config: Config, today: date, running: str) -> Finding:
     return _life("python.version", "Python", running, PYTHON_ENDS, remedy, today)
 
 
-def python_runtime(config: Config, runtime: str | None, running: str) -> Finding:
-    """Tell whether this Python is the one that runtime.txt asks for."""
-    if runtime is None:
-        write = "echo python-3.13 > runtime.txt && git add runtime.txt"
-        return Finding("python.runtime", "note", "there is no runtime.txt: Heroku chooses a Python", write)
-    wanted = runtime.strip().removeprefix("python-")
-    if f"{running}.".startswith(f"{wanted}."):
-        return Finding("python.runtime", "ok", f"runtime.txt says {wanted}, and this is it")
-    fact = f"runtime.txt says {wanted}, this is {running}"
+def python_runtime(config: Config, named: NamedPython | None, running: str) -> Finding:
+    """Tell whether this Python is the one that the tree names for the platform."""
+    if named is None:
+        write = "echo 3.13 > .python-version && git add .python-version"
+        fact = f"there is no {' and no '.join(PYTHON_FILES)}: Heroku chooses a Python"
+        return Finding("python.runtime", "note", fact, write)
+    if f"{running}.".startswith(f"{named.version}."):
+        return Finding("python.runtime", "ok", f"{named.file} says {named.version}, and this is it")
+    fact = f"{named.file} says {named.version}, this is {running}"
     if config.on_heroku:
         return Finding("python.runtime", "warning", fact, "git push heroku master")
-    remedy = (
-        f"make test PYTHON=python{'.'.join(wanted.split('.')[:2])}   # in a fresh clone, to test what production runs"
-    )
+    minor = ".".join(named.version.split(".")[:2])
+    remedy = f"make test PYTHON=python{minor}   # in a fresh clone, to test what production runs"
     return Finding("python.runtime", "note", f"{fact}: production runs another Python than this machine", remedy)
 
 

@@ -23,7 +23,7 @@ from redis import Redis
 from sqlalchemy import text
 
 from app.cli import doctor_checks as checks
-from app.cli.doctor import as_lines
+from app.cli.doctor import as_lines, named_python
 from app.cli.doctor_checks import DatabaseFacts, Finding, RedisFacts
 from app.cli.server_stats import KeySample, ServerStats
 from app.config import Config, parse_redis_url
@@ -104,7 +104,7 @@ def test_a_good_deployment_has_nothing_but_ok() -> None:
         *checks.database_findings(POSTGRESQL, DYNO, TODAY),
         *checks.settings_findings(DYNO),
         checks.python_version(DYNO, TODAY, "3.13.5"),
-        checks.python_runtime(DYNO, "python-3.13\n", "3.13.5"),
+        checks.python_runtime(DYNO, checks.NamedPython("runtime.txt", "3.13"), "3.13.5"),
     ]
     assert [finding for finding in every if finding.level != "ok"] == []
 
@@ -327,18 +327,26 @@ def test_the_names_that_pipit_answers_to(config: Config, hosts: tuple[str, ...],
 
 
 @pytest.mark.parametrize(
-    ("runtime", "config", "level"),
+    ("files", "config", "level", "fact"),
     [
-        ("python-3.13\n", DYNO, "ok"),
-        ("python-3.13.5", DYNO, "ok"),
-        ("python-3.1", DYNO, "warning"),
-        ("python-3.12", DYNO, "warning"),
-        ("python-3.12", LAPTOP, "note"),
-        (None, DYNO, "note"),
+        ({"runtime.txt": "python-3.13\n"}, DYNO, "ok", "runtime.txt says 3.13, and this is it"),
+        ({"runtime.txt": "python-3.13.5"}, DYNO, "ok", "runtime.txt says 3.13.5, and this is it"),
+        ({".python-version": "# of production\n3.13\n"}, DYNO, "ok", ".python-version says 3.13, and this is it"),
+        ({"runtime.txt": "python-3.12", ".python-version": "3.13"}, DYNO, "warning", "runtime.txt says 3.12, this is"),
+        ({"runtime.txt": "python-3.1"}, DYNO, "warning", "runtime.txt says 3.1, this is 3.13.5"),
+        ({".python-version": "3.12"}, LAPTOP, "note", ".python-version says 3.12, this is 3.13.5"),
+        ({".python-version": ""}, DYNO, "warning", ".python-version says nothing, this is 3.13.5"),
+        ({}, DYNO, "note", "there is no runtime.txt and no .python-version"),
     ],
 )
-def test_the_python_that_runtime_txt_asks_for(runtime: str | None, config: Config, level: str) -> None:
-    assert checks.python_runtime(config, runtime, "3.13.5").level == level
+def test_the_python_that_the_tree_names(
+    tmp_path: Path, files: dict[str, str], config: Config, level: str, fact: str
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    finding = checks.python_runtime(config, named_python(tmp_path), "3.13.5")
+    assert finding.level == level
+    assert finding.fact.startswith(fact)
 
 
 @pytest.mark.parametrize(
@@ -390,7 +398,7 @@ def test_every_finding_that_is_not_ok_says_what_to_run() -> None:
                 assert bool(finding.remedy) == (finding.level != "ok"), finding
                 assert "\n" not in finding.fact + str(finding.remedy)
                 if finding.remedy and config.on_heroku:
-                    assert re.match(r"heroku |git push heroku|echo python-", finding.remedy), finding
+                    assert re.match(r"heroku |git push heroku|echo (python-)?3", finding.remedy), finding
 
 
 # The command
