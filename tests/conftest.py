@@ -99,6 +99,15 @@ def quiet_output() -> Iterator[None]:
     output._lines.clear()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_settings() -> Iterator[None]:
+    """Take away what this machine sets: Heroku's test dyno is a dyno too, and says so in DYNO."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in servers.SETTINGS:
+            patch.delenv(name, raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def valkey_server() -> Iterator[ValkeyServer]:
     with servers.valkey() as server:

