@@ -25,7 +25,7 @@ import re
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Required, TypedDict, cast
@@ -294,10 +294,13 @@ class PipitSessionInterface(RedisSessionInterface):
 
     # What signing in and out mean to the store
 
-    def begin(self, session: Session, sign_in: SignIn) -> None:
+    def begin(self, session: Session, sign_in: SignIn, may_stay: Callable[[], bool] = lambda: True) -> bool:
         """Make `session` a signed-in one under a new id, and end the one it was before.
 
-        Raises StoreUnavailableError; then nothing has changed.
+        may_stay: asked when whoever ends all of the user's sessions would find this one. If it returns False or raises,
+            the new session has ended again, and the browser never gets its id.
+
+        Returns what `may_stay` returns. Raises StoreUnavailableError; then nothing has changed.
         """
         now = int(time.time())
         fresh = Session(
@@ -317,10 +320,21 @@ class PipitSessionInterface(RedisSessionInterface):
             self._index(pipe, sign_in.user_id, cast(str, fresh.sid))
             self._forget(pipe, session.sid, session.user_id)
             pipe.zrange(self._index_key(sign_in.user_id), 0, -MOST_SESSIONS - 1)
-            self._end_many(redis, sign_in.user_id, pipe.execute()[-1])
+            surplus = pipe.execute()[-1]
+            self._end_many(redis, sign_in.user_id, surplus)
+        stays = False
+        try:
+            stays = may_stay()
+        finally:
+            if not stays:
+                with self.store.commands() as redis:
+                    self._end_many(redis, sign_in.user_id, [cast(str, fresh.sid).encode()])
+        if not stays:
+            return False
         session.clear()
         session.update(fresh)
         session.sid, session.before, session.is_new = fresh.sid, fresh.before, True
+        return True
 
     def end(self, session: Session) -> None:
         """Sign the visitor out: the session is gone from the store before the answer leaves.

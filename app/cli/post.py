@@ -22,5 +22,5 @@ def remove(post_id: int) -> None:
     if found is None:
         raise click.ClickException(f"There is no post {post_id}.")
     author, body = found.author.name, found.body
-    found.remove()
+    found.author.delete(found)
     click.echo(f"Removed the post {post_id} by @{author}: {body!r}")

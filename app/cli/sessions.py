@@ -1,5 +1,6 @@
 """`flask sessions`: see and end sessions from the command line; on Heroku, `heroku run -- flask sessions list`."""
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from functools import wraps
@@ -14,6 +15,7 @@ from app.sessions import ActiveSession, current_interface
 
 P = ParamSpec("P")
 R = TypeVar("R")
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, an object a line, for scripts.")
 
 
 @click.group()
@@ -38,13 +40,14 @@ def needs_redis(command: Callable[P, R]) -> Callable[P, R]:
 
 @sessions.command("list")
 @click.option("--user", "name", help="Only this user's sessions.")
+@AS_JSON
 @with_appcontext
 @needs_redis
-def list_(name: str | None) -> None:
+def list_(name: str | None, as_json: bool) -> None:
     """List sessions: user, handle, device, address, signed in, last seen."""
     places = current_interface().active(user_named(name).id) if name else current_interface().everyones()
     for place in places:
-        click.echo(_line(place))
+        click.echo(json.dumps(_about(place)) if as_json else _line(place))
 
 
 @sessions.command()
@@ -78,6 +81,17 @@ def user_named(name: str) -> User:
     if user is None:
         raise click.ClickException(f"There is nobody called {name!r}. `flask user list` shows who there is.")
     return user
+
+
+def _about(place: ActiveSession) -> dict[str, str]:
+    return {
+        "user": place.name,
+        "session": place.handle,
+        "device": place.device,
+        "address": place.address,
+        "since": place.since.isoformat(),
+        "seen": place.seen.isoformat(),
+    }
 
 
 def _line(place: ActiveSession) -> str:

@@ -11,13 +11,11 @@ import click
 from flask import current_app
 from flask.cli import with_appcontext
 
-from app.cli.sessions import needs_redis, user_named
+from app.cli.sessions import AS_JSON, needs_redis, user_named
 from app.config import Config
 from app.models import User
 from app.models.accounts import RESET_LIFETIME, Counts
 from app.sessions import current_interface
-
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
 
 @click.group()

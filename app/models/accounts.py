@@ -28,6 +28,11 @@ from app.sessions import current_interface
 NAME_LENGTH = 30
 NAME_PATTERN = re.compile(rf"[A-Za-z0-9_]{{1,{NAME_LENGTH}}}")
 EMAIL_LENGTH = 254  # RFC 5321, 4.5.3.1.3
+# What <input type=email> takes (HTML standard, 4.10.5.1.5), with a dot in the domain: the browser and we agree.
+EMAIL_PATTERN = re.compile(
+    r"[a-zA-Z0-9.!#$%&'*+/=?^_`{|}~-]+@[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
+    r"(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)+\Z"
+)
 MOST_COUNTED = 5_000  # posts or followers; the popular person's page shall cost no more than anybody's
 RESET_LIFETIME = 3600  # s a link to reset a password is good for
 PASSWORD_MIN = 8  # NIST SP 800-63B, 3.1.1.2
@@ -103,7 +108,9 @@ class User(Base):
 
     @classmethod
     def with_email(cls, email: str) -> Self | None:
-        """Return the account with that e-mail address, or None."""
+        """Return the account with that e-mail address, in whatever case, or None."""
+        if len(email) > EMAIL_LENGTH or not EMAIL_PATTERN.fullmatch(email):
+            return None
         return db.session.scalar(select(cls).where(cls.email == email.lower()))
 
     @classmethod
@@ -142,14 +149,13 @@ class User(Base):
 
     @classmethod
     def may_log_in(cls, user_id: int, password_version: int) -> bool:
-        """Return whether a login that was right a moment ago still is: the account is there, and its password the same.
+        """Return whether a login that was right a moment ago still is: the password has the same version.
 
         A session must be begun first and this asked then. Whoever changes the password, or suspends or deletes the
         account, ends its sessions after that is committed: so either they see the session, or this sees their change.
         """
         db.session.rollback()  # what this transaction has read may be older
-        version = select(cls.password_version).where(cls.id == user_id, cls.suspended_at.is_(None))
-        return db.session.scalar(version) == password_version
+        return db.session.scalar(select(cls.password_version).where(cls.id == user_id)) == password_version
 
     def change_password(self, password: str, *, keep: str | None = None) -> bool:
         """Set another password, and end all sessions but the one with the id `keep`.
@@ -195,6 +201,7 @@ class User(Base):
         """Let nobody log in to this account; its sessions end at once. Its posts stay. Raises StoreUnavailableError."""
         with self._locking_out(), write():
             self.suspended_at = datetime.now(UTC)
+            self.password_version += 1  # links to reset it, and logins under way, are void
 
     def reinstate(self) -> None:
         """Let the owner log in again."""
@@ -240,7 +247,8 @@ class User(Base):
         """Delete one's own post; return False, and leave it, if it is somebody else's. Raises StoreUnavailableError."""
         if post.author_id != self.id:
             return False
-        post.remove()
+        with write(pages.LATEST(), pages.USER(self.name), removal=True):
+            db.session.delete(post)
         return True
 
     # Following

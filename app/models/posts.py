@@ -7,11 +7,9 @@ from sqlalchemy import ForeignKey, Index, Select, String, Text, func, literal, s
 from sqlalchemy.orm import Mapped, aliased, contains_eager, mapped_column, relationship
 
 from app.extensions import Base, UTCDateTime, db
-from app.models import pages
 from app.models.follows import Follow
 from app.models.paging import Id, Slice, slice_of
 from app.models.post_text import TAG_LENGTH, tag_key
-from app.models.writes import write
 
 if TYPE_CHECKING:
     from app.models.accounts import User
@@ -84,11 +82,6 @@ class Post(Base):
         """Return one post with its author, or None."""
         post: Post | None = db.session.scalar(cls._with_author().where(cls.id == post_id))
         return post
-
-    def remove(self) -> None:
-        """Delete this post, which was read with its author. Raises StoreUnavailableError."""
-        with write(pages.LATEST(), pages.USER(self.author.name), removal=True):
-            db.session.delete(self)
 
     @classmethod
     def _with_author(cls) -> Select[Any]:

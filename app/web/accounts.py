@@ -36,8 +36,8 @@ def register() -> ResponseReturnValue:
         else:
             response = make_response(redirect(url_for("posts.home")))
             remember_device(user.name, response)
-            sign_in(user)
-            flash(f"Welcome, @{user.name}. Say hello!")
+            if sign_in(user):
+                flash(f"Welcome, @{user.name}. Say hello!")
             return response
     return render_template("accounts/register.html", form=form), 422
 
@@ -128,8 +128,8 @@ def change_password() -> ResponseReturnValue:
         return _refuse_change(form)
     response = make_response(redirect(url_for("posts.home")))
     remember_device(user.name, response)
-    sign_in(user)
-    flash("Your password is changed. Everywhere else you're logged out now.")
+    if sign_in(user):
+        flash("Your password is changed. Everywhere else you're logged out now.")
     return response
 
 
@@ -150,5 +150,7 @@ def reset_password(token: str) -> ResponseReturnValue:
         return page, 422 if form.is_submitted() else 200, {"Cache-Control": "no-store"}
     if not user.change_password(form.new_password.data):
         abort(410, DEAD_LINK)
+    if signed_in():
+        sign_out()
     flash("Your password is changed. Log in with it.")
     return redirect(url_for("accounts.login"))

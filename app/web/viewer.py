@@ -78,11 +78,7 @@ def sign_in(user: User) -> bool:
     version = user.password_version
     device = device_in_words(request.user_agent.string)
     details = SignIn(user.id, user.name, device, request.remote_addr or "")
-    current_interface().begin(current_session(), details)
-    if User.may_log_in(user.id, version):
-        return True
-    sign_out()
-    return False
+    return current_interface().begin(current_session(), details, lambda: User.may_log_in(user.id, version))
 
 
 def sign_out() -> None:

@@ -154,12 +154,15 @@ def test_what_the_cache_cannot_be_told_of_is_not_written(make_app: Callable[...,
             assert [follow.followed.name for follow in Follow.followed_by(ada.id).items] == ["bob"]
 
 
-def test_an_account_needs_no_cache_to_be_made_or_changed(make_app: Callable[..., Flask]) -> None:
+def test_an_account_can_be_made_without_redis_but_not_locked(make_app: Callable[..., Flask]) -> None:
+    """Its sessions could not be ended: the old password would go on counting."""
     make_app()
     with make_app(redis=NOWHERE).app_context():
         ada = User.register("ada", "ada@example.org", PASSWORD)
-        ada.change_password("another password")
-        assert User.authenticate("ada", "another password") is ada
+        for change in (lambda: ada.change_password("another password"), ada.suspend, ada.delete_account):
+            with pytest.raises(StoreUnavailableError):
+                change()
+        assert User.authenticate("ada", PASSWORD)
 
 
 def test_a_write_that_sql_refuses_leaves_neither_a_row_nor_a_mark(make_user: MakeUser, redis: Redis) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 from flask import Flask
 from redis import Redis
+from sqlalchemy.exc import OperationalError
 
 from app.models import User
 from app.models.accounts import hasher
@@ -135,3 +136,26 @@ def test_a_rehash_at_login_brings_no_old_password_back(
     assert visitor.log_in("ada", PASSWORD).status_code == 422
     assert not visitor.is_signed_in()
     assert visitor.log_in("ada", "the owner's own").status_code == 302
+
+
+def test_a_login_that_cannot_be_checked_gives_no_session(
+    app: Flask, ada: Visitor, visitor: Visitor, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> bool:
+        raise OperationalError("SELECT", {}, Exception("gone"))
+
+    ada.log_out()
+    monkeypatch.setattr(User, "may_log_in", away)
+    assert visitor.log_in("ada").status_code == 503
+    assert visitor.session_id() is None
+    assert redis.keys("session:*") == []
+
+
+def test_a_link_from_before_a_suspension_is_dead(app: Flask, ada: Visitor, visitor: Visitor) -> None:
+    with app.app_context():
+        user = User.named("ada")
+        assert user
+        path = f"/reset/{user.reset_token(SECRET_KEY)}"
+        user.suspend()
+        user.reinstate()
+    assert visitor.get(path).status_code == 410

@@ -16,6 +16,11 @@ def test_a_null_in_a_form_is_refused_beside_its_field(visitor: Visitor) -> None:
     assert "look like an e-mail address" in answer.text
 
 
+@pytest.mark.parametrize("login", ["a\0da@example.org", "ada@", "@", "a" * 300 + "@example.org"])
+def test_an_address_that_can_be_none_is_nobodys(ada: Visitor, visitor: Visitor, login: str) -> None:
+    assert visitor.log_in(login).status_code == 422
+
+
 def test_a_null_in_a_name_or_password_is_just_a_wrong_one(ada: Visitor, visitor: Visitor) -> None:
     assert visitor.log_in("ada\0").status_code == 422
     assert visitor.log_in("ada", password="x\0y").status_code == 422
