@@ -25,8 +25,8 @@ test: $(INSTALLED)
 # Change the code slightly in 200 places, one at a time, and see that a test notices; an hour. Not for CI.
 # Options: python -m tests.mutation --help.
 mutate: $(INSTALLED)
-	@pip install --quiet --disable-pip-version-check cosmic-ray==8.7.0
-	@python -m tests.mutation
+	@$(BIN)/pip install --quiet --disable-pip-version-check cosmic-ray==8.7.0
+	@$(BIN)/python -m tests.mutation
 
 # Fill this machine's Pipit with a believable small community.
 seed: $(INSTALLED) .env
