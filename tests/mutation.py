@@ -18,8 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +49,7 @@ TESTS = {  # which tests are to notice a change of a module
     "app/front/wsgi.py": "tests/front/test_log.py tests/front/test_security.py",
 }
 IN_ANNOTATIONS = "BitOr"  # `int | None`: a change there fails when the module is imported, which proves nothing
-TIMEOUT = 180  # s; a change that makes the tests wait for ever is noticed, too
+TIMEOUT = 180  # s; a change may make the tests wait for ever, or the machine is too busy to tell
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ def mutants(modules: Iterable[str]) -> Iterator[list[Mutant]]:
         yield from at.values()
 
 
-def survives(mutant: Mutant, folder: Path) -> bool:
-    """Return whether the tests pass in a copy of the project with this change."""
+def outcome(mutant: Mutant, folder: Path) -> str:
+    """Run the tests in a copy of the project with this change; return what came of it, in a word or two."""
     path = folder / mutant.module
     original = path.read_text()
     path.write_text(mutant.code(original))
@@ -95,12 +96,13 @@ def survives(mutant: Mutant, folder: Path) -> bool:
         command, cwd=folder, env=clean_environ(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0
     )
     try:
-        return tests.wait(TIMEOUT) == 0
+        return "survived" if tests.wait(TIMEOUT) == 0 else "killed"
     except subprocess.TimeoutExpired:
-        os.killpg(tests.pid, signal.SIGKILL)  # and the servers that the tests have started
-        tests.wait()
-        return False
+        return "timed out"
     finally:
+        with suppress(ProcessLookupError):
+            os.killpg(tests.pid, signal.SIGKILL)  # and the servers that the tests have started
+        tests.wait()
         path.write_text(original)
 
 
@@ -121,19 +123,18 @@ def main() -> None:
     chance = random.Random(options.seed)
     places = list(mutants(options.modules or TESTS))
     sample = [chance.choice(place) for place in chance.sample(places, min(options.count, len(places)))]
-    survivors = []
+    outcomes: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "pipit"
         shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".git", ".venv", "instance", "results"))
         for number, mutant in enumerate(sample, 1):
             began = time.monotonic()
-            survived = survives(mutant, folder)
-            seconds = time.monotonic() - began
-            print(f"{number:4} {'SURVIVED' if survived else 'killed':8} {seconds:3.0f} s  {mutant}", flush=True)
-            if survived:
-                survivors.append(mutant)
+            came = outcome(mutant, folder)
+            outcomes[came] += 1
+            print(f"{number:4} {came:9} {time.monotonic() - began:3.0f} s  {mutant}", flush=True)
+            if came != "killed":
                 print(diff(mutant), flush=True)
-    print(f"{len(sample) - len(survivors)} of {len(sample)} changes at {len(places)} places were noticed.")
+    print(f"{len(sample)} changes, in {len(places)} places that can be changed: {dict(outcomes)}")
 
 
 if __name__ == "__main__":
