@@ -254,8 +254,9 @@ class Stress:
         meanwhile: Callable[[], object] = lambda: None,
         enough: Callable[[], bool] = lambda: False,
         seconds: float = SECONDS,
+        least_copies: int = 0,
     ) -> None:
-        """Let the processes work for so long, or until it is enough."""
+        """Let the processes work for so long, or until it is enough; on a busy machine longer: it has to be a test."""
         context = multiprocessing.get_context("spawn")
         start, stop = context.Barrier(PROCESSES + 1), Flag()
         processes = [
@@ -266,7 +267,8 @@ class Stress:
                 process.start()
             start.wait(PATIENCE)
             end = time.monotonic() + seconds
-            while time.monotonic() < end and not enough():
+            while not enough() and (time.monotonic() < end or not self._was_a_test(least_copies)):
+                assert time.monotonic() < end + PATIENCE, "the processes hardly get on"
                 meanwhile()
                 pause(0.01)
         finally:
@@ -277,6 +279,16 @@ class Stress:
                     process.kill()
                     process.join()
         assert [process.exitcode for process in processes] == [0] * PROCESSES
+
+    def _was_a_test(self, least_copies: int) -> bool:
+        """Return whether there was enough reading and writing, and a cache that took part in it."""
+        counted = self.table.total
+        return (
+            counted("reads") > 500
+            and counted("writes") > 25
+            and counted("stored") + counted("hits") > 100
+            and counted("copies") >= least_copies
+        )
 
     def _worker(self, number: int, start: Any, stop: Flag) -> Worker:
         is_doomed = number < self.doomed
@@ -304,18 +316,14 @@ def copies(request: pytest.FixtureRequest) -> Any:
 def assert_nothing_stale(table: Table) -> None:
     totals = {what: table.total(what) for what in COUNTED}
     assert totals["stale"] == 0, totals
-    assert totals["reads"] > 500, totals
-    assert totals["writes"] > 25, totals
-    assert totals["stored"] + totals["hits"] > 100, totals  # or this was no test of a cache
 
 
 def test_nobody_is_served_a_page_older_than_an_acknowledged_write(
     table: Table, redis: Redis, redis_url: str, strategy: str, copies: type[Copies]
 ) -> None:
-    Stress(table, redis_url, strategy, copies=copies).run()
+    Stress(table, redis_url, strategy, copies=copies).run(least_copies=100 if copies is Copies else 0)
     assert_nothing_stale(table)
     assert table.total("refused") == 0
-    assert (table.total("copies") > 100) == (copies is Copies)
 
 
 def test_nor_when_redis_forgets_everything_or_hangs_up_at_random(
@@ -331,9 +339,9 @@ def test_nor_when_redis_forgets_everything_or_hangs_up_at_random(
         if chance.random() < 0.02:  # it takes half a second until there are copies again
             hang_up(redis, "pipit-front")
 
-    Stress(table, redis_url, strategy, copies=copies).run(disturb, seconds=2 * SECONDS)
+    stress = Stress(table, redis_url, strategy, copies=copies)
+    stress.run(disturb, seconds=2 * SECONDS, least_copies=20 if copies is Copies else 0)
     assert_nothing_stale(table)
-    assert (table.total("copies") > 20) == (copies is Copies)
 
 
 def hang_up(redis: Redis, name: str) -> None:
