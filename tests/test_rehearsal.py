@@ -147,7 +147,7 @@ def test_this_checkout_would_be_built(tmp_path: Path) -> None:
     [
         ("poetry.lock", "", "Exactly one of"),
         ("lib/pyvenv.cfg", "", "virtual environment"),
-        ("runtime.txt", "python-3", "runtime.txt"),
+        ("runtime.txt", "python-3", "runtime.txt must read like python-3.13"),
         ("Procfile", "release: flask db upgrade\n", "no web process"),
     ],
 )
@@ -160,6 +160,21 @@ def test_a_tree_that_the_platform_would_refuse_is_refused(
     (tmp_path / name).write_text(content)
     with pytest.raises(build.RefusedError, match=complaint):
         build.check(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["3.12\n", "# of production\n3.12.4\n"])
+def test_python_version_is_read_where_there_is_no_runtime_txt(tmp_path: Path, text: str) -> None:
+    (tmp_path / ".python-version").write_text(text)
+    assert build.named_python(tmp_path) == (3, 12)
+    (tmp_path / "runtime.txt").write_text("python-3.13\n")
+    assert build.named_python(tmp_path) == (3, 13)
+
+
+@pytest.mark.parametrize("text", ["python-3.12", "3.12\n3.13\n", "# 3.12\n", "3"])
+def test_a_python_version_that_the_platform_would_not_read_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / ".python-version").write_text(text)
+    with pytest.raises(build.RefusedError, match=r"\.python-version must read like 3\.13"):
+        build.named_python(tmp_path)
 
 
 def test_a_row_that_fails_is_told_and_the_next_is_still_looked_at(capsys: pytest.CaptureFixture[str]) -> None:

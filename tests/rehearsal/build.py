@@ -85,11 +85,26 @@ def check(tree: Path) -> tuple[int, int]:
         r"^web: *\S", (tree / "Procfile").read_text() if (tree / "Procfile").exists() else "", re.MULTILINE
     ):
         raise RefusedError("The Procfile has no web process.")
-    runtime = (tree / "runtime.txt").read_text() if (tree / "runtime.txt").exists() else "(there is none)"
-    match = re.fullmatch(r"python-(3)\.(\d+)(?:\.\d+)?\s*", runtime)
-    if not match:
-        raise RefusedError(f"runtime.txt must read like python-3.13; it reads {runtime.strip()[:40]!r}.")
-    return int(match[1]), int(match[2])
+    return named_python(tree)
+
+
+def named_python(tree: Path) -> tuple[int, int]:
+    """Return the Python that runtime.txt names, or else .python-version, as strictly as the platform reads them.
+
+    Raises RefusedError if both are missing: the platform would choose, but Pipit should not be built with just anything.
+    """
+    for file, prefix in (("runtime.txt", "python-"), (".python-version", "")):
+        if not (tree / file).exists():
+            continue
+        text = (tree / file).read_text().strip()
+        lines = [line for line in text.splitlines() if prefix or not re.fullmatch(r"\s*(#.*)?", line)]
+        match = re.fullmatch(rf"{prefix}(3)\.(\d+)(?:\.\d+)?", "\n".join(lines).strip())
+        if not match:
+            raise RefusedError(f"{file} must read like {prefix}3.13; it reads {text[:40]!r}.")
+        if file == "runtime.txt":
+            say(" !     runtime.txt is deprecated; the platform would rather read .python-version.")
+        return int(match[1]), int(match[2])
+    raise RefusedError("Neither runtime.txt nor .python-version is there, so any Python might be chosen.")
 
 
 def find_python(wanted: tuple[int, int]) -> tuple[Path, tuple[int, int]]:
