@@ -16,7 +16,7 @@ from pathlib import Path
 from secrets import token_hex
 from types import FrameType
 
-from tests.rehearsal import addons, starters
+from tests.rehearsal import addons, ci, starters
 from tests.rehearsal.browser import HOST, Browser, IdleConnection, SlowPost
 from tests.rehearsal.platform import GRACE, Platform, Push, Stopped, git
 from tests.rehearsal.report import Report
@@ -65,6 +65,7 @@ class Rehearsal:
         main = self.first_deployment()
         if main is None:
             return
+        self.heroku_ci()
         spare = self.platform.start_web(main)  # nobody's but this connection's
         idle = IdleConnection(spare.port, CLIENT_IDLE + 1)
         idle.start()
@@ -129,6 +130,18 @@ class Rehearsal:
             done = time.monotonic() - began
             row.detail = f"listens after {booted:.1f} s; released and the first page served after {done:.1f} s"
         return slug if self.report.rows[-1].held else None
+
+    def heroku_ci(self) -> None:
+        """Check HEAD as the platform's CI does, in a tree with the platform's Python in it."""
+        checkout = self.platform.checkout
+        python = ci.copyable_python(checkout)
+        if python is None:
+            self.report.note("Heroku CI was not rehearsed: the Python here is the system's and can't be copied.")
+            return
+        with self.report.row("Heroku CI: the checks of make test, and the tests that start programs") as row:
+            began = time.monotonic()
+            commands = ci.build_for_tests(checkout, self.platform.folder / "ci", python).check()
+            row.detail = f"{len(commands)} commands, {time.monotonic() - began:.0f} s"
 
     def failing_releases(self, slug: Path) -> None:
         """Let releases fail in two ways; what serves must not notice."""

@@ -91,7 +91,7 @@ def check(tree: Path) -> tuple[int, int]:
 def named_python(tree: Path) -> tuple[int, int]:
     """Return the Python that runtime.txt names, or else .python-version, as strictly as the platform reads them.
 
-    Raises RefusedError if both are missing: the platform would choose, but Pipit should not be built with just anything.
+    Raises RefusedError if it can't be read, and if there is neither: the platform would choose one by itself.
     """
     for file, prefix in (("runtime.txt", "python-"), (".python-version", "")):
         if not (tree / file).exists():
@@ -104,7 +104,7 @@ def named_python(tree: Path) -> tuple[int, int]:
         if file == "runtime.txt":
             say(" !     runtime.txt is deprecated; the platform would rather read .python-version.")
         return int(match[1]), int(match[2])
-    raise RefusedError("Neither runtime.txt nor .python-version is there, so any Python might be chosen.")
+    raise RefusedError("There is no runtime.txt and no .python-version, so any Python might be chosen.")
 
 
 def find_python(wanted: tuple[int, int]) -> tuple[Path, tuple[int, int]]:
