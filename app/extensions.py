@@ -1,21 +1,26 @@
 """The Flask extensions, not yet bound to an app; create_app() binds them."""
 
+import re
 import sqlite3
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from flask_wtf.csrf import CSRFProtect
 from sqlalchemy import Connection as SQLConnection
-from sqlalchemy import DateTime, Dialect, MetaData, TypeDecorator, event
+from sqlalchemy import DateTime, Dialect, MetaData, TypeDecorator, event, exists, false, select, text
+from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.orm import DeclarativeBase
 
 from app import costs
 from app.config import Config
 
+CREDENTIALS = re.compile(r"(password\s*=\s*|://)[^\s@]+", re.IGNORECASE)
+MISSING = re.compile(r"no such (?:table|column)|(?:relation|column) \S+ does not exist")  # SQLite, PostgreSQL
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 SQL_TIMEOUT = 10  # s a statement may take or wait for a lock; the router gives up on a request after 30
 BEGIN = f"BEGIN; SET LOCAL statement_timeout = '{SQL_TIMEOUT}s'; SET LOCAL lock_timeout = '{SQL_TIMEOUT}s'".encode()
@@ -68,6 +73,36 @@ def init_extensions(app: Flask, config: Config) -> None:
         else:
             event.listen(db.engine, "begin", _begin_with_timeouts)
         event.listen(db.engine, "before_cursor_execute", _count)
+
+
+def sql_reason(error: Exception) -> str:
+    """Return why the database could not be used: the first line of the driver's message, without passwords.
+
+    What people wrote is in later lines, if anywhere (PostgreSQL's DETAIL).
+    """
+    cause = getattr(error, "orig", None) or error
+    lines = str(cause).strip().splitlines() or [""]
+    line = CREDENTIALS.sub(r"\1…", lines[0])
+    password = db.engine.url.password
+    if password and any(secret in line for secret in (password, quote(password), quote(password, safe=""))):
+        line = ""
+    return f"{type(cause).__name__}: {line[:200]}"
+
+
+def has_tables() -> bool:
+    """Return whether the database has every table and column that this code reads; it may have more.
+
+    Raises SQLAlchemyError if it can't be asked.
+    """
+    db.session.execute(text("SELECT 1"))
+    try:
+        tables = Base.metadata.sorted_tables
+        db.session.execute(select(*(exists(select(table).where(false())) for table in tables)))
+    except (ProgrammingError, OperationalError) as error:
+        if not MISSING.search(str(error.orig)):
+            raise
+        return False
+    return True
 
 
 def _engine_options(config: Config) -> dict[str, Any]:

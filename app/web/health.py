@@ -1,14 +1,15 @@
 """Is Pipit alive, and is it ready? For platforms and monitors; no session, no cache, no log-worthy noise."""
 
-from collections.abc import Callable
+import logging
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
-from flask import Blueprint, Response, current_app, make_response
-from sqlalchemy import text
+from flask import Blueprint, Flask, Response, current_app, make_response
+from sqlalchemy.exc import SQLAlchemyError
 
-from app.extensions import db
-from app.redis_client import current_store
+from app.extensions import has_tables, sql_reason
+from app.redis_client import Store, StoreUnavailableError, current_store
 
+log = logging.getLogger(__name__)
 bp = Blueprint("health", __name__)
 
 PATIENCE = 1.0  # s both answers together may take
@@ -24,29 +25,43 @@ def alive() -> Response:
 
 @bp.get("/readyz")
 def ready() -> Response:
-    """Answer 200 if SQL and Redis answer within a second, else 503; the body says which does not."""
+    """Answer 200 if SQL has its tables and Redis takes a write, within a second; else 503, and what is wrong."""
     app = current_app._get_current_object()  # type: ignore[attr-defined]  # Flask's own way, which its types hide
-
-    def sql() -> None:
-        with app.app_context():
-            db.session.execute(text("SELECT 1"))
-
-    checks: dict[str, Callable[[], object]] = {"sql": sql, "redis": current_store().client.ping}
-    futures = {name: checkers[name].submit(check) for name, check in checks.items()}
+    store = current_store()
+    futures = {
+        "sql": checkers["sql"].submit(_sql_state, app),
+        "redis": checkers["redis"].submit(_redis_state, store),
+    }
     wait(futures.values(), timeout=PATIENCE)
     states = {name: _state(future) for name, future in futures.items()}
     status = 200 if set(states.values()) == {"ok"} else 503
     return _answer("".join(f"{name} {state}\n" for name, state in states.items()), status)
 
 
-def _state(future: Future[object]) -> str:
-    if not future.done():
-        future.cancel()
-        return "does not answer"
-    error = future.exception()
-    if error:
-        current_app.logger.warning("not ready: %s", type(error).__name__)
+def _state(future: Future[str]) -> str:
+    if future.done():
+        return future.result()
+    future.cancel()
+    return "does not answer"
+
+
+def _sql_state(app: Flask) -> str:
+    try:
+        with app.app_context():
+            return "ok" if has_tables() else "is not migrated"
+    except SQLAlchemyError as error:
+        with app.app_context():
+            log.warning("not ready: the database can't be used (%s)", sql_reason(error))
         return "fails"
+
+
+def _redis_state(store: Store) -> str:
+    try:
+        store.check()
+    except StoreUnavailableError as error:
+        log.warning("not ready: Redis can't be used: %s", store.explain(error))
+        trouble = store.trouble(error)
+        return trouble.state if trouble else "fails"
     return "ok"
 
 

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from flask import Flask
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from app.config import parse_redis_url
 from app.extensions import db
 from tests.conftest import Visitor
-from tests.servers import wait_until
+from tests.servers import unfit_redis, wait_until
 
 NOWHERE = parse_redis_url("redis://127.0.0.1:1/0")
 
@@ -51,6 +52,56 @@ def test_without_sql_it_is_alive_and_not_ready(visitor: Visitor, monkeypatch: py
     assert visitor.get("/healthz").status_code == 200
     answer = visitor.get("/readyz")
     assert (answer.status_code, answer.text) == (503, "sql fails\nredis ok\n")
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("kind", "state"),
+    [
+        ("full", "is full"),
+        ("replica", "is read-only"),
+        ("cluster", "is a cluster"),
+        ("locked", "refuses the password"),
+        ("crowded", "has no free connection"),
+    ],
+)
+def test_a_redis_that_answers_and_takes_no_writes_is_not_ready(
+    make_app: Callable[..., Flask], caplog: pytest.LogCaptureFixture, kind: str, state: str
+) -> None:
+    with unfit_redis(kind) as url:
+        answer = make_app(redis=parse_redis_url(url)).test_client().get("/readyz")
+    assert (answer.status_code, answer.text) == (503, f"sql ok\nredis {state}\n")
+    assert f"it {state}: " in caplog.text
+    assert "hunter2" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "undo", "state"),
+    [
+        ("ALTER TABLE follows RENAME TO fellows", "ALTER TABLE fellows RENAME TO follows", "is not migrated"),
+        ("ALTER TABLE posts RENAME body TO text", "ALTER TABLE posts RENAME text TO body", "is not migrated"),
+        (
+            "ALTER TABLE posts ADD COLUMN language text",
+            "ALTER TABLE posts DROP COLUMN language",
+            "ok",
+        ),  # of a newer Pipit
+    ],
+)
+def test_a_database_without_the_tables_of_this_code_is_not_ready(
+    app: Flask, visitor: Visitor, change: str, undo: str, state: str
+) -> None:
+    def run(statement: str) -> None:
+        with app.app_context(), db.engine.connect() as connection:
+            connection.execute(text(statement))
+            connection.commit()
+
+    run(change)
+    try:
+        answer = visitor.get("/readyz")
+    finally:
+        run(undo)
+    assert (answer.status_code, answer.text) == (200 if state == "ok" else 503, f"sql {state}\nredis ok\n")
+    assert visitor.get("/readyz").status_code == 200
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
