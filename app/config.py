@@ -105,6 +105,7 @@ class Config:
     site_name: str = "Pipit"
     trusted_hosts: tuple[str, ...] = ()
     trusted_proxies: int = 0
+    memory: int | None = None  # MB that this machine has, as far as it tells
     runs_commands: bool = False  # this process is a `flask` command, not a web process
 
     @classmethod
@@ -157,6 +158,7 @@ class Config:
             trusted_hosts=reader.read("TRUSTED_HOSTS", _host_names, no_hosts),
             # Heroku's router is the one proxy that every request there has passed.
             trusted_proxies=reader.read("TRUSTED_PROXIES", _integer(0, 10), 1 if on_heroku else 0),
+            memory=_memory(environ),
             runs_commands=environ.get("FLASK_RUN_FROM_CLI") == "true",  # set by the flask command itself
         )
         if reader.complaints:
@@ -164,6 +166,19 @@ class Config:
         if config.database_url == sqlite or not config.secret_key:
             instance.mkdir(exist_ok=True)
         return config if config.secret_key else replace(config, secret_key=kept_secret_key(instance))
+
+
+def _memory(environ: Mapping[str, str]) -> int | None:
+    """Return the MB of the dyno, which Heroku's build tells its processes (DYNO_RAM), or else of the machine."""
+    told = environ.get("DYNO_RAM", "")
+    if told.isdecimal():
+        return int(told)
+    if is_heroku(environ):
+        return None  # the machine is shared with other dynos
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    except (ValueError, OSError):
+        return None
 
 
 def is_heroku(environ: Mapping[str, str] = os.environ) -> bool:

@@ -73,13 +73,13 @@ def unfit_redis(kind: str) -> Iterator[str]:
                 wait_until(lambda: redis.info("replication")["master_link_status"] == "up", "the replica to follow")
             yield f"redis://127.0.0.1:{server.port}/0"
         return
-    settings: dict[str, Any] = {
+    kinds: dict[str, dict[str, Any]] = {
         "full": {"maxmemory": "1mb"},
         "crowded": {"maxclients": 1},
         "locked": {},
         "cluster": {"cluster-enabled": "yes", "cluster-port": free_port(), "cluster-require-full-coverage": "no"},
-    }[kind]
-    with valkey(**settings) as server, Redis(port=server.port, decode_responses=True) as redis:
+    }
+    with valkey(**kinds[kind]) as server, Redis(port=server.port, decode_responses=True) as redis:
         redis.ping()  # holds the only connection, where there is just one
         if kind == "cluster":
             redis.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)

@@ -41,6 +41,17 @@ def complaints(environ: dict[str, str], instance: Path) -> list[str]:
     return caught.value.complaints
 
 
+@pytest.mark.parametrize(("told", "memory"), [({"DYNO_RAM": "512"}, 512), ({}, None), ({"DYNO_RAM": "?"}, None)])
+def test_a_dyno_has_the_memory_that_the_platform_tells(
+    tmp_path: Path, told: dict[str, str], memory: int | None
+) -> None:
+    assert Config.from_environ(HEROKU | told, tmp_path).memory == memory
+
+
+def test_another_machine_is_asked_for_its_memory(tmp_path: Path) -> None:
+    assert (Config.from_environ({}, tmp_path).memory or 0) > 100
+
+
 # Redis URLs
 
 

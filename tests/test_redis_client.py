@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from flask import Flask
 from redis import Connection, Redis, ResponseError
 from redis import ConnectionError as RedisConnectionError
 
@@ -26,7 +27,8 @@ from app.redis_client import (
     glob_escape,
 )
 from tests.conftest import in_threads
-from tests.servers import free_port, valkey, wait_until
+from tests.servers import free_port, unfit_redis, valkey, wait_until
+from tests.serving import FrontServer
 
 
 def store_at(url: str, **settings: Any) -> Store:
@@ -303,3 +305,25 @@ def test_on_heroku_certificates_are_not_verified_and_elsewhere_they_are(tmp_path
     assert not Config.from_environ(heroku).redis_tls_verify
     assert Config.from_environ(heroku | {"REDIS_TLS_VERIFY": "yes"}).redis_tls_verify
     assert Config.from_environ({"REDIS_URL": "rediss://h:1"}, tmp_path).redis_tls_verify
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_web_process_says_at_its_start_that_nobody_can_log_in(
+    make_app: Callable[..., Flask], serve: Callable[[Flask], FrontServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    with unfit_redis("replica") as url:
+        serve(make_app(redis=parse_redis_url(url)))
+        wait_until(lambda: "Redis can't be used" in caplog.text, "the log to say so")
+    assert "it is read-only: it is a replica, perhaps since a failover: REDIS_URL must name the primary" in caplog.text
+
+
+def test_a_check_closes_the_circuit_of_a_redis_that_is_back() -> None:
+    port = free_port()
+    store = store_at(f"redis://127.0.0.1:{port}/0")
+    for _ in range(FAILURES_TO_OPEN):
+        with pytest.raises(StoreUnavailableError):
+            store.check()
+    with valkey(port):
+        store.check()
+        ping(store)  # at once, without waiting for the next probe
+        store.close()

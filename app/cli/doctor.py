@@ -49,7 +49,7 @@ from app.cli.doctor_checks import (
 )
 from app.cli.server_stats import ServerStats
 from app.config import Config
-from app.extensions import db
+from app.extensions import db, sql_reason
 from app.redis_client import StoreUnavailableError, current_store, glob_escape
 
 TREE = Path(__file__).resolve().parent.parent.parent
@@ -112,12 +112,12 @@ def examine(config: Config) -> Iterator[Finding]:
     try:
         yield from redis_findings(redis_facts(ServerStats(current_store())), config, today)
     except StoreUnavailableError as error:
-        yield redis_away(_without(str(error), config.redis.password), config)
+        yield redis_away(_without(str(error), config.redis.password), current_store().trouble(error), config)
     yield database_kind(config)
     try:
         yield from database_findings(database_facts(), config, today)
     except (SQLAlchemyError, CommandError) as error:
-        yield database_away(_sql_cause(error), config)
+        yield database_away(sql_reason(error), config)
     yield from settings_findings(config)
     yield python_version(config, today, platform.python_version())
     yield python_runtime(config, named_python(TREE), platform.python_version())
@@ -138,6 +138,7 @@ def redis_facts(stats: ServerStats) -> RedisFacts:
     return RedisFacts(
         round_trip=stats.round_trip(),
         info=stats.info(),
+        refusal=stats.refusal(),
         settings={name: stats.setting(name) for name in ("timeout", "save", "maxclients")},
         connection_names=stats.connection_names(),
         clock_lead=stats.clock_lead(),
@@ -251,14 +252,6 @@ def _missing(scripts: ScriptDirectory, at: tuple[str, ...]) -> int | None:
         return sum(1 for _ in scripts.iterate_revisions("heads", at or "base"))
     except RevisionError:
         return None
-
-
-def _sql_cause(error: Exception) -> str:
-    """Return what went wrong in a line, without the password."""
-    if isinstance(error, NoDatabaseFileError):
-        return str(error)
-    lines = str(getattr(error, "orig", None) or error).strip().splitlines()
-    return _without(f"{type(error).__name__}: {lines[0][:200] if lines else ''}", db.engine.url.password)
 
 
 def _without(cause: str, password: str | None) -> str:

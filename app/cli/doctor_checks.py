@@ -4,6 +4,7 @@ A finding is a fact in one line; one that is not "ok" also says what to run. No 
 session id. Nothing here speaks to a server: app/cli/doctor.py asks, and this judges.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -13,11 +14,15 @@ from typing import Any, Literal
 from app.cli.server_stats import KeySample
 from app.config import Config
 from app.rate_limit import WINDOW
+from app.redis_client import CLIENTS_USED_UP, MAYBE_PLAIN, MAYBE_TLS, UNVERIFIED, Trouble
 
 Level = Literal["ok", "note", "warning", "problem"]
 LEVELS: tuple[Level, ...] = ("ok", "note", "warning", "problem")  # from the mildest
 
 SLOW_REDIS = 0.01  # s; within one data centre a round trip takes 0.001, and a page of a signed-in reader two of them
+WORKER_MEMORY = 80  # MB; a worker after 120 logins, none of them at that moment
+LOGIN_MEMORY = 20  # MB while a password is hashed (Argon2: 19 MiB), in each thread
+MASTER_MEMORY = 30  # MB; gunicorn's first process
 SLOW_SQL = 0.05  # s
 FULL = 0.8  # of memory or connections: time to act while it still works
 SKEW = 2.0  # s between two clocks that NTP keeps stay below this by far
@@ -83,6 +88,7 @@ KNOWN_KEYS = {
 KNOWN_WORDS = (
     "secret", "password", "changeme", "changethis", "replaceme", "example", "insecure", "default", "qwerty", "fortests"
 )  # fmt: skip
+ADD_POSTGRESQL = "heroku config:unset DATABASE_URL && heroku addons:create heroku-postgresql:essential-0 --wait"
 MAKE_A_KEY = """"$(python3 -c 'import secrets; print(secrets.token_hex(32))')\""""
 
 
@@ -114,6 +120,7 @@ class RedisFacts:
 
     round_trip: float  # s, median
     info: Mapping[str, Any]
+    refusal: str | None  # of Pipit's keys, by a node of a cluster
     settings: Mapping[str, str | None]  # timeout, save, maxclients
     connection_names: list[str] | None
     clock_lead: float | None  # s by which this machine's clock is ahead
@@ -138,12 +145,20 @@ class DatabaseFacts:
 # Redis
 
 
-def redis_away(why: str, config: Config) -> Finding:
-    """Say that Redis does not answer: nobody can log in, and every page comes from SQL."""
+def redis_away(why: str, trouble: Trouble | None, config: Config) -> Finding:
+    """Say that Redis can't be used: nobody can log in, and every page comes from SQL."""
+    address = config.redis
     remedy = "heroku redis:info" if config.on_heroku else redis_cli(config, "PING")
-    if "CERTIFICATE_VERIFY_FAILED" in why:
+    if trouble is MAYBE_TLS:
+        remedy = setting(config, "REDIS_URL", f"rediss://…@{address.host}:{address.port}/{address.db}")
+    elif trouble is MAYBE_PLAIN:
+        remedy = setting(config, "REDIS_URL", f"redis://…@{address.host}:{address.port}/{address.db}")
+    elif trouble is CLIENTS_USED_UP:
+        remedy = _fewer_connections(config)
+    elif trouble is UNVERIFIED:
         remedy = setting(config, "REDIS_TLS_VERIFY", "no") + "   # only if its owner signs its certificate itself"
-    return Finding("redis.reachable", "problem", f"{config.redis} does not answer ({why})", remedy)
+    advice = f"; it {trouble.state}: {trouble.advice}" if trouble else ""
+    return Finding("redis.reachable", "problem", f"{address} can't be used ({why}){advice}", remedy)
 
 
 def redis_findings(facts: RedisFacts, config: Config, today: date) -> Iterable[Finding]:
@@ -209,6 +224,14 @@ def redis_tls(config: Config) -> Finding:
 
 def redis_role(facts: RedisFacts, config: Config) -> Finding:
     """Tell whether the server takes writes."""
+    if facts.refusal:
+        tagged = re.fullmatch(r".*\{[^}]+\}.*", config.redis_prefix)
+        owner = facts.refusal.rpartition(" ")[2] if "MovedError" in facts.refusal else "the-owner:6379"
+        remedy = setting(config, "REDIS_PREFIX", "{pipit}:")
+        if tagged:
+            remedy = setting(config, "REDIS_URL", f"{config.redis.scheme}://…@{owner}/0")
+        fact = f"a Redis Cluster, and this node doesn't have all of Pipit's keys ({facts.refusal}): nobody can log in"
+        return Finding("redis.role", "problem", fact, remedy)
     role = facts.info.get("role")
     if role is None:
         return _unreadable("redis.role", "whether it takes writes", config)
@@ -288,8 +311,7 @@ def redis_connections(facts: RedisFacts, config: Config) -> Finding:
     if facts.connection_names is not None:
         fact += f", {facts.connection_names.count('pipit')} of them Pipit's, this one included"
     rejected = int(facts.info.get("rejected_connections", 0))
-    fewer = setting(config, "REDIS_MAX_CONNECTIONS", str(max(1, config.redis_max_connections - 1)))
-    remedy = "heroku addons:upgrade heroku-redis:premium-0" if config.on_heroku else fewer
+    remedy = _fewer_connections(config)
     if limit and used >= FULL * limit:
         return Finding("redis.connections", "warning", f"{fact}: nearly all", remedy)
     if rejected:
@@ -371,7 +393,7 @@ def database_away(why: str, config: Config) -> Finding:
     """Say that the database does not answer: nothing but cached pages can be shown."""
     remedy = "heroku pg:info" if config.on_heroku else 'psql "$DATABASE_URL" -c "SELECT 1"'
     if config.database_url.startswith("sqlite"):
-        remedy = _flask(config, "db upgrade")
+        remedy = _migrate(config)
     return Finding("database.reachable", "problem", f"the database can't be used: {why}", remedy)
 
 
@@ -381,7 +403,7 @@ def database_kind(config: Config) -> Finding:
         return Finding("database.kind", "ok", "PostgreSQL, which keeps its own files")
     if config.on_heroku:
         fact = "SQLite on a dyno: its disk is wiped at each restart, at least daily, and all accounts and posts with it"
-        return Finding("database.kind", "problem", fact, "heroku addons:create heroku-postgresql:essential-0 --wait")
+        return Finding("database.kind", "problem", fact, ADD_POSTGRESQL)
     return Finding("database.kind", "ok", "SQLite, in a file on this machine: right for one machine, and back it up")
 
 
@@ -416,7 +438,7 @@ def database_version(facts: DatabaseFacts, config: Config, today: date) -> Findi
 
 def database_migrations(facts: DatabaseFacts, config: Config) -> Finding:
     """Tell whether the tables fit the code."""
-    upgrade = _flask(config, "db upgrade")
+    upgrade = _migrate(config)
     if set(facts.at) == set(facts.head):
         return Finding("database.migrations", "ok", f"at {', '.join(facts.head)}, as the code needs")
     if not facts.at:
@@ -456,6 +478,7 @@ def settings_findings(config: Config) -> Iterable[Finding]:
     yield secret_key(config)
     yield https(config)
     yield trusted_hosts(config)
+    yield memory(config)
 
 
 def secret_key(config: Config) -> Finding:
@@ -519,6 +542,23 @@ def trusted_hosts(config: Config) -> Finding:
     return Finding("settings.hosts", "ok", f"answers to {', '.join(hosts)} only")
 
 
+def memory(config: Config) -> Finding:
+    """Tell whether the workers fit into this machine, with every thread checking a password at the same moment."""
+    if config.memory is None:
+        remedy = "heroku ps" if config.on_heroku else "ask your host how much memory this machine has"
+        return Finding("settings.memory", "note", "how much memory this machine has can't be read here", remedy)
+    each = WORKER_MEMORY + config.threads * LOGIN_MEMORY
+    need = MASTER_MEMORY + config.workers * each
+    fact = (
+        f"{_count(config.workers, 'worker')} take at most some {need:,} of {config.memory:,} MB, in a flood of logins"
+    )
+    if need <= config.memory:
+        return Finding("settings.memory", "ok", fact)
+    fits = max(1, (config.memory - MASTER_MEMORY) // each)
+    level: Level = "problem" if MASTER_MEMORY + config.workers * WORKER_MEMORY > config.memory else "warning"
+    return Finding("settings.memory", level, fact, setting(config, "WEB_CONCURRENCY", str(fits)))
+
+
 # Python
 
 
@@ -575,8 +615,17 @@ def numbers(version: str) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _flask(config: Config, command: str) -> str:
-    return f"heroku run flask {command}" if config.on_heroku else f"flask {command}"
+def _migrate(config: Config) -> str:
+    if not config.on_heroku:
+        return "flask db upgrade"
+    # A SQLite file that `heroku run` migrates is gone with the one-off dyno that it was on.
+    return ADD_POSTGRESQL if config.database_url.startswith("sqlite") else "heroku run -- flask db upgrade"
+
+
+def _fewer_connections(config: Config) -> str:
+    if config.on_heroku:
+        return "heroku addons:upgrade heroku-redis:premium-0"
+    return setting(config, "REDIS_MAX_CONNECTIONS", str(max(1, config.redis_max_connections - 1)))
 
 
 def _new_key(config: Config) -> str:

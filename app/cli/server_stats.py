@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from redis import Redis, ResponseError
 
-from app.redis_client import Store, glob_escape
+from app.redis_client import NO_CLUSTER, Store, StoreUnavailableError, glob_escape
 
 PINGS = 5  # for a median that one slow answer does not move
 SCAN_STEP = 500  # keys a SCAN looks at; the server does nothing else meanwhile
@@ -87,6 +87,17 @@ class ServerStats:
             except ResponseError:
                 return None
         return None if value is None else str(value)
+
+    def refusal(self) -> str | None:
+        """Return the error with which a node of a cluster refuses Pipit's keys; None if it, or no cluster, has them."""
+        try:
+            with self.store.commands() as redis:
+                redis.exists(self.store.key("ready"), self.store.key("ready:2"))
+        except StoreUnavailableError as error:
+            if self.store.trouble(error) is not NO_CLUSTER:
+                return None
+            return str(error)
+        return None
 
     def connection_names(self) -> list[str] | None:
         """Return the name of each connection to the server, "" where it has none; None if this user may not ask."""

@@ -28,7 +28,7 @@ from app.cli.doctor_checks import DatabaseFacts, Finding, RedisFacts
 from app.cli.server_stats import KeySample, ServerStats
 from app.config import Config, parse_redis_url
 from app.extensions import db
-from app.redis_client import Store
+from app.redis_client import UNVERIFIED, Store, StoreUnavailableError
 from tests import servers
 from tests.conftest import SECRET_KEY, Visitor
 from tests.servers import ROOT, clean_environ
@@ -50,6 +50,7 @@ DYNO = replace(
     redis_tls_verify=False,
     trusted_proxies=1,
     trusted_hosts=("pipit.example.org",),
+    memory=512,
 )
 INFO = {
     "redis_version": "7.2.4",
@@ -65,6 +66,7 @@ INFO = {
 REDIS = RedisFacts(
     round_trip=0.0008,
     info=INFO,
+    refusal=None,
     settings={"timeout": "300", "save": "", "maxclients": "20"},
     connection_names=["pipit"] * 5,
     clock_lead=0.01,
@@ -72,7 +74,7 @@ REDIS = RedisFacts(
     indexes=KeySample(1000, True, 100.0),
 )
 POSTGRESQL = DatabaseFacts("PostgreSQL", "17.4", 0.002, ("0001",), ("0001",), 0, connections=3, limit=20)
-REFUSED = RedisFacts(0.001, {}, {"timeout": None, "save": None, "maxclients": None}, None, None, None, None)
+REFUSED = RedisFacts(0.001, {}, None, {"timeout": None, "save": None, "maxclients": None}, None, None, None, None)
 
 
 @pytest.fixture
@@ -247,8 +249,8 @@ def test_sessions_are_counted_and_the_room_that_is_left() -> None:
 
 def test_a_certificate_that_can_not_be_verified_has_a_remedy_of_its_own() -> None:
     why = "ConnectionError: Error 1 connecting to redis.example.org:6380. [SSL: CERTIFICATE_VERIFY_FAILED]"
-    assert "REDIS_TLS_VERIFY=no" in str(checks.redis_away(why, LAPTOP).remedy)
-    assert "REDIS_TLS_VERIFY" not in str(checks.redis_away("TimeoutError", LAPTOP).remedy)
+    assert "REDIS_TLS_VERIFY=no" in str(checks.redis_away(why, UNVERIFIED, LAPTOP).remedy)
+    assert "REDIS_TLS_VERIFY" not in str(checks.redis_away("TimeoutError", None, LAPTOP).remedy)
 
 
 @pytest.mark.parametrize(
@@ -385,7 +387,7 @@ def test_every_finding_that_is_not_ok_says_what_to_run() -> None:
         weak = replace(config, secret_key="x" * 20, workers=50)
         for facts in (REDIS, REFUSED, replace(bad, clock_lead=90.0, round_trip=1.0, connection_names=[""] * 20)):
             every = [
-                checks.redis_away("away", weak),
+                checks.redis_away("away", None, weak),
                 checks.database_away("away", weak),
                 checks.database_kind(weak),
                 *checks.redis_findings(facts, weak, TODAY),
@@ -399,6 +401,41 @@ def test_every_finding_that_is_not_ok_says_what_to_run() -> None:
                 assert "\n" not in finding.fact + str(finding.remedy)
                 if finding.remedy and config.on_heroku:
                     assert re.match(r"heroku |git push heroku|echo (python-)?3", finding.remedy), finding
+
+
+@pytest.mark.parametrize(
+    ("why", "address", "remedy"),
+    [
+        ("max number of clients reached", "redis://a:1/0", "echo 'REDIS_MAX_CONNECTIONS=3' >> .env"),
+        ("(104, 'Connection reset by peer')", "redis://a:1/0", "echo 'REDIS_URL=rediss://…@a:1/0' >> .env"),
+        ("Connection closed by server.", "redis://a:1/0", "echo 'REDIS_URL=rediss://…@a:1/0' >> .env"),
+        ("Timeout connecting to server", "rediss://a:1/0", "echo 'REDIS_URL=redis://…@a:1/0' >> .env"),
+        ("Connection reset by peer", "rediss://a:1/0", "redis-cli -h a -p 1 --tls PING"),
+        ("Connection refused", "redis://a:1/0", "redis-cli -h a -p 1 PING"),
+    ],
+)
+def test_a_redis_that_can_not_be_used_has_the_remedy_of_its_likely_cause(why: str, address: str, remedy: str) -> None:
+    config = replace(LAPTOP, redis=parse_redis_url(address))
+    trouble = Store(config).trouble(StoreUnavailableError(f"ConnectionError: {why}"))
+    found = checks.redis_away(why, trouble, config)
+    assert (found.level, found.remedy) == ("problem", remedy)
+    assert (trouble is None) == ("; it " not in found.fact)
+
+
+@pytest.mark.parametrize(
+    ("memory", "workers", "level", "remedy"),
+    [
+        (512, 2, "ok", None),
+        (512, 3, "warning", "heroku config:set WEB_CONCURRENCY=2"),
+        (512, 8, "problem", "heroku config:set WEB_CONCURRENCY=2"),
+        (None, 2, "note", "heroku ps"),
+    ],
+)
+def test_the_memory_of_all_workers_is_compared_with_the_dynos(
+    memory: int | None, workers: int, level: str, remedy: str | None
+) -> None:
+    found = checks.memory(replace(DYNO, memory=memory, workers=workers))
+    assert (found.level, found.remedy) == (level, remedy)
 
 
 # The command
@@ -466,6 +503,39 @@ def test_a_wrong_password_is_a_problem_and_is_not_shown(make_app: Callable[..., 
     assert PASSWORD not in str(found)
 
 
+@pytest.mark.parametrize(
+    ("kind", "check", "fact"),
+    [
+        ("replica", "redis.role", "a read-only replica: nobody can log in"),
+        ("cluster", "redis.role", "a Redis Cluster, and this node doesn't have all of Pipit's keys"),
+        ("crowded", "redis.reachable", "it has no free connection"),
+        ("locked", "redis.reachable", "it refuses the password"),
+    ],
+)
+def test_a_redis_in_which_nobody_can_log_in_is_a_problem(
+    make_app: Callable[..., Flask], kind: str, check: str, fact: str
+) -> None:
+    with servers.unfit_redis(kind) as url:
+        found = findings(make_app(redis=parse_redis_url(url)))[check]
+    assert found.level == "problem"
+    assert fact in found.fact
+    assert "hunter2" not in str(found)
+
+
+def test_a_cluster_whose_node_has_all_of_the_keys_is_well(make_app: Callable[..., Flask]) -> None:
+    with servers.unfit_redis("cluster") as url:
+        app = make_app(redis=parse_redis_url(url), redis_prefix="{pipit}:")
+        assert findings(app)["redis.role"].level == "ok"
+        assert app.test_client().get("/readyz").status_code == 200
+
+
+def test_a_node_of_a_cluster_names_the_node_that_has_the_keys() -> None:
+    facts = replace(REDIS, refusal="MovedError: 14489 10.0.0.7:6379")
+    assert checks.redis_role(facts, DYNO).remedy == "heroku config:set REDIS_PREFIX={pipit}:"
+    tagged = checks.redis_role(facts, replace(DYNO, redis_prefix="{pipit}:"))
+    assert tagged.remedy == "heroku config:set REDIS_URL=rediss://…@10.0.0.7:6379/0"
+
+
 def test_sql_away_is_a_problem_and_the_rest_is_checked_all_the_same(make_app: Callable[..., Flask]) -> None:
     make_app()
     away = make_app(secret_key=STRONG, database_url=f"postgresql+psycopg://pipit:{PASSWORD}@127.0.0.1:1/pipit")
@@ -483,11 +553,19 @@ def test_a_database_that_is_not_there_is_not_made_by_looking(make_app: Callable[
     assert not (tmp_path / "none.db").exists()
 
 
+def test_no_remedy_for_sqlite_on_heroku_writes_to_a_disk_that_vanishes() -> None:
+    dyno = replace(DYNO, database_url="sqlite:////app/pipit.db")
+    empty = replace(POSTGRESQL, kind="SQLite", at=(), missing=1)
+    for finding in (checks.database_away("no such file", dyno), checks.database_migrations(empty, dyno)):
+        assert "heroku run" not in str(finding.remedy)
+        assert str(finding.remedy).endswith("heroku addons:create heroku-postgresql:essential-0 --wait")
+
+
 def test_sqlite_on_heroku_is_a_problem(make_app: Callable[..., Flask]) -> None:
     app = make_app(secret_key=STRONG, on_heroku=True, trusted_proxies=1)
     found = findings(app)["database.kind"]
     assert found.level == "problem"
-    assert found.remedy == "heroku addons:create heroku-postgresql:essential-0 --wait"
+    assert str(found.remedy).endswith("heroku addons:create heroku-postgresql:essential-0 --wait")
     assert run(app).exit_code == 1
 
 
