@@ -21,7 +21,7 @@ from tests.rehearsal.browser import HOST, Browser, IdleConnection, SlowPost
 from tests.rehearsal.platform import GRACE, Platform, Push, Stopped, git
 from tests.rehearsal.report import Report
 from tests.rehearsal.router import CLIENT_IDLE, Router
-from tests.rehearsal.traffic import Crowd, lost_posts, missing_posts
+from tests.rehearsal.traffic import Crowd, log_in_often, lost_posts, missing_posts
 from tests.rehearsal.walk import Walk
 from tests.servers import ROOT, wait_until
 
@@ -29,6 +29,7 @@ RESULTS = ROOT / "bench/results/rehearsal.txt"
 VISITORS = 8
 SLOW = 8  # s that a slow visitor's post takes to arrive, in the midst of a deployment
 STUCK = 300  # s: longer than any grace
+DYNO_RAM = 512  # MB
 WARM_UP = 3 * VISITORS  # posts before, between and after the deployments
 
 MIGRATION = '''"""A migration of the rehearsal's."""
@@ -188,6 +189,7 @@ class Rehearsal:
         """Deploy twice, and scale up and down between, while visitors read and post; return them."""
         rejected = self.redis_info("rejected_connections")
         logged = len(self.router.log)
+        people: list[Browser] = []
         with Crowd(self.router, VISITORS) as crowd:
             slow_visitor = Browser(self.router, "127.0.1.10")
             slow_visitor.register("dora")
@@ -200,6 +202,11 @@ class Rehearsal:
                 crowd.wait_for_posts(WARM_UP)
                 row.detail = f"{self.redis_info('connected_clients') - 1} Redis connections"
                 self.platform.scale(self.platform.slug, 1)
+            with self.report.row("120 logins, 20 at once, under load: the dyno keeps within its 512 MB") as row:
+                people = log_in_often(self.router, 20, 5)
+                megabytes = self.platform.dynos[0].memory() / 2**20
+                assert megabytes < DYNO_RAM * 0.6, f"{megabytes:.0f} MB"  # the rest is for the logins of a moment
+                row.detail = f"{megabytes:.0f} MB afterwards, of all its processes"
             with self.report.row("a newer main with a migration and other pages, a slow post on its way") as row:
                 layout = (self.platform.checkout / "app/templates/layout.html").read_text()
                 self.platform.commit(
@@ -243,7 +250,7 @@ class Rehearsal:
             turned_away = self.redis_info("rejected_connections") - rejected
             assert not turned_away, f"{turned_away} connections refused"
             row.detail = f"{self.router.reused} requests on a reused connection, {self.router.retried} retried"
-        return [*crowd.browsers, slow_visitor]
+        return [*crowd.browsers, *people, slow_visitor]
 
     def redeploy(self, branch: str, crowd: Crowd, slow: SlowPost | None = None) -> str:
         """Push and deploy while the crowd is at work, and return the figures."""

@@ -4,6 +4,7 @@ import statistics
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.client import HTTPException
 
@@ -116,6 +117,22 @@ class Crowd:
             self.tally.failed.append(f"{method} {path}: {answer.status} {answer.text[:100]}")
             return None
         return answer
+
+
+def log_in_often(router: Router, people: int, rounds: int) -> list[Browser]:
+    """Let people register and then log in again and again, all at once; return every browser they used."""
+
+    def visit(number: int) -> list[Browser]:
+        name, address = f"worker{number}", f"127.0.3.{number}"
+        browsers = [Browser(router, address) for _ in range(1 + rounds)]
+        statuses = [browsers[0].register(name).status, *(browser.log_in(name).status for browser in browsers[1:])]
+        assert set(statuses) == {302}, statuses
+        for browser in browsers:
+            browser.hang_up()
+        return browsers
+
+    with ThreadPoolExecutor(people) as pool:
+        return [browser for browsers in pool.map(visit, range(1, people + 1)) for browser in browsers]
 
 
 def lost_posts(tally: Tally, database: PostgresAddon) -> list[str]:
