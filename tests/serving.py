@@ -133,6 +133,7 @@ class FrontServer:
         wait_until(lambda: self._server.started or not self._thread.is_alive(), "the front to start")
         if not self._server.started:
             raise RuntimeError("the front did not start")
+        wait_until(self.front._first_look.done, "the look at Redis, so that it is in no test's counts")
         bridge = self.front._bridge
         application = bridge._application
 
