@@ -193,6 +193,7 @@ class Rehearsal:
         with Crowd(self.router, VISITORS) as crowd:
             slow_visitor = Browser(self.router, "127.0.1.10")
             slow_visitor.register("dora")
+            slow_visitor.hang_up()  # before the router does: the visitor comes back later
             crowd.wait_for_posts(WARM_UP)
             with self.report.row("git push master, under load") as row:
                 row.detail = self.redeploy("master", crowd)
