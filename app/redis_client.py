@@ -61,7 +61,9 @@ MAYBE_TLS = Trouble("hangs up", "if it always does, this may be a TLS port, whic
 MAYBE_PLAIN = Trouble(
     "does not answer in TLS", "if this is always so, the port may need redis:// instead", lasting=False
 )
-UNVERIFIED = Trouble("has a certificate that can't be verified", "REDIS_TLS_VERIFY=no, if its owner signs it himself")
+UNVERIFIED = Trouble(
+    "has a certificate that can't be verified", "set REDIS_TLS_VERIFY=no if the server's owner signs it"
+)
 TROUBLES = {  # a part of what describe() says: what it means
     "ReadOnlyError": Trouble(
         "is read-only",
