@@ -253,17 +253,18 @@ def test_a_lease_that_outlives_its_time_makes_nobody_wait(
 class TestSlowBuilds:
     """A build may take longer than a second. It is stored, and each second one more reader builds, in case it died."""
 
-    def test_thirty_readers_of_a_slow_page_build_it_twice_and_it_is_stored(
+    def test_thirty_readers_of_a_slow_page_build_it_once_and_once_more_a_second_and_it_is_stored(
         self, make_cache: Callable[..., PageCache], source: Source
     ) -> None:
         processes = [make_cache(threads=50) for _ in range(3)]
         for cache in processes:
             cache.register(PAGE, lambda _which: source.build_slowly(1.5))
         statuses: list[str] = []
+        began = time.monotonic()
         in_threads(30, lambda number: statuses.append(processes[number % 3].get_or_build("page").status))
-        assert source.builds == 2  # the second of them in case the first has died
-        assert sorted(statuses)[:2] == ["Pipit; fwd=miss", "Pipit; fwd=miss; collapsed; ttl=58"]
+        assert 2 <= source.builds <= 1 + time.monotonic() - began
         assert statuses.count("Pipit; fwd=miss; stored") == 1
+        assert sum("collapsed" in status for status in statuses) == 30 - source.builds
         assert processes[0].get("page")
 
     def test_whoever_is_done_first_stores_and_the_other_does_not(
