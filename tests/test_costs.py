@@ -33,9 +33,9 @@ FIRST_VISIT = 30_000  # bytes over the wire, for all it takes to show /
 FIRST_VISIT_REQUESTS = 4  # the page, its style, its script, its icon
 REPEAT_VISIT = 1_000  # bytes
 
-PAGES = {  # and the statements that each takes, made anew
-    "anonymous": {"/": 1, "/@bob": 2, "/@bob/1": 1},
-    "signed in": {"/": 1, "/@bob": 3, "/@bob/1": 1, "/home": 1},
+PAGES = {  # and the statements that each takes, made anew: one of them finds the people whom the posts mention
+    "anonymous": {"/": 2, "/@bob": 3, "/@bob/1": 2},
+    "signed in": {"/": 2, "/@bob": 4, "/@bob/1": 2, "/home": 2},
 }
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -44,13 +44,22 @@ on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_page_made_anew_takes_as_many_statements_however_large_the_site(
     app: Flask, redis: Redis, ada: Visitor, bob: Visitor, visitor: Visitor, who: str, path: str
 ) -> None:
-    bob.publish("the only post there is")
+    bob.publish("the only post there is, @ada")
     ada.follow("bob")
     reader = ada if who == "signed in" else visitor
     small = statements_of_a_miss(app, redis, reader, path)
     grow(app)
     large = statements_of_a_miss(app, redis, reader, path)
     assert len(small) == len(large) == PAGES[who][path]
+
+
+@on_sqlite
+def test_posts_that_mention_nobody_take_no_statement_to_find_them(
+    app: Flask, redis: Redis, bob: Visitor, visitor: Visitor
+) -> None:
+    bob.publish("write to bob@example.org")
+    for path, statements in PAGES["anonymous"].items():
+        assert len(statements_of_a_miss(app, redis, visitor, path)) == statements - 1
 
 
 def test_the_growth_benchmark_finds_its_pages(tmp_path: Path) -> None:

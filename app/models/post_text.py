@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Literal
 
 import regex
@@ -25,8 +25,13 @@ GRAPHEME = regex.compile(r"\X")
 CONTROL = regex.compile(r"[\p{Cc}--[\t\n]]", regex.VERSION1)
 VISIBLE = regex.compile(r"[^\p{C}\p{Z}\p{M}\u115f\u1160\u2800\u3164\uffa0]")
 NAME_OR_TAG = regex.compile(
-    r"(?<![\w&/@#.])(?:@(?P<mention>[A-Za-z0-9_]{1,30})(?![\w@])|#(?P<tag>[\w\p{M}]*[\p{L}][\w\p{M}]*)(?![\w#]))"
+    r"(?<![\w&/@#])"
+    r"(?:(?<!\w\.)@(?P<mention>[A-Za-z0-9_]{1,30})(?![\w@])"  # ".@ada" is how people mention in public
+    r"|(?<!\.)#(?P<tag>[\w\p{M}]*[\p{L}][\w\p{M}]*)(?![\w#]))"
 )
+# Characters that turn the direction of what follows; a URL may not contain them (RFC 3987, section 4.1).
+BIDI_CONTROL = regex.compile(r"\p{Bidi_Control}")
+USER_INFO = regex.compile(r"\w+://[^/?#]*@")  # http://good.com@evil.com leads to evil.com
 
 
 class PostTextError(ValueError):
@@ -86,27 +91,39 @@ def tag_key(tag: str) -> str:
     return unicodedata.normalize("NFKC", within).casefold()
 
 
+@lru_cache(maxsize=2_000)  # some 1 MB; finding the links takes a fifth of a millisecond
+def mentions(body: str) -> frozenset[str]:
+    """Return the names that a post mentions, in lower case, whether anyone has them or not."""
+    if "@" not in body:
+        return frozenset()
+    return frozenset(piece.target.lower() for piece in pieces(body) if piece.kind == "mention")
+
+
 def pieces(body: str) -> Iterator[Piece]:
     """Take a post's text apart into plain text, URLs, mentions and hashtags; their texts joined are the body again."""
     end = 0
-    for match in _linkify().match(body) or []:
-        yield from _names_and_tags(body[end : match.index])
+    for match in _linkify().match(BIDI_CONTROL.sub(" ", body)) or []:
+        yield from _names_and_tags(body, end, match.index)
         url = match.url.rstrip(CLOSING)
         end = match.last_index - (len(match.url) - len(url))
-        yield Piece("url", body[match.index : end], url)
-    yield from _names_and_tags(body[end:])
+        text = body[match.index : end]
+        if USER_INFO.match(url) or body.startswith("@", end):
+            yield Piece("text", text)
+        else:
+            yield Piece("url", text, url)
+    yield from _names_and_tags(body, end, len(body))
 
 
-def _names_and_tags(text: str) -> Iterator[Piece]:
-    end = 0
-    for match in NAME_OR_TAG.finditer(text):
+def _names_and_tags(body: str, start: int, stop: int) -> Iterator[Piece]:
+    end = start
+    for match in NAME_OR_TAG.finditer(body, start, stop):
         if match.start() > end:
-            yield Piece("text", text[end : match.start()])
+            yield Piece("text", body[end : match.start()])
         kind: Literal["mention", "tag"] = "mention" if match["mention"] else "tag"
         yield Piece(kind, match[0], match[kind])
         end = match.end()
-    if end < len(text):
-        yield Piece("text", text[end:])
+    if end < stop:
+        yield Piece("text", body[end:stop])
 
 
 @cache

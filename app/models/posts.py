@@ -1,5 +1,6 @@
 """Posts, and the lists of them: everyone's latest, one user's, a timeline, a hashtag's."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from sqlalchemy.orm import Mapped, aliased, contains_eager, mapped_column, relat
 from app.extensions import Base, UTCDateTime, db
 from app.models.follows import Follow
 from app.models.paging import Id, Slice, slice_of
-from app.models.post_text import TAG_LENGTH, tag_key
+from app.models.post_text import TAG_LENGTH, mentions, tag_key
 
 if TYPE_CHECKING:
     from app.models.accounts import User
@@ -31,16 +32,17 @@ class Post(Base):
     # lazy="raise": a list that forgot to load its authors fails in the first test, not with a query a post.
     author: Mapped["User"] = relationship(lazy="raise")
     tags: Mapped[list["PostTag"]] = relationship(lazy="raise", cascade="all, delete-orphan", passive_deletes=True)
+    people = frozenset[str]()  # no column: the names of those whom it mentions and who exist, read with the post
 
     @classmethod
     def latest(cls, before: int | None = None) -> "Slice[Post]":
         """Return everyone's posts, newest first."""
-        return slice_of(cls._with_author(), cls.id, PAGE, before)
+        return cls._page(cls._with_author(), before)
 
     @classmethod
     def by(cls, user_id: int, before: int | None = None) -> "Slice[Post]":
         """Return one user's posts, newest first."""
-        return slice_of(cls._with_author().where(cls.author_id == user_id), cls.id, PAGE, before)
+        return cls._page(cls._with_author().where(cls.author_id == user_id), before)
 
     @classmethod
     def timeline_of(cls, user_id: int, before: int | None = None) -> "Slice[Post]":
@@ -69,19 +71,38 @@ class Post(Base):
             .join(authors_on_page, authors_on_page.c.id == cls.author_id)
             .where(cls.id >= func.coalesce(last_of_page, 0))
         )
-        return slice_of(query, cls.id, PAGE, before)
+        return cls._page(query, before)
 
     @classmethod
     def tagged(cls, tag: str, before: int | None = None) -> "Slice[Post]":
         """Return the posts with a hashtag, in whatever case, newest first."""
         query = cls._with_author().join(PostTag, PostTag.post_id == cls.id).where(PostTag.tag == tag_key(tag))
-        return slice_of(query, cls.id, PAGE, before)
+        return cls._page(query, before)
 
     @classmethod
     def with_author(cls, post_id: int) -> "Post | None":
         """Return one post with its author, or None."""
         post: Post | None = db.session.scalar(cls._with_author().where(cls.id == post_id))
+        if post:
+            cls._find_people([post])
         return post
+
+    @classmethod
+    def _page(cls, query: Select[Any], before: int | None) -> "Slice[Post]":
+        page: Slice[Post] = slice_of(query, cls.id, PAGE, before)
+        cls._find_people(page.items)
+        return page
+
+    @classmethod
+    def _find_people(cls, posts: "Iterable[Post]") -> None:
+        """Look up everyone whom these posts mention: one query, or none if they mention nobody."""
+        names = set[str]().union(*(mentions(post.body) for post in posts))
+        if names:
+            user = cls.author.entity.class_  # User can't be imported here: it imports Post
+            found = db.session.execute(select(user.name_key, user.name).where(user.name_key.in_(names)))
+            people = {row.name_key: row.name for row in found}
+            for post in posts:
+                post.people = frozenset(people[name] for name in mentions(post.body) if name in people)
 
     @classmethod
     def _with_author(cls) -> Select[Any]:
