@@ -8,7 +8,7 @@ from app.front.assets import Assets
 from app.front.bridge import LARGEST_REQUEST
 from app.front.log import init_log
 from app.front.wsgi import WSGIFront
-from app.web import accounts, errors, health, holes, limits, pages, people, posts
+from app.web import accounts, errors, health, holes, limits, pages, people, posts, well_known
 from app.web.converters import IdConverter
 from app.web.viewer import signed_in
 
@@ -24,7 +24,7 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
         SITE_NAME=config.site_name,
     )
     app.url_map.converters["id"] = IdConverter
-    for module in (posts, people, accounts, health):
+    for module in (posts, people, accounts, health, well_known):
         app.register_blueprint(module.bp)
     errors.init_errors(app)
     limits.init_limits(app)
