@@ -377,15 +377,15 @@ class PipitSessionInterface(RedisSessionInterface):
                 if data:
                     yield _active(key.decode().removeprefix(self.key_prefix), data)
 
-    def end_one(self, user_id: int, handle: str) -> bool:
-        """End one session of a user, by its handle; return whether there was one. Raises StoreUnavailableError."""
+    def end_one(self, user_id: int, handle: str) -> ActiveSession | None:
+        """End one session of a user, by its handle; return it, None if there was none. Raises StoreUnavailableError."""
         for place in self.active(user_id):
             if place.handle == handle:
                 with self.store.commands() as redis, redis.pipeline() as pipe:
                     self._forget(pipe, place.sid, user_id)
                     pipe.execute()
-                return True
-        return False
+                return place
+        return None
 
     # Details
 

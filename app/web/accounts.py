@@ -12,7 +12,7 @@ from app.web.viewer import end_other_sessions, local_path, login_required, sign_
 
 bp = Blueprint("accounts", __name__)
 
-WRONG_PASSWORD = "That name and password don't belong together."  # noqa: S105  # a message
+WRONG_PASSWORD = "That name and password don't match."  # noqa: S105  # a message
 SUSPENDED = "This account is suspended. Ask whoever runs this site."
 DEAD_LINK = "A link to reset a password works once, and for an hour. Ask whoever runs this site for another one."
 
@@ -24,6 +24,7 @@ def register() -> ResponseReturnValue:
         return redirect(url_for("posts.home"))
     form = RegisterForm()
     if request.method != "POST":
+        form.next.data = local_path(request.args.get("next"))
         return render_template("accounts/register.html", form=form)
     count_attempt(registration_rules(request.remote_addr or ""))
     if form.validate():
@@ -34,7 +35,7 @@ def register() -> ResponseReturnValue:
         except EmailTakenError:
             form.email.errors.append(EMAIL_TAKEN)
         else:
-            response = make_response(redirect(url_for("posts.home")))
+            response = make_response(redirect(local_path(form.next.data) or url_for("posts.home")))
             remember_device(user.name, response)
             if sign_in(user):
                 flash(f"Welcome, @{user.name}. Say hello!")
@@ -86,9 +87,10 @@ def logout() -> ResponseReturnValue:
 @bp.get("/settings/sessions")
 @login_required
 def sessions() -> ResponseReturnValue:
-    """Show every place where the viewer is signed in."""
-    places = current_interface().active(viewer().id)
-    return render_template("accounts/sessions.html", places=places, this=current_session().sid)
+    """Show every place where the viewer is signed in: this one first, then the last used."""
+    this = current_session().sid
+    places = sorted(current_interface().active(viewer().id), key=lambda place: place.sid != this)
+    return render_template("accounts/sessions.html", places=places, this=this)
 
 
 @bp.post("/settings/sessions/<handle>/end")
@@ -96,7 +98,7 @@ def sessions() -> ResponseReturnValue:
 def end_session(handle: str) -> ResponseReturnValue:
     """End one session of the viewer's, at once and on every process."""
     ended = current_interface().end_one(viewer().id, handle)
-    flash("That session is ended." if ended else "That session had ended already.")
+    flash(f"Logged out of {ended.device or 'an unknown browser'}." if ended else "That device was already logged out.")
     return redirect(url_for("accounts.sessions"))
 
 
@@ -105,7 +107,7 @@ def end_session(handle: str) -> ResponseReturnValue:
 def end_all_other_sessions() -> ResponseReturnValue:
     """End all of the viewer's sessions but this one."""
     count = end_other_sessions()
-    flash(f"Logged out in {count} other place{'' if count == 1 else 's'}.")
+    flash(f"Logged out of {count} other device{'' if count == 1 else 's'}.")
     return redirect(url_for("accounts.sessions"))
 
 
@@ -129,12 +131,12 @@ def change_password() -> ResponseReturnValue:
     response = make_response(redirect(url_for("posts.home")))
     remember_device(user.name, response)
     if sign_in(user):
-        flash("Your password is changed. Everywhere else you're logged out now.")
+        flash("Password changed. You've been logged out everywhere else.")
     return response
 
 
 def _refuse_change(form: PasswordForm) -> ResponseReturnValue:
-    form.current_password.errors.append("That is not your current password.")
+    form.current_password.errors.append("That's not your current password.")
     return render_template("accounts/password.html", form=form), 422
 
 
@@ -152,5 +154,5 @@ def reset_password(token: str) -> ResponseReturnValue:
         abort(410, DEAD_LINK)
     if signed_in():
         sign_out()
-    flash("Your password is changed. Log in with it.")
+    flash("Password changed. Log in with the new one.")
     return redirect(url_for("accounts.login"))

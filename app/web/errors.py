@@ -1,8 +1,6 @@
 """Error pages: what happened, in plain words, and what to do about it."""
 
-from datetime import UTC, datetime, timedelta
-
-from flask import Flask, Response, current_app, make_response, render_template, request
+from flask import Flask, Response, current_app, make_response, render_template, request, url_for
 from flask_wtf.csrf import CSRFError
 from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -12,27 +10,28 @@ from app.extensions import sql_reason
 from app.redis_client import StoreUnavailableError
 from app.sessions import current_session
 from app.web.limits import TooManyAttemptsError
+from app.web.viewer import local_path
 
 RETRY_AFTER = 5  # s; a restarted store is back by then
 
 TITLES = {
-    400: "That request can't be understood",
-    403: "That isn't yours to do",
-    404: "There is nothing here",
-    405: "That can't be done here",
+    400: "That request didn't work",
+    403: "You can't do that",
+    404: "Page not found",
+    405: "This address only takes forms",
     410: "This link doesn't work any more",
-    413: "That is too much",
+    413: "That's too large",
     429: "Too many attempts",
-    500: "Something broke on our side",
+    500: "Something went wrong",
     503: "Back in a moment",
 }
 TEXTS = {
-    400: "Something in what your browser sent is missing or malformed. Go back, reload the page and try again.",
-    403: "You can only change what is your own.",
-    404: "The page may have been deleted, or its address mistyped.",
-    405: "This address is for a form to be sent to. Go back and use the form.",
-    413: "What you sent is larger than anything Pipit takes. Go back and shorten it.",
-    500: "We have a note of it. Try again; if it happens again, tell whoever runs this site when it was.",
+    400: "Part of what your browser sent is missing or damaged. Go back, reload the page and try again.",
+    403: "You can only change what belongs to you.",
+    404: "The page may have been deleted, or there's a typo in its address.",
+    405: "There's nothing to see at this address. Go back and send the form from there.",
+    413: "What you sent is larger than this site accepts. Go back and shorten it.",
+    500: "The error has been logged. Please try again. If it keeps happening, tell the people who run this site.",
 }
 
 
@@ -49,7 +48,7 @@ def init_errors(app: Flask) -> None:
 
 
 def _unknown_host(_error: SecurityError) -> Response:
-    text = "This server does not answer to that name. Whoever runs it can add the name to TRUSTED_HOSTS."
+    text = "This site doesn't go by that name. The people who run it can add the name to TRUSTED_HOSTS."
     return _page(400, "Unknown host", text)
 
 
@@ -69,19 +68,19 @@ def _form_out_of_date(_error: CSRFError) -> Response:
     if current_session().unavailable:  # the token may be good; its session can't be read to tell
         return _redis_unavailable(StoreUnavailableError("the session can't be read"))
     text = (
-        "The form you sent was opened too long ago, or in a browser that keeps no cookies. "
+        "You opened the form too long ago, or your browser doesn't accept cookies. "
         "Go back, reload the page and send it again."
     )
     return _page(400, "This form is out of date", text)
 
 
 def _too_many_attempts(error: TooManyAttemptsError) -> Response:
-    window = error.window
-    again = datetime.now(UTC) + timedelta(seconds=window.resets_in)
-    response = make_response(
-        render_template("errors/429.html", title=TITLES[429], window=window, again=again, kept=_kept()), 429
-    )
-    response.headers["Retry-After"] = str(window.resets_in)
+    seconds = error.window.resets_in
+    kept = _sent("body")
+    form = url_for("posts.home") if kept else _form_here()
+    page = render_template("errors/429.html", title=TITLES[429], seconds=seconds, kept=kept, form=form)
+    response = make_response(page, 429)
+    response.headers["Retry-After"] = str(seconds)
     response.headers["Cache-Control"] = "no-store"
     return response
 
@@ -97,7 +96,7 @@ def _sql_unavailable(error: Exception) -> Response:
 
 
 def _unavailable(cause: str) -> Response:
-    text = f"{cause} Try again in a few seconds; if you were logged in, you still are."
+    text = f"{cause} Please try again in a few seconds. If you were logged in, you still are."
     response = _page(503, TITLES[503], text)
     response.headers["Retry-After"] = str(RETRY_AFTER)
     return response
@@ -105,15 +104,22 @@ def _unavailable(cause: str) -> Response:
 
 def _page(code: int, title: str, text: str) -> Response:
     """Return an error page; it keeps a post that was being written, so that nobody has to write it twice."""
-    page = render_template("errors/error.html", code=code, title=title, text=text, kept=_kept())
+    page = render_template("errors/error.html", code=code, title=title, text=text, kept=_sent("body"))
     response = make_response(page, code)
     response.headers["Cache-Control"] = "no-store"
     return response
 
 
-def _kept() -> str | None:
-    """Return the post that was sent with the request, if one was, and if it can be read."""
+def _form_here() -> str | None:
+    """Return the address of the form that was sent, which remembers where its sender wants to go; None if unknown."""
+    if not request.endpoint or not request.url_rule or "GET" not in (request.url_rule.methods or ()):
+        return None
+    return url_for(request.endpoint, **(request.view_args or {}), next=local_path(_sent("next")))
+
+
+def _sent(field: str) -> str | None:
+    """Return what was sent in a form's field, such as a post's text; None if nothing was, or it can't be read."""
     try:
-        return request.form.get("body")
+        return request.form.get(field)
     except HTTPException:  # too large; that can be found out as late as here, on the way to a 404
         return None

@@ -8,7 +8,7 @@ from wtforms.validators import InputRequired, Length, Optional, Regexp
 
 from app.models import PostTextError, User
 from app.models.accounts import EMAIL_LENGTH, EMAIL_PATTERN, NAME_LENGTH, NAME_PATTERN, PASSWORD_MAX, PASSWORD_MIN
-from app.models.post_text import PostText
+from app.models.post_text import LENGTH, PostText
 
 # Names that would read as if the site itself spoke.
 RESERVED_NAMES = {"admin", "administrator", "moderator", "pipit", "root", "support"}
@@ -48,7 +48,7 @@ def new_password_field(label: str) -> PasswordField:
     """Return the field for a password that is being chosen."""
     return PasswordField(
         label,
-        description=f"At least {PASSWORD_MIN} characters. A sentence is easy to remember and hard to guess.",
+        description=f"At least {PASSWORD_MIN} characters. A few random words are easy to remember and hard to guess.",
         validators=[
             InputRequired("Choose a password."),
             Length(min=PASSWORD_MIN, message=f"Use at least {PASSWORD_MIN} characters."),
@@ -64,7 +64,7 @@ class RegisterForm(Form):
     username = StringField(
         "Name",
         filters=[without_at],
-        description="Letters, digits and _. It can't be changed later: your page's address is made of it.",
+        description="Letters, digits and _. It will be part of your profile's address, so you can't change it later.",
         validators=[
             InputRequired("Choose a name."),
             Length(max=NAME_LENGTH, message=f"Use at most {NAME_LENGTH} characters."),
@@ -84,10 +84,13 @@ class RegisterForm(Form):
         render_kw={"autocomplete": "email"},
     )
     password = new_password_field("Password")
+    next = HiddenField()
 
     def validate_username(self, field: Field) -> None:
-        """Refuse a name that is somebody's already, or that nobody may have."""
-        if field.data.lower() in RESERVED_NAMES or User.named(field.data):
+        """Refuse a name that nobody may have, or that someone has."""
+        if field.data.lower() in RESERVED_NAMES:
+            raise ValidationError("That name is reserved. Choose another one.")
+        if User.named(field.data):
             raise ValidationError(NAME_TAKEN.format(field.data))
 
     def validate_email(self, field: Field) -> None:
@@ -97,7 +100,7 @@ class RegisterForm(Form):
 
 
 NAME_TAKEN = "“{}” is taken. Choose another name."
-EMAIL_TAKEN = "There is an account with that address already. Log in instead?"
+EMAIL_TAKEN = "There is already an account with that address. Log in instead?"
 
 
 class LoginForm(Form):
@@ -106,12 +109,12 @@ class LoginForm(Form):
     username = StringField(
         "Name or e-mail",
         filters=[strip],
-        validators=[InputRequired("Give your name.")],
+        validators=[InputRequired("Enter your name.")],
         render_kw={"autocomplete": "username", "autocapitalize": "none", "spellcheck": "false"},
     )
     password = PasswordField(
         "Password",
-        validators=[InputRequired("Give your password."), Length(max=PASSWORD_MAX, message="That is too long.")],
+        validators=[InputRequired("Enter your password."), Length(max=PASSWORD_MAX, message="That is too long.")],
         render_kw={"autocomplete": "current-password"},
     )
     next = HiddenField()
@@ -123,7 +126,7 @@ class PasswordForm(Form):
     current_password = PasswordField(
         "Current password",
         validators=[
-            InputRequired("Give your current password."),
+            InputRequired("Enter your current password."),
             Length(max=PASSWORD_MAX, message="That is too long."),
         ],
         render_kw={"autocomplete": "current-password"},
@@ -142,7 +145,7 @@ class PostForm(Form):
 
     body = TextAreaField(
         "What's happening?",
-        render_kw={"rows": 3, "autocomplete": "off", "data-counter": "", "dir": "auto"},
+        render_kw={"rows": 3, "autocomplete": "off", "data-limit": LENGTH, "dir": "auto"},
     )
     text: PostText
 

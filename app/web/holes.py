@@ -118,7 +118,8 @@ class Holes:
     def _templates(self) -> Environment:
         """Return templates with only what a hole may use: Flask's own globals (request, session, g) are not there."""
         templates = self._app.jinja_env.overlay(undefined=StrictUndefined)
-        templates.globals = {"asset": self._app.jinja_env.globals["asset"]}
+        templates.globals = {name: self._app.jinja_env.globals[name] for name in ("asset", "url_for")}
+        templates.globals["site_name"] = self._app.config["SITE_NAME"]
         return templates
 
     def _render(self, hole: Hole, **known: Any) -> str:

@@ -4,12 +4,13 @@ A view whose page is the same for everyone but for its holes (app/web/holes.py) 
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache, partial, wraps
 from typing import Any
 
-from flask import Flask, Response, current_app, request
+from flask import Flask, Response, current_app, request, url_for
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup, escape
 from werkzeug.exceptions import HTTPException
@@ -20,13 +21,14 @@ from app.front.answers import Filling, PageAnswers, headers_by_name
 from app.front.assets import Assets
 from app.models import Post
 from app.models.accounts import MOST_COUNTED
-from app.models.post_text import pieces
+from app.models.post_text import BIDI_CONTROL, Piece, pieces
 from app.sessions import has_cookie
 from app.web.holes import SHARED, Holes
 from app.web.viewer import last_write
 
 REMEMBERED_PATHS = 10_000  # some 3 MB; matching a path takes ten microseconds, and the same paths recur
 LONGEST_PATH = 200  # characters; no cached page has a longer one
+LONGEST_URL_SHOWN = 40  # characters; more is more than a phone has room for on a line
 
 View = Callable[..., ResponseReturnValue]
 
@@ -150,36 +152,69 @@ def _answer(answers: PageAnswers) -> Response:
 
 
 def post_html(post: Post) -> Markup:
-    """Return a post's text as HTML: URLs, mentions and hashtags are links, everything else is escaped."""
-    return _body_html(post.body)
+    """Return a post's text as HTML: URLs, hashtags and the people it mentions are links, everything else is escaped."""
+    return _body_html(post.body, post.people)
 
 
-@lru_cache(
-    maxsize=2_000
-)  # some 2 MB; finding the links takes a fifth of a millisecond, for the same posts over and over
-def _body_html(body: str) -> Markup:
-    return Markup("").join(_piece_html(body))
+@lru_cache(maxsize=2_000)  # some 2 MB; finding the links takes a fifth of a millisecond, again and again for each post
+def _body_html(body: str, people: frozenset[str]) -> Markup:
+    names = {name.lower(): name for name in people}
+    return Markup("").join(_piece_html(piece, names) for piece in pieces(body))
 
 
-def _piece_html(body: str) -> Iterator[Markup]:
-    for piece in pieces(body):
-        match piece.kind:
-            case "url":
-                yield Markup('<a href="{}" rel="nofollow ugc noopener">{}</a>').format(piece.target, piece.text)
-            case "mention":
-                yield Markup('<a href="/@{}">{}</a>').format(piece.target, piece.text)
-            case "tag":
-                yield Markup('<a href="/tags/{}" rel="nofollow">{}</a>').format(piece.target, piece.text)
-            case _:
-                yield escape(piece.text)
+def _piece_html(piece: Piece, names: Mapping[str, str]) -> Markup:
+    # A link with a direction of its own shows what it leads to, whatever stands before it.
+    match piece.kind:
+        case "url":
+            link = Markup('<a href="{}" rel="nofollow ugc noopener" dir="ltr">{}</a>')
+            return link.format(piece.target, shortened(piece.text))
+        case "mention" if name := names.get(piece.target.lower()):
+            return Markup('<a href="{}" dir="ltr">{}</a>').format(url_for("people.profile", name=name), piece.text)
+        case "tag":
+            url = url_for("posts.tagged", tag=piece.target)
+            return Markup('<a href="{}" rel="nofollow" dir="auto">{}</a>').format(url, piece.text)
+        case _:
+            return escape(piece.text)
+
+
+def shortened(url: str) -> str:
+    """Return a URL as a post shows it: a long one without its scheme and its end, but with all of its host."""
+    if len(url) <= LONGEST_URL_SHOWN:
+        return url
+    url = url.partition("://")[2] or url
+    host = len(re.split("[/?#]", url, maxsplit=1)[0])
+    shown = max(LONGEST_URL_SHOWN - 1, host + 1)
+    return url if len(url) <= shown else f"{url[:shown]}…"
 
 
 def time_tag(moment: datetime) -> Markup:
-    """Return a moment as <time>: absolute here, in UTC; a script shows it relative to the reader's own clock."""
-    utc = moment.astimezone(UTC)
-    return Markup('<time datetime="{}">{}</time>').format(
-        utc.strftime("%Y-%m-%dT%H:%M:%SZ"), utc.strftime("%-d %b %Y, %H:%M UTC")
-    )
+    """Return a post's time as <time>, as short as a list wants it: a date here, in UTC.
+
+    A script shows how long ago that is, up to a week, and then the date by the reader's own clock.
+    """
+    full = full_time(moment)
+    date = full.partition(",")[0].removesuffix(f" {datetime.now(UTC).year}")
+    return Markup(f'<time datetime="{_in_utc(moment)}" title="{full}">{date}</time>')  # noqa: S704  # nobody's text
+
+
+def full_time_tag(moment: datetime) -> Markup:
+    """Return a moment as <time>, with date and time: in UTC here; a script shows it in the reader's time zone."""
+    return Markup(f'<time datetime="{_in_utc(moment)}" class="full">{full_time(moment)}</time>')  # noqa: S704  # nobody's text
+
+
+def full_time(moment: datetime) -> str:
+    """Return a moment for people, in UTC."""
+    return moment.astimezone(UTC).strftime("%-d %b %Y, %H:%M UTC")
+
+
+def _in_utc(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="seconds")
+
+
+def in_brief(text: str, length: int) -> str:
+    """Return the start of a text for a title: one line, and nothing in it that turns the direction of what follows."""
+    line = " ".join(BIDI_CONTROL.sub("", text).split())
+    return line if len(line) <= length else f"{line[: length - 1].rsplit(' ', 1)[0]}…"
 
 
 def counted(number: int) -> str:
@@ -191,9 +226,14 @@ def init_templates(app: Flask, assets: Assets) -> None:
     """Give the templates what they need to draw a page."""
     app.jinja_env.trim_blocks = True
     app.jinja_env.lstrip_blocks = True
+    urls = app.url_map.bind("")  # Flask's own url_for() needs a request, for a host that is trusted
+    app.jinja_env.globals["url_for"] = lambda endpoint, **values: urls.build(endpoint, values)
+    app.extensions["assets"] = assets
     app.jinja_env.globals["asset"] = assets.url
     app.jinja_env.filters["post_html"] = post_html
     app.jinja_env.filters["time_tag"] = time_tag
+    app.jinja_env.filters["full_time_tag"] = full_time_tag
+    app.jinja_env.filters["in_brief"] = in_brief
     app.jinja_env.filters["counted"] = counted
 
     holes = app.extensions["holes"] = Holes(app)

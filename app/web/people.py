@@ -38,18 +38,24 @@ def follow_button(viewer: Viewer, user_id: str, **_about: str) -> dict[str, bool
 def followers(name: str) -> ResponseReturnValue:
     """Show who follows a user."""
     user = _user(name)
-    follows = Follow.followers_of(user.id, before())
+    older_than = before()
+    follows = Follow.followers_of(user.id, older_than)
     people = [follow.follower for follow in follows.items]
-    return render_template("people/followers.html", user=user, people=people, older=follows.older)
+    return render_template(
+        "people/followers.html", user=user, people=people, older=follows.older, older_than=older_than
+    )
 
 
 @bp.get("/@<name>/following")
 def following(name: str) -> ResponseReturnValue:
     """Show whom a user follows."""
     user = _user(name)
-    follows = Follow.followed_by(user.id, before())
+    older_than = before()
+    follows = Follow.followed_by(user.id, older_than)
     people = [follow.followed for follow in follows.items]
-    return render_template("people/following.html", user=user, people=people, older=follows.older)
+    return render_template(
+        "people/following.html", user=user, people=people, older=follows.older, older_than=older_than
+    )
 
 
 @bp.post("/@<name>/follow")
@@ -58,11 +64,11 @@ def follow(name: str) -> ResponseReturnValue:
     """Follow somebody."""
     user = _user(name)
     if user.id == viewer().id:
-        abort(403, "Nobody follows themselves here.")
+        abort(403, "You can't follow yourself.")
     count_if_possible(following_rules(viewer().id))
     viewer().follow(user)
     note_write()
-    flash(f"You follow @{user.name}.")
+    flash(f"You now follow @{user.name}.")
     return redirect(url_for("people.profile", name=user.name))
 
 
@@ -74,7 +80,7 @@ def unfollow(name: str) -> ResponseReturnValue:
     count_if_possible(following_rules(viewer().id))
     viewer().unfollow(user)
     note_write()
-    flash(f"You don't follow @{user.name} any more.")
+    flash(f"You unfollowed @{user.name}.")
     return redirect(url_for("people.profile", name=user.name))
 
 
@@ -83,4 +89,4 @@ def _user(name: str) -> User:
 
 
 def _nobody(name: str) -> NoReturn:
-    abort(404, f"There is nobody called “{name[:40]}” here.")
+    abort(404, f"There's nobody called “{name[:40]}” here.")

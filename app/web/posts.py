@@ -7,6 +7,7 @@ from flask.typing import ResponseReturnValue
 
 from app.models import Post, pages
 from app.models.paging import LARGEST_ID
+from app.models.post_text import LENGTH
 from app.rate_limit import posting_rules
 from app.web.forms import PostForm
 from app.web.limits import count_if_possible
@@ -46,7 +47,8 @@ def tagged(tag: str) -> ResponseReturnValue:
     """Show the posts with a hashtag."""
     if "\0" in tag:  # PostgreSQL refuses even to look for it
         abort(404)
-    return render_template("posts/tagged.html", tag=tag, posts=Post.tagged(tag, before()))
+    older_than = before()
+    return render_template("posts/tagged.html", tag=tag, posts=Post.tagged(tag, older_than), older_than=older_than)
 
 
 @bp.get("/@<name>/<id:post_id>")
@@ -86,4 +88,6 @@ def delete(post_id: int) -> ResponseReturnValue:
 
 def _home(form: PostForm) -> str:
     person = signed_in() or abort(401)
-    return render_template("posts/home.html", form=form, posts=Post.timeline_of(person.id, before()))
+    older_than = before()
+    posts = Post.timeline_of(person.id, older_than)
+    return render_template("posts/home.html", form=form, length=LENGTH, posts=posts, older_than=older_than)

@@ -61,7 +61,7 @@ def login_required(view: Callable[P, ResponseReturnValue]) -> Callable[P, Respon
             raise StoreUnavailableError("the session can't be read")
         if session.user_id is None:
             if request.method in ("GET", "HEAD"):
-                flash("Log in to see that page.")
+                flash("Log in to see this page.")
                 return redirect(url_for("accounts.login", next=request.full_path.rstrip("?")))
             flash("Log in first.")
             return redirect(url_for("accounts.login"))

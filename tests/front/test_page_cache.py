@@ -156,10 +156,10 @@ def test_a_page_first_built_for_somebody_with_a_message_keeps_it_from_everyone_e
     ada: Visitor, bob: Visitor, visitor: Visitor, page_in_redis: Callable[[str], str]
 ) -> None:
     ada.follow("bob")  # now /@bob is not cached, and a message waits for ada
-    assert "You follow @bob." in ada.get("/@bob").text
-    assert "You follow" not in page_in_redis("user:bob")
-    assert "You follow" not in visitor.get("/@bob").text
-    assert "You follow" not in bob.get("/@bob").text
+    assert "You now follow @bob." in ada.get("/@bob").text
+    assert "You now follow" not in page_in_redis("user:bob")
+    assert "You now follow" not in visitor.get("/@bob").text
+    assert "You now follow" not in bob.get("/@bob").text
     ada.log_out()
     bob.publish("hello")
     assert "You&#39;re logged out." in ada.get("/").text

@@ -11,7 +11,7 @@ from app.models import Follow, Post, User, accounts
 from app.models.follows import PAGE
 from app.models.posts import PAGE as POSTS
 from app.web import pages
-from tests.conftest import Visitor
+from tests.conftest import PASSWORD, Visitor
 
 COUNTS = re.compile(r"<b>([\d,]+)</b> (posts?|followers?|following)")
 LISTED = re.compile(r'<li><a href="/@(\w+)">')
@@ -82,7 +82,7 @@ def test_a_profile_in_another_case_leads_to_the_name_as_its_owner_writes_it(visi
 def test_a_profile_of_nobody_is_a_404_that_names_them(visitor: Visitor) -> None:
     answer = visitor.get("/@Nobody_1")
     assert answer.status_code == 404
-    assert "There is nobody called “Nobody_1” here." in answer.text
+    assert "There&#39;s nobody called “Nobody_1” here." in answer.text
 
 
 def test_a_404_shows_markup_in_a_name_as_text_and_not_all_of_a_long_one(visitor: Visitor) -> None:
@@ -120,7 +120,7 @@ def test_older_posts_of_somebody_are_a_link_away(app: Flask, ada: Visitor, bob: 
     assert "his" not in older
     assert 'href="/@ada">Back to the latest' in older
     assert counts(older)[0] == f"{POSTS + 2} posts"
-    assert "There is nothing older." in visitor.get("/@ada?before=1").text
+    assert "There are no older posts." in visitor.get("/@ada?before=1").text
 
 
 def test_an_older_page_has_the_follow_button_too(ada: Visitor, bob: Visitor, visitor: Visitor) -> None:
@@ -128,17 +128,19 @@ def test_an_older_page_has_the_follow_button_too(ada: Visitor, bob: Visitor, vis
     assert ">Follow</button>" in bob.get(path).text
     bob.follow("ada")
     assert ">Unfollow</button>" in bob.get(path).text
-    assert "Log in to follow" in visitor.get(path).text
+    assert "Join to follow" in visitor.get(path).text
 
 
 # Lists of people
 
 
-@pytest.mark.parametrize("kind", ["followers", "following"])
-def test_a_list_of_nobody_says_so(ada: Visitor, visitor: Visitor, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "words"), [("followers", "No followers yet."), ("following", "Not following anyone yet.")]
+)
+def test_a_list_of_nobody_says_so(ada: Visitor, visitor: Visitor, kind: str, words: str) -> None:
     page = visitor.get(f"/@ada/{kind}")
     assert page.status_code == 200
-    assert "Nobody yet." in page.text
+    assert words in page.text
 
 
 @pytest.mark.parametrize("kind", ["followers", "following"])
@@ -151,6 +153,8 @@ def test_long_lists_of_people_are_paged_newest_first_without_a_gap(
     link = re.search(r'rel="next" href="([^"]+)"', first)
     assert link
     second = visitor.get(link[1]).text
+    assert f'href="/@ada/{kind}">Back to the latest' in second
+    assert "<title>More " in second
     assert len(LISTED.findall(first)) == PAGE
     assert LISTED.findall(first) + LISTED.findall(second) == [f"P{number}" for number in range(PAGE + 2, -1, -1)]
     assert 'rel="next"' not in second
@@ -188,7 +192,7 @@ def test_following_and_unfollowing_change_the_counts_on_cached_pages(
 def test_to_follow_twice_is_to_follow_once(ada: Visitor, bob: Visitor) -> None:
     for _ in range(2):
         assert ada.follow("bob").status_code == 302
-        assert "You follow @bob." in ada.get("/@bob").text
+        assert "You now follow @bob." in ada.get("/@bob").text
     assert counts(ada.get("/@bob").text)[1] == "1 follower"
     for _ in range(2):
         assert ada.post("/@bob/unfollow", form_on="/home").status_code == 302
@@ -203,7 +207,7 @@ def test_one_follows_by_the_name_in_any_case(ada: Visitor, bob: Visitor) -> None
 def test_nobody_follows_themselves(ada: Visitor) -> None:
     answer = ada.follow("ada")
     assert answer.status_code == 403
-    assert "Nobody follows themselves here." in answer.text
+    assert "You can&#39;t follow yourself." in answer.text
     assert "/@ada/follow" not in ada.get("/@ada").text.replace("/@ada/followers", "").replace("/@ada/following", "")
 
 
@@ -224,7 +228,8 @@ def test_each_viewer_sees_their_own_button_on_one_cached_page(
     ada.get("/home")  # where the message is shown
     for _ in range(2):
         anonymous, follower, stranger, self = (reader.get("/@bob") for reader in (visitor, ada, eve, bob))
-        assert 'href="/login?next=/@bob">Log in to follow' in anonymous.text
+        assert 'href="/register?next=/@bob">Join to follow' in anonymous.text
+        assert 'href="/login?next=/@bob">log in' in anonymous.text
         assert 'action="/@bob/unfollow"' in follower.text
         assert ">Unfollow</button>" in follower.text
         assert 'action="/@bob/follow"' in stranger.text
@@ -237,3 +242,17 @@ def test_each_viewer_sees_their_own_button_on_one_cached_page(
 def test_the_follow_button_works_as_it_stands_on_the_page(ada: Visitor, bob: Visitor) -> None:
     assert ada.post("/@bob/follow", form_on="/@bob").status_code == 302
     assert LISTED.findall(ada.get("/@bob/followers").text) == ["ada"]
+
+
+def test_a_stranger_who_joins_to_follow_comes_back_to_that_page(bob: Visitor, visitor: Visitor) -> None:
+    answer = visitor.post("/register", next="/@bob", username="ada", email="ada@example.org", password=PASSWORD)
+    assert (answer.status_code, answer.headers["Location"]) == (302, "/@bob")
+    assert ">Follow</button>" in visitor.get("/@bob").text
+
+
+@pytest.mark.parametrize("form", ["register", "login"])
+def test_the_way_from_one_form_to_the_other_keeps_where_one_wanted_to_go(visitor: Visitor, form: str) -> None:
+    page = visitor.get(f"/{form}?next=/@bob").text
+    assert f'href="/{"login" if form == "register" else "register"}?next=/@bob">' in page
+    assert 'name="next" type="hidden" value="/@bob"' in page
+    assert "elsewhere" not in visitor.get(f"/{form}?next=https://elsewhere.example.org/").text

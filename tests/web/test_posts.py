@@ -65,7 +65,7 @@ def test_the_page_after_the_last_post_says_so(visitor: Visitor, ada: Visitor) ->
     ada.publish("the only one")
     page = visitor.get("/?before=1")
     assert page.status_code == 200
-    assert "There is nothing older." in page.text
+    assert "There are no older posts." in page.text
     assert "Older posts" in page.text
 
 
@@ -97,7 +97,7 @@ def test_home_sends_a_stranger_to_log_in_and_back(visitor: Visitor, ada: Visitor
     assert answer.status_code == 302
     assert answer.headers["Location"] == "/login?next=/home?before%3D9"
     login = visitor.get(answer.headers["Location"]).text
-    assert "Log in to see that page." in login
+    assert "Log in to see this page." in login
     assert visitor.log_in("ada", next="/home?before=9").headers["Location"] == "/home?before=9"
 
 
@@ -105,6 +105,27 @@ def test_home_has_a_form_and_says_what_to_do_when_it_is_empty(ada: Visitor) -> N
     page = ada.get("/home").text
     assert '<form class="compose" method="post" action="/posts"' in page
     assert "Nothing here yet." in page
+
+
+def test_older_pages_say_so_lead_back_and_have_no_form(ada: Visitor) -> None:
+    ada.publish("hello #x")
+    for path, title in (
+        ("/", "Older posts"),
+        ("/home", "Older posts"),
+        ("/@ada", "Older posts by @ada"),
+        ("/tags/x", "Older posts with #x"),
+    ):
+        page = ada.get(f"{path}?before=99").text
+        assert f"<title>{title} · Pipit</title>" in page
+        assert f'<a href="{path}">Back to the latest</a>' in page
+        assert "<textarea" not in page
+        assert "Back to the latest" not in ada.get(path).text
+
+
+def test_the_logo_leads_home_whoever_has_one(ada: Visitor, visitor: Visitor) -> None:
+    for path in ("/", "/@ada"):
+        assert '<a class="brand" href="/home">' in ada.get(path).text
+        assert '<a class="brand" href="/">' in visitor.get(path).text
 
 
 def test_home_shows_ones_own_posts_and_those_of_people_one_follows(
@@ -128,9 +149,10 @@ def test_a_post_that_is_refused_comes_back_with_its_text_and_the_error_beside_it
     error = re.search(r'<p class="field-error" id="body-error">(.*?)</p>', answer.text)
     assert error
     assert html.unescape(error[1]) == "That is 284 characters; a post holds 280. Shorten it by 4."
-    assert re.search(r'<textarea[^>]*aria-describedby="body-error"[^>]*aria-invalid="true"', answer.text) or re.search(
-        r'<textarea[^>]*aria-invalid="true"[^>]*aria-describedby="body-error"', answer.text
-    )
+    field = re.search(r"<textarea[^>]*>", answer.text)
+    assert field
+    assert 'aria-describedby="body-error body-count body-keys"' in field[0]
+    assert 'aria-invalid="true"' in field[0]
     assert shown(ada.get("/").text) == []
 
 
@@ -242,7 +264,7 @@ def test_nobody_deletes_somebody_elses_post(ada: Visitor, bob: Visitor) -> None:
     assert "Delete" not in bob.get("/@ada/1").text
     answer = bob.post("/posts/1/delete", form_on="/home")
     assert answer.status_code == 403
-    assert "You can only change what is your own." in answer.text
+    assert "You can only change what belongs to you." in answer.text
     assert shown(ada.get("/").text) == ["mine"]
 
 
@@ -269,14 +291,14 @@ def test_a_hashtag_leads_to_the_posts_that_have_it_in_whatever_case(ada: Visitor
         page = visitor.get(path)
         assert page.status_code == 200
         assert len(shown(page.text)) == 2
-    assert "/tags/Café" in visitor.get("/").text
+    assert 'href="/tags/Caf%C3%A9"' in visitor.get("/").text
 
 
 def test_a_hashtag_that_nobody_used_says_so(visitor: Visitor) -> None:
     page = visitor.get("/tags/silence")
     assert page.status_code == 200
-    assert "No posts with this hashtag." in page.text
-    assert "that are older" in visitor.get("/tags/silence?before=3").text
+    assert "No posts with this hashtag yet." in page.text
+    assert "There are no older posts with this hashtag." in visitor.get("/tags/silence?before=3").text
 
 
 def test_older_posts_of_a_hashtag_are_a_link_away(ada: Visitor, visitor: Visitor) -> None:
@@ -284,7 +306,9 @@ def test_older_posts_of_a_hashtag_are_a_link_away(ada: Visitor, visitor: Visitor
         ada.publish(f"{number} #日記")
     link = re.search(r'rel="next" href="([^"]+)"', visitor.get("/tags/日記").text)
     assert link
-    assert shown(visitor.get(html.unescape(link[1])).text) == ['0 <a href="/tags/日記" rel="nofollow">#日記</a>']
+    older = visitor.get(html.unescape(link[1])).text
+    assert [re.sub("<.*?>", "", body) for body in shown(older)] == ["0 #日記"]
+    assert 'href="/tags/%E6%97%A5%E8%A8%98">Back to the latest' in older
 
 
 # What people write is shown, never run
@@ -303,13 +327,52 @@ def test_markup_in_a_post_is_text_on_every_page_that_shows_it(ada: Visitor, visi
         assert '"><img' not in page
 
 
-def test_urls_mentions_and_hashtags_are_links_that_vouch_for_nothing(ada: Visitor, visitor: Visitor) -> None:
+def test_urls_mentions_and_hashtags_are_links_that_vouch_for_nothing(
+    ada: Visitor, bob: Visitor, visitor: Visitor
+) -> None:
     ada.publish("see https://example.org/a?b=1&c=%22 says @bob about #Tea\njavascript:alert(1)")
     (body,) = shown(visitor.get("/").text)
-    assert '<a href="https://example.org/a?b=1&amp;c=%22" rel="nofollow ugc noopener">' in body
-    assert '<a href="/@bob">@bob</a>' in body
-    assert '<a href="/tags/Tea" rel="nofollow">#Tea</a>' in body
+    assert '<a href="https://example.org/a?b=1&amp;c=%22" rel="nofollow ugc noopener" dir="ltr">' in body
+    assert '<a href="/@bob" dir="ltr">@bob</a>' in body
+    assert '<a href="/tags/Tea" rel="nofollow" dir="auto">#Tea</a>' in body
     assert 'href="javascript:' not in body
+
+
+@pytest.mark.parametrize("path", ["/", "/@ada", "/@ada/1", "/home", "/tags/x", "/?before=99"])
+def test_a_mention_is_a_link_to_the_person_if_there_is_one(ada: Visitor, bob: Visitor, path: str) -> None:
+    ada.publish("@BOB knows, .@bob too, @nobody_here doesn't #x")
+    (body,) = shown(ada.get(path).text)
+    assert re.findall('<a href="(/@[^"]*)" dir="ltr">(.*?)</a>', body) == [("/@bob", "@BOB"), ("/@bob", "@bob")]
+    assert "@nobody_here doesn" in body
+
+
+@pytest.mark.parametrize(
+    ("typed", "seen"),
+    [
+        ("https://example.org/a/b", "https://example.org/a/b"),
+        ("https://example.org/" + "a" * 200, "example.org/aaaaaaaaaaaaaaaaaaaaaaaaaaa…"),
+        ("https://example.org/?q=" + "a" * 200, "example.org/?q=aaaaaaaaaaaaaaaaaaaaaaaa…"),
+        ("example.org/" + "a" * 200, "example.org/aaaaaaaaaaaaaaaaaaaaaaaaaaa…"),
+        ("https://bank.example." + "a" * 40 + ".org/login", "bank.example." + "a" * 40 + ".org/…"),
+        ("https://bank.example." + "a" * 40 + ".org", "bank.example." + "a" * 40 + ".org"),
+    ],
+)
+def test_a_long_url_is_shown_shortened_but_never_its_host(ada: Visitor, typed: str, seen: str) -> None:
+    ada.publish(typed)
+    (body,) = shown(ada.get("/").text)
+    found = re.search('href="(.*?)".*>(.*)</a>', body)
+    assert found
+    assert found[1].removeprefix("http://") == typed
+    assert found[2] == seen
+
+
+def test_a_title_is_not_turned_around_by_what_somebody_wrote(ada: Visitor) -> None:
+    ada.publish("a\u202eb\n\u2066c" + " word" * 40)
+    title = re.search("<title>(.*)</title>", ada.get("/@ada/1").text)
+    assert title
+    assert title[1].startswith("@ada: ab c word word")
+    assert title[1].endswith(" word… · Pipit")
+    assert len(title[1]) < 80
 
 
 def test_a_post_keeps_its_lines_and_loses_only_what_nobody_sees(ada: Visitor, visitor: Visitor) -> None:
