@@ -1,25 +1,54 @@
-// Comfort on top of pages that work without it: times relative to now, a live character counter, a menu that closes.
+// Comfort on top of pages that work without it: times by the reader's clock, a live character counter, a menu that closes.
 
-const UNITS = [["year", 31536000], ["month", 2592000], ["week", 604800], ["day", 86400], ["hour", 3600], ["minute", 60]];
-const relative = new Intl.RelativeTimeFormat(document.documentElement.lang, { numeric: "auto" });
+const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+const UNITS = [["day", 86400, "d"], ["hour", 3600, "h"], ["minute", 60, "min"]];
+const WEEK = 7 * 86400;
+const inWords = new Intl.RelativeTimeFormat(document.documentElement.lang);
 
-function ago(moment) {
-  const seconds = Math.round((moment - Date.now()) / 1000);
-  for (const [unit, length] of UNITS) {
-    if (Math.abs(seconds) >= length) return relative.format(Math.trunc(seconds / length), unit);
-  }
-  return "just now";
+function showDate(time, moment) {
+  const year = moment.getFullYear() === new Date().getFullYear() ? "" : ` ${moment.getFullYear()}`;
+  time.textContent = `${moment.getDate()} ${MONTHS[moment.getMonth()]}${year}`;
+  time.removeAttribute("aria-label");
+}
+
+// Never longer than the date that it replaces, so that nothing moves.
+function showAge(time, moment) {
+  const seconds = Math.max(0, (Date.now() - moment) / 1000);
+  if (seconds >= WEEK) return showDate(time, moment);
+  const [unit, length, short] = UNITS.find(([, length]) => seconds >= length) ?? [];
+  const count = Math.floor(seconds / length);
+  time.textContent = unit ? `${count}\u00a0${short}` : "now";
+  time.setAttribute("aria-label", unit ? inWords.format(-count, unit) : "now");
+}
+
+function fullTime(moment) {
+  const minutes = String(moment.getMinutes()).padStart(2, "0");
+  const hours = String(moment.getHours()).padStart(2, "0");
+  return `${moment.getDate()} ${MONTHS[moment.getMonth()]} ${moment.getFullYear()}, ${hours}:${minutes}`;
 }
 
 function showTimes() {
-  for (const time of document.querySelectorAll("time[datetime]")) {
-    time.title ||= time.textContent;
-    time.textContent = ago(new Date(time.dateTime));
+  for (const time of document.querySelectorAll("time")) {
+    const moment = new Date(time.dateTime);
+    if (time.className === "full") {
+      time.textContent = fullTime(moment);
+    } else {
+      time.title = fullTime(moment);
+      showAge(time, moment);
+    }
   }
 }
 
 showTimes();
 setInterval(showTimes, 30_000);
+
+// A click on a post's text opens the post, like one beside the text, where the link to it reaches by itself (see
+// .post-time in the style sheet). Whoever selects text stays.
+document.addEventListener("click", (event) => {
+  const text = event.target.closest?.(".post-body");
+  if (!text || event.target.closest("a") || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+  if (getSelection().isCollapsed) text.closest(".post").querySelector(".post-time").click();
+});
 
 // The same characters as the server counts: extended grapheme clusters of the text without what it strips.
 const segmenter = globalThis.Intl?.Segmenter && new Intl.Segmenter(undefined, { granularity: "grapheme" });
@@ -31,19 +60,35 @@ function countCharacters(text) {
   return count;
 }
 
-for (const text of document.querySelectorAll("textarea[data-counter]")) {
-  const counter = text.form.querySelector("output");
-  const limit = Number(counter.dataset.limit);
+const WARNINGS = [20, 10, 5, 0]; // characters left: each is said once to those who don't see the counter
+
+for (const text of document.querySelectorAll("textarea[data-limit]")) {
+  const counter = document.getElementById("body-count");
+  const spoken = text.form.querySelector("output");
+  const limit = Number(text.dataset.limit);
+  let stage = 0;
 
   const show = () => {
     const left = limit - countCharacters(text.value);
-    counter.value = left < 0 ? `${-left} too many` : `${left} left`;
+    const characters = Math.abs(left) === 1 ? "character" : "characters";
+    counter.textContent = left < 0 ? `${-left} too many` : `${left} left`;
     counter.classList.toggle("over", left < 0);
+    const reached = left < 0 ? WARNINGS.length + 1 : WARNINGS.filter((warning) => left <= warning).length;
+    if (reached !== stage) spoken.value = left < 0 ? `${-left} ${characters} too many` : `${left} ${characters} left`;
+    stage = reached;
   };
 
   if (segmenter) {
     show();
     text.addEventListener("input", show);
+  }
+  if (!CSS.supports("field-sizing", "content")) {
+    const grow = () => {
+      text.style.height = "auto";
+      text.style.height = `${text.scrollHeight + text.offsetHeight - text.clientHeight}px`;
+    };
+    grow();
+    text.addEventListener("input", grow);
   }
   text.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) text.form.requestSubmit();
@@ -53,6 +98,9 @@ for (const text of document.querySelectorAll("textarea[data-counter]")) {
 for (const menu of document.querySelectorAll("details.menu")) {
   document.addEventListener("click", (event) => {
     if (!menu.contains(event.target)) menu.open = false;
+  });
+  menu.addEventListener("focusout", (event) => {
+    if (event.relatedTarget && !menu.contains(event.relatedTarget)) menu.open = false;
   });
   menu.addEventListener("keydown", (event) => {
     if (event.key !== "Escape") return;
