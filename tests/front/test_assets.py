@@ -2,6 +2,7 @@
 
 import gzip
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,13 @@ def test_another_style_or_another_template_is_another_version(app: Flask, tmp_pa
         template.write_text(html)
         versions.add(Assets(fake).version)
     assert len(versions) == 3
+
+
+@pytest.mark.parametrize("debug", ["", "1"])
+def test_no_other_site_is_invited_to_read_the_files(
+    make_app: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch, debug: str
+) -> None:
+    monkeypatch.setenv("FLASK_DEBUG", debug)
+    answer = Visitor(make_app().test_client()).get("/static/pipit.css", headers={"Origin": "https://other.example.org"})
+    assert answer.status_code == 200
+    assert "Access-Control-Allow-Origin" not in answer.headers
