@@ -185,6 +185,17 @@ def test_what_fills_the_holes_is_drawn_once_for_each_visitor_and_page_and_the_ol
     assert drawn == ["ada", "bob", "cyd", "ada"]
 
 
+def test_the_log_says_what_an_early_hit_has_asked_of_redis(app: Flask, front: FrontServer, log: Log) -> None:
+    header = cookie(signed_in(app, "ada"))
+    front.ask("/")
+    front.wait_for_proof()
+    wait_until(lambda: front.has_copy("/", header), "a copy")
+    assert log.lines()[-1].endswith(" redis=1 sql=0 cache=hit")  # the session; the page was a copy
+    front.on_loop(front.copies.drop_all)
+    front.ask("/", header)
+    assert log.lines()[-1].endswith(" redis=2 sql=0 cache=hit")
+
+
 def test_the_forms_on_an_early_page_work(app: Flask, front: FrontServer) -> None:
     ada = signed_in(app, "ada")
     front.ask("/")
