@@ -420,7 +420,7 @@ def test_a_forged_address_changes_nothing(
     """The router appends what it saw; what a client wrote before that, or without a router, is not believed."""
     visitor = Visitor(make_app(trusted_proxies=proxies).test_client(), REMOTE_ADDR="192.0.2.1")
     appended = [f"192.0.2.{hop}" for hop in range(20, 20 + proxies)]
-    for forged in ("10.0.0.1", "10.0.0.2", "10.0.0.3"):
+    for forged in ("10.0.0.1", "10.0.0.2", '"', '"10.0.0.3'):  # an open quote swallows nothing
         visitor.environ["HTTP_X_FORWARDED_FOR"] = ", ".join([forged, *appended])
         attempt(visitor, "nobody")
     seen = appended[0] if proxies else "192.0.2.1"
