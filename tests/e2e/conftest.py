@@ -55,7 +55,7 @@ class Visit:
 
     def log_in(self, name: str, password: str = PASSWORD) -> None:
         self.open("/login")
-        self.page.get_by_label("Name", exact=True).fill(name)
+        self.page.get_by_label("Name or e-mail").fill(name)
         self.page.get_by_label("Password").fill(password)
         self.page.get_by_role("button", name="Log in").click()
 

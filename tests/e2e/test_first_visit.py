@@ -205,7 +205,7 @@ def test_one_logs_in_and_posts_by_keyboard_alone(site: Pipit, visit: Visits) -> 
     person.log_out()
     person.open("/login")
     keyboard = person.page.keyboard
-    _tab_to(person, person.page.get_by_label("Name", exact=True))
+    _tab_to(person, person.page.get_by_label("Name or e-mail"))
     keyboard.type("typist")
     keyboard.press("Tab")
     keyboard.type(PASSWORD)
