@@ -27,6 +27,7 @@ from app.web.holes import SHARED, Holes
 from app.web.viewer import last_write
 
 REMEMBERED_PATHS = 10_000  # some 3 MB; matching a path takes ten microseconds, and the same paths recur
+REMEMBERED_URLS = 5_000  # some 1 MB; building one takes ten microseconds, and a page has a hundred
 LONGEST_PATH = 200  # characters; no cached page has a longer one
 LONGEST_URL_SHOWN = 40  # characters; more is more than a phone has room for on a line
 
@@ -227,7 +228,9 @@ def init_templates(app: Flask, assets: Assets) -> None:
     app.jinja_env.trim_blocks = True
     app.jinja_env.lstrip_blocks = True
     urls = app.url_map.bind("")  # Flask's own url_for() needs a request, for a host that is trusted
-    app.jinja_env.globals["url_for"] = lambda endpoint, **values: urls.build(endpoint, values)
+    app.jinja_env.globals["url_for"] = lru_cache(maxsize=REMEMBERED_URLS)(
+        lambda endpoint, **values: urls.build(endpoint, values)
+    )
     app.extensions["assets"] = assets
     app.jinja_env.globals["asset"] = assets.url
     app.jinja_env.filters["post_html"] = post_html
