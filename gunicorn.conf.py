@@ -139,10 +139,11 @@ def on_starting(_server: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """Have the first worker say when Pipit is ready; on Heroku the platform looks for itself."""
-    if worker.age == 1 and not settings.on_heroku:
+    address = worker.sockets[0].getsockname()
+    if worker.age == 1 and not settings.on_heroku and isinstance(address, tuple):  # not a Unix socket
         from app.front.announcement import announce
 
-        threading.Thread(target=announce, args=(settings,), daemon=True).start()
+        threading.Thread(target=announce, args=(settings, address[1]), daemon=True).start()
 
 
 def worker_int(_worker: Any) -> None:

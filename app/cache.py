@@ -11,9 +11,10 @@ Facebook", NSDI 2013, section 3.2.1):
 
 On a miss one reader gets the lease and builds; the others wait for its page. A page is stored only by a reader whose
 token is still there, and a write takes the token away. So a fill that began before a write can't be stored after.
-After a second without a page one of those who wait builds too, in case the first has died: it takes over the lease as
-it is, token and all, and so each second another. The token says only that no write has come since it was made, which
-is true of all who build under it. So whoever is done first stores, and a build may take longer than a second.
+If no page has come after a second, one of the waiting readers builds too, in case the first has died. It takes over the
+lease with the same token, and every second after that another reader may do so. The token only says that no write has
+come since it was made, which is true for all of them. The first to finish stores the page, so a build may take longer
+than a second.
 A Redis that restarts from disk, or a replica that takes over, may have forgotten the last deletions. So each page
 carries the run id of the server that stored it, and only that run may serve it.
 
@@ -31,7 +32,7 @@ import time
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -80,8 +81,8 @@ return 1
 """
 
 # Before a write: put our mark into the lease. Each of several writers has its own there, `w<id>@<ms>;`; one that has
-# outlived its write is dropped, or a page would stay uncached while others go on writing. A full Redis refuses the
-# mark: then the page is deleted, and nobody can store it again.
+# outlived its write is dropped, or a page would stay uncached while others go on writing. A full Redis takes the mark
+# all the same: it refuses no memory to a script that has begun to write.
 # KEYS page, lease; ARGV mark, ms a mark lives, now (ms), ms the page may still be served.
 MARK = """
 if ARGV[4] == '0' then redis.call('DEL', KEYS[1]) else redis.call('PEXPIRE', KEYS[1], ARGV[4]) end
@@ -89,7 +90,7 @@ local marks = ''
 for mark, at in string.gmatch(redis.call('GET', KEYS[2]) or '', '(w%x+@(%d+);!?)') do
     if at + ARGV[2] > ARGV[3] + 0 then marks = marks .. mark end
 end
-if redis.pcall('SET', KEYS[2], marks .. ARGV[1], 'PX', ARGV[2]).err then redis.call('DEL', KEYS[1], KEYS[2]) end
+redis.call('SET', KEYS[2], marks .. ARGV[1], 'PX', ARGV[2])
 """
 
 # After a commit: delete the page, and our mark. Another writer's mark stays, but no longer lets that writer store its
@@ -105,6 +106,9 @@ else
     redis.call('DEL', KEYS[2])
 end
 """
+
+# After a build that failed: give the lease up, if it is still the builder's. KEYS lease; ARGV token.
+RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
 
 Builder = Callable[[str], str]
 
@@ -333,7 +337,8 @@ class PageCache:
         try:
             return self.build(name)
         except BaseException:
-            self.settle((name,), token)
+            with suppress(StoreUnavailableError), self.store.commands() as redis:
+                redis.eval(RELEASE, 1, self.keys(name)[1], token)
             raise
 
     def _take_lease(self, name: str, new_token: bytes) -> tuple[Page | None, bytes, str]:
@@ -345,7 +350,7 @@ class PageCache:
         take = ("EVAL", TAKE, 2, *self.keys(name), new_token, LEASE, BUILDS_ALONE, servable)
         (value, lease), run = self.store.ask(*take)
         page = self.decode(value, run)
-        if value and page is None:  # it only begins like a page: nobody could replace it
+        if value and page is None:  # it has the right first line but can't be decoded: nobody could replace it
             self.settle((name,), new_token)
         return page, lease, run
 

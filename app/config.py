@@ -116,7 +116,11 @@ class Config:
 
         Raises ConfigError, as from_environ() does.
         """
-        dotenv = {} if os.environ.get("FLASK_SKIP_DOTENV") else dotenv_values(DOTENV)
+        skip = os.environ.get("FLASK_SKIP_DOTENV", "").lower() not in ("", "0", "false", "no")  # as Flask reads it
+        try:
+            dotenv = {} if skip else dotenv_values(DOTENV, interpolate=False)
+        except OSError as error:
+            raise ConfigError([f"{DOTENV} can't be read: {error.strerror}"]) from None
         return cls.from_environ({name: value or "" for name, value in dotenv.items()} | os.environ)
 
     @classmethod

@@ -12,7 +12,7 @@ from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from flask_wtf.csrf import CSRFProtect
 from sqlalchemy import Connection as SQLConnection
-from sqlalchemy import DateTime, Dialect, MetaData, TypeDecorator, event, exists, false, select, text
+from sqlalchemy import DateTime, Dialect, MetaData, TypeDecorator, event, exists, false, select
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.orm import DeclarativeBase
 
@@ -94,7 +94,6 @@ def has_tables() -> bool:
 
     Raises SQLAlchemyError if it can't be asked.
     """
-    db.session.execute(text("SELECT 1"))
     try:
         tables = Base.metadata.sorted_tables
         db.session.execute(select(*(exists(select(table).where(false())) for table in tables)))

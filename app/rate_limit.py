@@ -75,9 +75,8 @@ class Window:
     rule: Rule
     attempts: int  # in this window, this one included
     resets_in: int  # s until the next window, 1 to 60
-    counters: tuple[str, ...] = field(
-        default=(), repr=False
-    )  # the keys, of all rules, that the attempt is counted under
+    # The keys of all counters that include this attempt.
+    counters: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def exceeded(self) -> bool:

@@ -300,7 +300,8 @@ class PipitSessionInterface(RedisSessionInterface):
         may_stay: asked when whoever ends all of the user's sessions would find this one. If it returns False or raises,
             the new session has ended again, and the browser never gets its id.
 
-        Returns what `may_stay` returns. Raises StoreUnavailableError; then nothing has changed.
+        Returns what `may_stay` returns; if that is False, the old session has ended too. Raises StoreUnavailableError;
+        the old session may have ended by then, and the browser gets no new one.
         """
         now = int(time.time())
         fresh = Session(

@@ -51,6 +51,7 @@ def _take_lock(connection: Connection) -> None:
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{PATIENCE}s'")
         connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{PATIENCE}s'")
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")  # an index may take as long as it takes
     else:
         connection.exec_driver_sql(f"PRAGMA busy_timeout = {PATIENCE * 1000}")
         connection.exec_driver_sql("PRAGMA foreign_keys = OFF")  # a table made anew must not take its references along

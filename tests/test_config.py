@@ -30,7 +30,7 @@ HEROKU = {
     "DATABASE_URL": "postgres://pipit:pw@sql.example.org:5432/pipit",
     "SECRET_KEY": "0123456789abcdef0123456789abcdef",
 }
-OF_THE_PLATFORM = {"FLASK_RUN_FROM_CLI", "DYNO"}
+OF_THE_PLATFORM = {"DYNO_RAM", "FLASK_RUN_FROM_CLI", "DYNO"}
 OF_HONCHO = {"PROCFILE"}
 
 
@@ -267,6 +267,7 @@ def test_a_laptop_needs_no_variable_at_all(tmp_path: Path) -> None:
         redis=RedisAddress("redis", "127.0.0.1", 6379, None, None, 0),
         database_url=f"sqlite:///{instance / 'pipit.db'}",
         secret_key=kept_secret_key(instance),
+        memory=config.memory,  # this machine's
         on_heroku=False,
         port=5000,
         workers=2,

@@ -65,7 +65,7 @@ def stay_if_local() -> None:
     A platform runs a release alone; there this returns at once.
     """
     if is_started_with_others():
-        click.echo("Done. Waiting, because the others would be stopped if this ended.")
+        click.echo("Done. Staying alive, because honcho and foreman stop everything when one process ends.")
         signal.pause()
 
 

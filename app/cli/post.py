@@ -1,4 +1,4 @@
-"""`flask post`: remove what must not stay. On Heroku: `heroku run -- flask post remove 4711`."""
+"""`flask post`: remove posts. On Heroku: `heroku run -- flask post remove 4711`."""
 
 import click
 from flask.cli import with_appcontext
@@ -23,4 +23,4 @@ def remove(post_id: int) -> None:
         raise click.ClickException(f"There is no post {post_id}.")
     author, body = found.author.name, found.body
     found.author.delete(found)
-    click.echo(f"Removed the post {post_id} by @{author}: {body!r}")
+    click.echo(f"Removed post {post_id} by @{author}: {body!r}")

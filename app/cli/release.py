@@ -29,7 +29,7 @@ def _check_redis() -> None:
     except StoreUnavailableError as error:
         trouble = store.trouble(error)
         if trouble and trouble.lasting:
-            sys.exit(f"The release stops, nothing was changed: Redis can't be used: {store.explain(error)}")
+            sys.exit(f"Release stopped; nothing was changed. Redis can't be used: {store.explain(error)}")
         click.echo(f"Redis can't be used now: {store.explain(error)}")
     else:
         click.echo("Redis: takes writes.")

@@ -10,7 +10,7 @@ import click
 from flask.cli import with_appcontext
 
 from app.models import User
-from app.redis_client import StoreUnavailableError
+from app.redis_client import StoreUnavailableError, current_store
 from app.sessions import ActiveSession, current_interface
 
 P = ParamSpec("P")
@@ -24,16 +24,14 @@ def sessions() -> None:
 
 
 def needs_redis(command: Callable[P, R]) -> Callable[P, R]:
-    """Say it in one line if Redis does not answer."""
+    """Report in one line that Redis can't be used."""
 
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
         except StoreUnavailableError as error:
-            raise click.ClickException(
-                f"Redis does not answer: {error}. Check REDIS_URL, and that the server runs."
-            ) from None
+            raise click.ClickException(f"Redis can't be used: {current_store().explain(error)}") from None
 
     return wrapped
 
@@ -56,7 +54,7 @@ def list_(name: str | None, as_json: bool) -> None:
 def count() -> None:
     """Count the sessions, and the users who have them."""
     users = Counter(place.user_id for place in current_interface().everyones())
-    click.echo(f"{users.total()} sessions of {len(users)} users")
+    click.echo(f"{_count(users.total(), 'session')} of {_count(len(users), 'user')}")
 
 
 @sessions.command()
@@ -68,7 +66,7 @@ def revoke(name: str, handle: str | None) -> None:
     """End all sessions of the user NAME, or one of them, at once and on every process."""
     user = user_named(name)
     if handle is None:
-        click.echo(f"Ended {current_interface().end_all(user.id)} sessions of {user.name}.")
+        click.echo(f"Ended {_count(current_interface().end_all(user.id), 'session')} of {user.name}.")
     elif current_interface().end_one(user.id, handle):
         click.echo(f"Ended the session {handle} of {user.name}.")
     else:
@@ -79,8 +77,12 @@ def user_named(name: str) -> User:
     """Return the user with that name, with or without an @; end the command with a message if there is none."""
     user = User.named(name.removeprefix("@"))
     if user is None:
-        raise click.ClickException(f"There is nobody called {name!r}. `flask user list` shows who there is.")
+        raise click.ClickException(f"There is no user named {name!r}. `flask user list` shows who there is.")
     return user
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _about(place: ActiveSession) -> dict[str, str]:

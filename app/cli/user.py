@@ -1,4 +1,4 @@
-"""`flask user`: help the people on a site, and part with those who harm it.
+"""`flask user`: help people with their accounts; suspend and delete accounts.
 
 On Heroku: `heroku run -- flask user show ada`.
 """
@@ -43,7 +43,7 @@ def list_(suspended: bool, as_json: bool) -> None:
 @with_appcontext
 @needs_redis
 def show(name: str, as_json: bool) -> None:
-    """Show what is known of the account NAME."""
+    """Show what Pipit knows about the account NAME; posts and followers are counted up to 5,001."""
     person = user_named(name)
     about = _about(person) | {
         "email": person.email,
@@ -62,13 +62,14 @@ def show(name: str, as_json: bool) -> None:
 @with_appcontext
 @needs_redis
 def suspend(name: str) -> None:
-    """Log NAME out everywhere, at once, and let them log in no more. Their posts stay."""
+    """Log NAME out everywhere and stop them from logging in. Their posts stay."""
     person = user_named(name)
-    if person.suspended_at:
-        click.echo(f"@{person.name} is suspended already, since {_day(person.suspended_at)}.")
-        return
+    since = person.suspended_at
     person.suspend()
-    click.echo(f"@{person.name} is suspended and logged out everywhere. Undo: flask user reinstate {person.name}")
+    if since:
+        click.echo(f"@{person.name} has been suspended since {_day(since)}. Logged out everywhere once more.")
+    else:
+        click.echo(f"@{person.name} is suspended and logged out everywhere. Undo: flask user reinstate {person.name}")
 
 
 @user.command()
@@ -94,7 +95,7 @@ def delete(name: str, yes: bool) -> None:
     person = user_named(name)
     counts = _counts(person)
     if not yes:
-        click.echo(f"@{person.name}: {counts['posts']} posts, {counts['followers']} followers. There is no way back.")
+        click.echo(f"@{person.name}: {counts['posts']} posts, {counts['followers']} followers. This can't be undone.")
         click.prompt("Type the name to delete the account", type=click.Choice([person.name]), show_choices=False)
     gone = person.name
     person.delete_account()
@@ -120,8 +121,8 @@ def reset_link(name: str, site: str | None) -> None:
         site = f"https://{config.trusted_hosts[0].lstrip('.')}"
     click.echo((site or "").rstrip("/") + path)
     if site is None:
-        click.echo("Put the address of your site in front of it; --site does that.", err=True)
-    click.echo(f"It works once, within {RESET_LIFETIME // 60} minutes. Only @{person.name} may get it.", err=True)
+        click.echo("Put your site's address in front of it, or use --site.", err=True)
+    click.echo(f"The link works once, for {RESET_LIFETIME // 60} minutes. Give it to @{person.name} only.", err=True)
 
 
 def _about(person: User) -> dict[str, Any]:

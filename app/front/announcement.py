@@ -1,4 +1,4 @@
-"""Says on a laptop or a server where Pipit is as soon as it is ready, and what it lacks if it is not."""
+"""Prints where Pipit is once it is ready, or what is missing; not on Heroku."""
 
 import time
 from http.client import HTTPConnection, HTTPException
@@ -14,24 +14,24 @@ REMEDIES = {
 }
 
 
-def announce(config: Config) -> None:
-    """Look at /readyz until all is well, and say so. What is missing until then is said once."""
+def announce(config: Config, port: int) -> None:
+    """Poll /readyz until everything works, then print the URL. Print each thing that is missing once."""
     told: set[str] = set()
     pause = FIRST_PAUSE
-    while missing := _missing(config):
+    while missing := _missing(config, port):
         if pause > FIRST_PAUSE:
             for name in missing.keys() - told:
                 _say(f"{config.site_name} is not ready: {missing[name]}. {REMEDIES.get(name, '')}".strip())
             told |= missing.keys()
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
-    _say(f"{config.site_name} is ready at http://localhost:{config.port}")
+    _say(f"{config.site_name} is ready at http://localhost:{port}")
 
 
-def _missing(config: Config) -> dict[str, str]:
+def _missing(config: Config, port: int) -> dict[str, str]:
     """Return what /readyz says of each store that is not well, by its name."""
     host = config.trusted_hosts[0].lstrip(".") if config.trusted_hosts else "localhost"
-    connection = HTTPConnection("127.0.0.1", config.port, timeout=10)
+    connection = HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request("GET", "/readyz", headers={"Host": host})
         answer = connection.getresponse()

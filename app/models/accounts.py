@@ -1,11 +1,13 @@
 """Accounts: who people are, how they prove it, and what they may do."""
 
+import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
+from hmac import compare_digest
 from typing import Any, Self, cast
 
 from argon2 import PasswordHasher
@@ -33,7 +35,7 @@ EMAIL_PATTERN = re.compile(
     r"[a-zA-Z0-9.!#$%&'*+/=?^_`{|}~-]+@[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
     r"(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)+\Z"
 )
-MOST_COUNTED = 5_000  # posts or followers; the popular person's page shall cost no more than anybody's
+MOST_COUNTED = 5_000  # posts or followers; a popular person's page must cost no more than anyone else's
 RESET_LIFETIME = 3600  # s a link to reset a password is good for
 PASSWORD_MIN = 8  # NIST SP 800-63B, 3.1.1.2
 PASSWORD_MAX = 1000  # no limit a person meets, but an end to what may be hashed
@@ -149,13 +151,14 @@ class User(Base):
 
     @classmethod
     def may_log_in(cls, user_id: int, password_version: int) -> bool:
-        """Return whether a login that was right a moment ago still is: the password has the same version.
+        """Return whether a login that was right a moment ago still is: same password, and the account not suspended.
 
         A session must be begun first and this asked then. Whoever changes the password, or suspends or deletes the
         account, ends its sessions after that is committed: so either they see the session, or this sees their change.
         """
         db.session.rollback()  # what this transaction has read may be older
-        return db.session.scalar(select(cls.password_version).where(cls.id == user_id)) == password_version
+        version = select(cls.password_version).where(cls.id == user_id, cls.suspended_at.is_(None))
+        return db.session.scalar(version) == password_version
 
     def change_password(self, password: str, *, keep: str | None = None) -> bool:
         """Set another password, and end all sessions but the one with the id `keep`.
@@ -172,18 +175,26 @@ class User(Base):
         return changed
 
     def reset_token(self, secret_key: str) -> str:
-        """Return a token with which a new password can be set once, within RESET_LIFETIME."""
-        return _reset_signer(secret_key).dumps([self.id, self.password_version])
+        """Return a token with which a new password can be set once, within RESET_LIFETIME.
+
+        It is bound to the password that it replaces. So it takes the database to make one, not the secret key alone.
+        """
+        return _reset_signer(secret_key).dumps([self.id, self._password_fingerprint])
 
     @classmethod
     def with_reset_token(cls, token: str, secret_key: str) -> Self | None:
         """Return the account that a token resets the password of; None if it is used up, too old or forged."""
         try:
-            user_id, version = _reset_signer(secret_key).loads(token, max_age=RESET_LIFETIME)
+            user_id, fingerprint = _reset_signer(secret_key).loads(token, max_age=RESET_LIFETIME)
         except BadData:
             return None
         user = cls.with_id(user_id)
-        return user if user and user.password_version == version else None
+        return user if user and compare_digest(user._password_fingerprint, fingerprint) else None
+
+    @property
+    def _password_fingerprint(self) -> str:
+        """Return what changes with the password and its version, and tells neither."""
+        return hashlib.sha256(f"{self.password_version}:{self.password_hash}".encode()).hexdigest()[:32]
 
     def _store_hash(self, password: str, version: int, *, next_version: int | None = None) -> bool:
         """Store a password's hash, unless the password is no longer of this version; return whether it was stored."""
@@ -198,10 +209,14 @@ class User(Base):
     # Suspending and deleting
 
     def suspend(self) -> None:
-        """Let nobody log in to this account; its sessions end at once. Its posts stay. Raises StoreUnavailableError."""
+        """Suspend this account: its sessions end at once and nobody can log in to it. Its posts stay.
+
+        Suspending it again ends its sessions again. Raises StoreUnavailableError.
+        """
         with self._locking_out(), write():
-            self.suspended_at = datetime.now(UTC)
-            self.password_version += 1  # links to reset it, and logins under way, are void
+            self.suspended_at = self.suspended_at or datetime.now(UTC)
+            # Reset links and logins under way are void. The database counts: the password may be changing right now.
+            self.password_version = User.password_version + 1
 
     def reinstate(self) -> None:
         """Let the owner log in again."""
@@ -213,7 +228,7 @@ class User(Base):
         self.suspend()  # so that nothing new begins meanwhile
         user_id, own_page = self.id, pages.USER(self.name)
         while follows := Follow.some_of(user_id):  # a batch at a time: each changes the counts on another's page
-            with write(own_page, *(pages.USER(name) for name in follows.values()), removal=True):
+            with write(own_page, *{pages.USER(name) for name in follows.values()}, removal=True):
                 Follow.end_many(follows)
         with write(pages.LATEST(), own_page, removal=True):
             db.session.execute(delete(User).where(User.id == user_id))
@@ -264,7 +279,7 @@ class User(Base):
             return  # already
 
     def unfollow(self, other: "User") -> None:
-        """Follow somebody no more. Raises StoreUnavailableError."""
+        """Unfollow someone. Raises StoreUnavailableError."""
         with write(pages.USER(self.name), pages.USER(other.name), removal=True):
             Follow.end(self.id, other.id)
 

@@ -5,7 +5,7 @@ from flask.typing import ResponseReturnValue
 
 from app.models import EmailTakenError, NameTakenError, User
 from app.rate_limit import current_limiter, registration_rules, reset_rules, sign_in_rules
-from app.sessions import current_interface, current_session
+from app.sessions import MOST_SESSIONS, current_interface, current_session
 from app.web.forms import EMAIL_TAKEN, NAME_TAKEN, LoginForm, PasswordForm, RegisterForm, ResetForm
 from app.web.limits import count_attempt, remember_device, rules_for_this_browser
 from app.web.viewer import end_other_sessions, local_path, login_required, sign_in, sign_out, signed_in, viewer
@@ -13,8 +13,10 @@ from app.web.viewer import end_other_sessions, local_path, login_required, sign_
 bp = Blueprint("accounts", __name__)
 
 WRONG_PASSWORD = "That name and password don't match."  # noqa: S105  # a message
-SUSPENDED = "This account is suspended. Ask whoever runs this site."
-DEAD_LINK = "A link to reset a password works once, and for an hour. Ask whoever runs this site for another one."
+SUSPENDED = "This account has been suspended. Contact the people who run this site."
+DEAD_LINK = (
+    "A password reset link works only once, and expires after an hour. Ask the people who run this site for a new one."
+)
 
 
 @bp.route("/register", methods=["GET", "POST"])
@@ -90,7 +92,7 @@ def sessions() -> ResponseReturnValue:
     """Show every place where the viewer is signed in: this one first, then the last used."""
     this = current_session().sid
     places = sorted(current_interface().active(viewer().id), key=lambda place: place.sid != this)
-    return render_template("accounts/sessions.html", places=places, this=this)
+    return render_template("accounts/sessions.html", places=places, this=this, most=MOST_SESSIONS)
 
 
 @bp.post("/settings/sessions/<handle>/end")

@@ -87,15 +87,16 @@ def _too_many_attempts(error: TooManyAttemptsError) -> Response:
 
 def _redis_unavailable(error: StoreUnavailableError) -> Response:
     current_app.logger.warning("503: %s", error)
-    return _unavailable("Pipit can't reach its Redis server, which remembers who is logged in.")
+    return _unavailable("{} can't use its Redis server, which remembers who is logged in.")
 
 
 def _sql_unavailable(error: Exception) -> Response:
     current_app.logger.error("503: the database can't be used (%s)", sql_reason(error))
-    return _unavailable("Pipit can't reach its database.")
+    return _unavailable("{} can't use its database.")
 
 
 def _unavailable(cause: str) -> Response:
+    cause = cause.format(current_app.config["SITE_NAME"])
     text = f"{cause} Please try again in a few seconds. If you were logged in, you still are."
     response = _page(503, TITLES[503], text)
     response.headers["Retry-After"] = str(RETRY_AFTER)

@@ -1,4 +1,4 @@
-"""Is Pipit alive, and is it ready? For platforms and monitors; no session, no cache, no log-worthy noise."""
+"""Liveness and readiness checks, for platforms and monitors: no session, no cache."""
 
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -46,13 +46,12 @@ def _state(future: Future[str]) -> str:
 
 
 def _sql_state(app: Flask) -> str:
-    try:
-        with app.app_context():
+    with app.app_context():
+        try:
             return "ok" if has_tables() else "is not migrated"
-    except SQLAlchemyError as error:
-        with app.app_context():
+        except SQLAlchemyError as error:
             log.warning("not ready: the database can't be used (%s)", sql_reason(error))
-        return "fails"
+            return "fails"
 
 
 def _redis_state(store: Store) -> str:

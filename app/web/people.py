@@ -75,7 +75,7 @@ def follow(name: str) -> ResponseReturnValue:
 @bp.post("/@<name>/unfollow")
 @login_required
 def unfollow(name: str) -> ResponseReturnValue:
-    """Follow somebody no more."""
+    """Unfollow someone."""
     user = _user(name)
     count_if_possible(following_rules(viewer().id))
     viewer().unfollow(user)

@@ -47,7 +47,7 @@ def test_accounts_are_listed_and_shown(run: Callable[..., Result], ada: Visitor,
 def test_who_is_not_there_is_said(run: Callable[..., Result], app: Flask, redis: Redis, command: str) -> None:
     result = run("user", command, "nobody")
     assert result.exit_code == 1
-    assert "There is nobody called 'nobody'." in result.output
+    assert "There is no user named 'nobody'." in result.output
 
 
 def test_to_suspend_ends_all_sessions_at_once_and_to_reinstate_lets_in_again(
@@ -57,7 +57,7 @@ def test_to_suspend_ends_all_sessions_at_once_and_to_reinstate_lets_in_again(
     assert run("user", "suspend", "ada").exit_code == 0
     assert not ada.is_signed_in()
     assert "still here" in visitor.get("/@ada").text
-    assert "suspended already" in run("user", "suspend", "ada").output
+    assert "has been suspended since" in run("user", "suspend", "ada").output
     assert "ada" in run("user", "list", "--suspended").output
     assert visitor.log_in("ada").status_code == 422
     assert run("user", "reinstate", "ada").exit_code == 0
@@ -130,7 +130,7 @@ def test_a_post_is_removed_and_gone_from_every_page(run: Callable[..., Result], 
     ada.publish("must not stay")
     for path in ("/", "/@ada", "/@ada/1"):
         assert "must not stay" in visitor.get(path).text
-    assert "Removed the post 1 by @ada" in run("post", "remove", "1").output
+    assert "Removed post 1 by @ada" in run("post", "remove", "1").output
     for path in ("/", "/@ada"):
         assert "must not stay" not in visitor.get(path).text
     assert visitor.get("/@ada/1").status_code == 404

@@ -147,7 +147,7 @@ class Rehearsal:
     def failing_releases(self, slug: Path) -> None:
         """Let releases fail in two ways; what serves must not notice."""
         serving = self.platform.dynos[0]
-        with self.report.row("a release that can't reach its database stops the deployment") as row:
+        with self.report.row("a release that can't use its database stops the deployment") as row:
             wrong = self.database.url.replace(self.database.password, "leak-me-not").replace("d1rehearsal", "nowhere")
             release = self.platform.run(slug, "release", DATABASE_URL=wrong)
             assert not release.succeeded

@@ -160,7 +160,7 @@ def test_without_sql_a_page_says_so_and_the_log_holds_no_password(
     answer = visitor.get("/?before=5")
     assert answer.status_code == 503
     assert answer.headers["Retry-After"] == "5"
-    assert "can&#39;t reach its database" in answer.text
+    assert "can&#39;t use its database" in answer.text
     assert "hunter2" not in answer.text + caplog.text
     assert "the database can't be used" in caplog.text
 
@@ -196,7 +196,7 @@ def test_without_redis_nobody_is_logged_out(ada: Visitor, away: Flask) -> None:
         answer = reader.get(path)
         assert answer.status_code == 503
         assert answer.headers["Retry-After"] == "5"
-        assert "can&#39;t reach its Redis server" in answer.text
+        assert "can&#39;t use its Redis server" in answer.text
     for path in ("/home", "/", "/@ada", "/login"):
         assert not [value for value in reader.get(path).headers.getlist("Set-Cookie") if value.startswith("session=")]
     assert ada.is_signed_in()
@@ -215,7 +215,7 @@ def test_without_redis_a_post_is_not_lost_and_the_form_not_blamed(ada: Visitor, 
 def test_without_redis_nobody_can_log_in(ada: Visitor, away: Flask) -> None:
     answer = Visitor(away.test_client()).log_in("ada")
     assert answer.status_code == 503
-    assert "can&#39;t reach its Redis server" in answer.text
+    assert "can&#39;t use its Redis server" in answer.text
     assert "session" not in {value.split("=")[0] for value in answer.headers.getlist("Set-Cookie")}
 
 

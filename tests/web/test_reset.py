@@ -44,7 +44,7 @@ def test_a_link_works_once(app: Flask, ada: Visitor, visitor: Visitor) -> None:
     assert form.status_code == 200
     for answer in (visitor.get(path), visitor.post(path, form_on="/login", new_password="yet another one")):
         assert answer.status_code == 410
-        assert "works once, and for an hour" in answer.text
+        assert "works only once, and expires after an hour" in answer.text
     assert visitor.log_in("ada", ANOTHER).status_code == 302
 
 
@@ -112,7 +112,7 @@ def test_who_is_suspended_is_told_so_only_with_the_right_password(app: Flask, ad
     assert "suspended" not in visitor.log_in("ada", "wrong").text
     refused = visitor.log_in("ada")
     assert refused.status_code == 422
-    assert "This account is suspended." in refused.text
+    assert "This account has been suspended." in refused.text
     with app.app_context():
         User.named("ada").reinstate()  # type: ignore[union-attr]
     assert visitor.log_in("ada").status_code == 302
