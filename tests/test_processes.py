@@ -280,7 +280,7 @@ def test_on_a_fresh_clone_each_starter_serves_until_ctrl_c(
     with laptop.running(*command.split()) as starter:
         starter.wait_to_say(f"Pipit is ready at http://localhost:{laptop.port}")
         if not embedded:
-            starter.wait_to_say("Waiting, because the others would be stopped")
+            starter.wait_to_say("Staying alive, because honcho and foreman stop everything")
         person = Person(laptop.port)
         person.register("ada")
         assert person.is_signed_in()
