@@ -11,8 +11,8 @@ from flask import Flask
 from redis import Redis
 from sqlalchemy import func, select
 
-from app.cli.community import community
 from app.cli.seed import PASSWORD
+from app.cli.seed.town import community
 from app.config import parse_redis_url
 from app.extensions import db
 from app.models import Follow, Post, PostTag, User

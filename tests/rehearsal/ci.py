@@ -18,7 +18,7 @@ LEFT_BEHIND = shutil.ignore_patterns("test", "__pycache__", "*.a")  # of no use,
 FACTS = "import sys, sysconfig; print(sys.base_prefix, sysconfig.get_config_var('LIBDIR'), sep='\\n')"
 
 # Where the platform's environment shows: programs started with next to nothing set, and commands that ask for DYNO.
-TELLING = ["tests/test_processes.py", "tests/cli/test_community.py", "tests/cli/test_seed.py", "-m", "not postgresql"]
+TELLING = ["tests/test_processes.py", "tests/cli/test_town.py", "tests/cli/test_seed.py", "-m", "not postgresql"]
 
 
 @dataclass(frozen=True)

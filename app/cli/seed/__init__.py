@@ -7,7 +7,7 @@ import click
 from flask.cli import with_appcontext
 from sqlalchemy import insert, select
 
-from app.cli.community import Community, community
+from app.cli.seed.town import Community, community
 from app.config import is_heroku
 from app.extensions import db
 from app.models import Follow, Post, PostTag, User, pages

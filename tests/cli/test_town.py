@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from app.cli import community as module
-from app.cli.community import Community, community
+from app.cli.seed import town as module
+from app.cli.seed.town import Community, community
 from tests.servers import bare_environ
 
 MENTION = re.compile(r"(?<![\w/.])@(\w+)")
 URL = re.compile(r"https?://\S+")
 FINGERPRINT = """
 import hashlib, runpy
-town = runpy.run_path({path!r}, run_name="community")["community"]()
+town = runpy.run_path({path!r}, run_name="town")["community"]()
 print(hashlib.sha256(repr((town.people, town.messages, town.follows)).encode()).hexdigest())
 """
 
