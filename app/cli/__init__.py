@@ -2,7 +2,6 @@
 
 from flask import Flask
 
-from app.cli.cache import cache
 from app.cli.doctor import doctor
 from app.cli.local import local
 from app.cli.post import post
@@ -20,5 +19,4 @@ def init_cli(app: Flask) -> None:
     app.cli.add_command(sessions)
     app.cli.add_command(user)
     app.cli.add_command(post)
-    app.cli.add_command(cache)
     app.cli.add_command(doctor)

@@ -1,4 +1,4 @@
-"""`flask cache`: try the cache out; `flask cache lab` shows what each invalidation strategy costs."""
+"""`python -m bench.lab`: show what each invalidation strategy of the page cache costs."""
 
 import logging
 import math
@@ -11,23 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import click
-from flask.cli import with_appcontext
 
 from app.cache import STRATEGIES
-from app.cli.cache_lab import Outcome, Workload, arrivals, laboratory, measure
-from app.cli.lab_report import html_report, terminal_table
-from app.cli.server_stats import ServerStats
 from app.cli.sessions import needs_redis
-from app.redis_client import current_store
+from app.config import Config
+from bench.lab.redis_server import RedisServer
+from bench.lab.replay import Outcome, Workload, arrivals, laboratory, measure
+from bench.lab.report import html_report, terminal_table
 
 # name: reads a second, posts a second, whether they come in bursts. Chosen for what they show: a page that is read
 # seldom, one that is read and written all the time, and what happens when everyone comes at once.
 PROFILES = {"quiet": (20.0, 0.4, False), "busy": (250.0, 5.0, False), "spiky": (20.0, 0.4, True)}
-
-
-@click.group()
-def cache() -> None:
-    """Try the page cache out."""
 
 
 class NumberRange(click.FloatRange):
@@ -46,7 +40,7 @@ def _in_a_folder_that_is_there(_context: click.Context, _parameter: click.Parame
     return value
 
 
-@cache.command()
+@click.command()
 @click.option("--profile", type=click.Choice(list(PROFILES)), default="busy", show_default=True, help="A usual load.")
 @click.option("--readers", type=NumberRange(0, 2000), help="Reads a second, instead of the profile's.")
 @click.option("--writers", type=NumberRange(0, 200), help="Posts a second, instead of the profile's.")
@@ -67,9 +61,8 @@ def _in_a_folder_that_is_there(_context: click.Context, _parameter: click.Parame
     callback=_in_a_folder_that_is_there,
     help="Write an HTML page with charts, too.",
 )
-@with_appcontext
 @needs_redis
-def lab(
+def main(
     profile: str,
     readers: float | None,
     writers: float | None,
@@ -99,7 +92,7 @@ def lab(
     outcomes, others = _measured(workload)
     click.echo(terminal_table(workload, outcomes, others))
     if report:
-        command = shlex.join(["flask", "cache", "lab", *_given()])
+        command = shlex.join(["python", "-m", "bench.lab", *_given()])
         report.write_text(html_report(workload, outcomes, others, profile, command), encoding="utf-8")
         click.echo(f"\nThe same with charts: {report}")
 
@@ -108,8 +101,8 @@ def _measured(workload: Workload) -> tuple[list[Outcome], int]:
     """Return each strategy's outcome, and how many other connections the server had when the lab began."""
     outcomes: list[Outcome] = []
     requests = len(arrivals(workload))
-    with _quiet(), _stoppable(), laboratory(current_store()) as store:
-        others = ServerStats(store).connections() - 1
+    with _quiet(), _stoppable(), laboratory(Config.load()) as store:
+        others = RedisServer(store).connections() - 1
         with click.progressbar(length=requests * len(STRATEGIES), label="Cache lab", file=sys.stderr) as progress:
             for name, strategy in STRATEGIES.items():
                 progress.label = f"Cache lab: {name:<10}"
@@ -152,3 +145,7 @@ def _given() -> list[str]:
         if given and name != "report":
             words += [f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
     return words
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""The cache lab: one workload, replayed against each invalidation strategy, to see what each of them costs.
+"""One workload, replayed against each invalidation strategy, to see what each of them costs.
 
 It drives the real PageCache on the real Redis, under keys of its own. Only SQL is played: a dict of page versions, a
 sleep for each page built. Requests come when they are due whether or not the ones before are done (an open loop, with
@@ -20,9 +20,10 @@ from queue import SimpleQueue
 from random import Random
 
 from app.cache import PageCache, Strategy
-from app.cli.server_stats import ServerStats
+from app.config import Config
 from app.models import pages
 from app.redis_client import Store, StoreUnavailableError
+from bench.lab.redis_server import RedisServer
 
 THREADS = 32  # requests at once; as a few dynos have. A connection is opened only when a command needs it.
 COMMIT = 0.002  # s an SQL commit takes
@@ -131,18 +132,18 @@ class Outcome:
 
 
 @contextmanager
-def laboratory(store: Store) -> Iterator[Store]:
-    """Give a store on the same server, with a prefix and a pool of its own. Its keys are deleted at the end.
+def laboratory(config: Config) -> Iterator[Store]:
+    """Give a store on the configured server, with a prefix and a pool of its own. Its keys are deleted at the end.
 
     Raises StoreUnavailableError if they can't be deleted; then they expire by themselves.
     """
-    prefix = store.key(f"cache-lab:{secrets.token_hex(4)}:")
-    lab = Store(replace(store.config, redis_prefix=prefix, redis_max_connections=THREADS + 1))
+    prefix = f"{config.redis_prefix}cache-lab:{secrets.token_hex(4)}:"
+    lab = Store(replace(config, redis_prefix=prefix, redis_max_connections=THREADS + 1))
     try:
         yield lab
     finally:
         try:
-            ServerStats(lab).delete(lab.prefix)
+            RedisServer(lab).delete(lab.prefix)
         finally:
             lab.close()
 
@@ -178,7 +179,7 @@ def measure(store: Store, strategy: Strategy, workload: Workload, tick: Callable
     Raises StoreUnavailableError if Redis is away or refuses a write.
     """
     schedule = arrivals(workload)
-    server = ServerStats(store)
+    server = RedisServer(store)
     replay = Replay(store, strategy, workload)
     before = server.calls()
     replay.run(schedule, tick)

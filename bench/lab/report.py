@@ -1,16 +1,17 @@
 """What the cache lab found, as a table for the terminal and as one HTML page with charts.
 
-Here is the arithmetic and the wording; templates/lab/report.html holds the markup. A chart's positions are percentages
+Here is the arithmetic and the wording; report.html holds the markup. A chart's positions are percentages
 of its width, so that its text keeps its size on a phone, which a scaled drawing's would not.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from flask import current_app
+from jinja2 import Environment, FileSystemLoader
 
-from app.cli.cache_lab import (
+from bench.lab.replay import (
     BURST_EVERY,
     BURST_FACTOR,
     BURST_LENGTH,
@@ -115,8 +116,9 @@ def html_report(workload: Workload, outcomes: Sequence[Outcome], others: int, pr
 
     command: what repeats the measurement.
     """
-    template = current_app.jinja_env.get_template("lab/report.html")
-    return template.render(
+    loader = FileSystemLoader(Path(__file__).parent)
+    jinja = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return jinja.get_template("report.html").render(
         profile=profile,
         command=command,
         described=described(workload),

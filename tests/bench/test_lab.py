@@ -1,29 +1,32 @@
-"""`flask cache lab` measures the three strategies on the real Redis, tells what it saw, and leaves nothing there."""
+"""`python -m bench.lab` measures the three strategies on the real Redis, shows each, and leaves nothing there."""
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from click.testing import Result
-from flask import Flask
+from click.testing import CliRunner, Result
 from redis import Redis
 
 from app.cache import STRATEGIES
-from app.cli import cache_lab
-from app.cli.cache_lab import Outcome, Read, Stale, Workload, Write, arrivals, measure, percentile, staleness
-from app.cli.server_stats import ServerStats
-from app.config import parse_redis_url
+from app.config import Config
 from app.redis_client import Store
+from bench.lab import replay
+from bench.lab.__main__ import main
+from bench.lab.redis_server import RedisServer
+from bench.lab.replay import Outcome, Read, Stale, Workload, Write, arrivals, measure, percentile, staleness
 from tests import servers
-from tests.conftest import finish
+from tests.conftest import SECRET_KEY, finish
 from tests.servers import wait_until
 
 SHORT = ["--seconds", "0.5", "--readers", "80", "--writers", "8", "--pages", "5", "--build-ms", "5"]
 WORKLOAD = Workload(readers=150, writers=12, pages=4, seconds=1.2, ttl=60, build_ms=10, bursts=False, seed=4)
+
+Lab = Callable[..., Result]
 
 
 @pytest.fixture
@@ -33,18 +36,25 @@ def database_url(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def store(app: Flask) -> Store:
-    store: Store = app.extensions["store"]
-    return store
+def store(config: Config, redis: Redis) -> Iterator[Store]:
+    with closing(Store(config)) as store:
+        yield store
 
 
-def lab(app: Flask, *options: str) -> Result:
-    return app.test_cli_runner().invoke(args=["cache", "lab", *options])
+@pytest.fixture
+def lab(database_url: str, redis_url: str, redis: Redis) -> Lab:
+    """Give a function that runs the lab with these options on the tests' Redis, or another."""
+
+    def run(*options: str, redis_url: str = redis_url) -> Result:
+        environ = {"REDIS_URL": redis_url, "DATABASE_URL": database_url, "SECRET_KEY": SECRET_KEY}
+        return CliRunner().invoke(main, options, env=environ)
+
+    return run
 
 
-def test_the_table_and_the_report_tell_of_every_strategy_and_of_every_figure(app: Flask, tmp_path: Path) -> None:
+def test_the_table_and_the_report_tell_of_every_strategy_and_of_every_figure(lab: Lab, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
-    result = lab(app, *SHORT, "--report", str(path))
+    result = lab(*SHORT, "--report", str(path))
     assert result.exit_code == 0, result.output
     assert "80 reads and 8 posts a second, 5 pages, 5 ms to build one, a time to live of 3 s" in result.output
     assert re.search(r"^ +invalidate +refresh +expire$", result.output, re.MULTILINE)
@@ -60,9 +70,9 @@ def test_the_table_and_the_report_tell_of_every_strategy_and_of_every_figure(app
     assert "None" not in html
 
 
-def test_the_report_needs_nothing_but_itself_and_names_no_place_of_this_machine(app: Flask, tmp_path: Path) -> None:
+def test_the_report_needs_nothing_but_itself_and_names_no_place_of_this_machine(lab: Lab, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
-    lab(app, *SHORT, "--profile", "spiky", "--report", str(path))
+    lab(*SHORT, "--profile", "spiky", "--report", str(path))
     html = path.read_text()
     page = Page()
     page.feed(html)
@@ -72,12 +82,12 @@ def test_the_report_needs_nothing_but_itself_and_names_no_place_of_this_machine(
     assert html.count('<svg class="chart" role="img"') == 5
     assert "prefers-color-scheme: dark" in html
     assert str(tmp_path) not in html
-    assert "flask cache lab --seconds 0.5 --readers 80 --writers 8" in html
+    assert "python -m bench.lab --seconds 0.5 --readers 80 --writers 8" in html
     assert "--profile spiky</code>" in html
     assert len(html) < 150_000
 
 
-def test_its_keys_are_gone_afterwards_and_nobody_elses_are(app: Flask, redis: Redis) -> None:
+def test_its_keys_are_gone_afterwards_and_nobody_elses_are(lab: Lab, redis: Redis) -> None:
     redis.set("page:latest", "the town's")
     redis.set("cache-lab:", "somebody's")
     seen: set[str] = set()
@@ -89,22 +99,21 @@ def test_its_keys_are_gone_afterwards_and_nobody_elses_are(app: Flask, redis: Re
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    assert lab(app, *SHORT).exit_code == 0
+    assert lab(*SHORT).exit_code == 0
     watching.set()
     finish(watcher)
     assert any(re.fullmatch(r"cache-lab:[0-9a-f]{8}:page:latest", key) for key in seen)
     assert set(redis.keys()) == {"page:latest", "cache-lab:"}
 
 
-def test_its_keys_have_the_apps_prefix_in_front(make_app: Callable[..., Flask]) -> None:
-    app = make_app(redis_prefix="town*:")
-    with cache_lab.laboratory(app.extensions["store"]) as store:
+def test_its_keys_have_the_apps_prefix_in_front(config: Config) -> None:
+    with replay.laboratory(replace(config, redis_prefix="town*:")) as store:
         assert re.fullmatch(r"town\*:cache-lab:[0-9a-f]{8}:", store.prefix)
 
 
 @pytest.mark.parametrize("ending", [KeyboardInterrupt, ZeroDivisionError])
 def test_its_keys_are_gone_when_it_is_interrupted(
-    app: Flask, redis: Redis, monkeypatch: pytest.MonkeyPatch, ending: type[BaseException]
+    lab: Lab, redis: Redis, monkeypatch: pytest.MonkeyPatch, ending: type[BaseException]
 ) -> None:
     before = threading.active_count()
     sent = 0
@@ -117,16 +126,15 @@ def test_its_keys_are_gone_when_it_is_interrupted(
             raise ending
 
     monkeypatch.setattr("click._termui_impl.ProgressBar.update", tick_then_stop)
-    result = lab(app, *SHORT)
+    result = lab(*SHORT)
     assert result.exit_code == 1
     assert sent == 20
     assert redis.keys() == []
     assert threading.active_count() == before
 
 
-def test_one_clear_line_says_that_redis_is_away(make_app: Callable[..., Flask]) -> None:
-    app = make_app(redis=parse_redis_url("redis://127.0.0.1:1/0"))
-    result = lab(app, *SHORT)
+def test_one_clear_line_says_that_redis_is_away(lab: Lab) -> None:
+    result = lab(*SHORT, redis_url="redis://127.0.0.1:1/0")
     assert result.exit_code == 1
     assert re.fullmatch(
         r"Error: Redis does not answer: .+\. Check REDIS_URL, and that the server runs\.\n", result.stderr
@@ -135,7 +143,7 @@ def test_one_clear_line_says_that_redis_is_away(make_app: Callable[..., Flask]) 
 
 
 def test_one_clear_line_says_that_redis_went_away_while_the_lab_ran(
-    make_app: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     sent = 0
     with servers.valkey() as server:
@@ -147,7 +155,7 @@ def test_one_clear_line_says_that_redis_went_away_while_the_lab_ran(
                 server.stop()
 
         monkeypatch.setattr("click._termui_impl.ProgressBar.update", tick)
-        result = lab(make_app(redis=parse_redis_url(f"redis://127.0.0.1:{server.port}/0")), *SHORT)
+        result = lab(*SHORT, redis_url=f"redis://127.0.0.1:{server.port}/0")
     assert result.exit_code == 1
     assert sent >= 20
     assert result.stdout == ""
@@ -155,10 +163,10 @@ def test_one_clear_line_says_that_redis_went_away_while_the_lab_ran(
     assert caplog.messages == []
 
 
-def test_a_full_redis_is_told_of(app: Flask, redis: Redis) -> None:
+def test_a_full_redis_is_told_of(lab: Lab, redis: Redis) -> None:
     redis.config_set("maxmemory", 1)
     try:
-        result = lab(app, "--seconds", "0.2", "--writers", "0")
+        result = lab("--seconds", "0.2", "--writers", "0")
     finally:
         redis.config_set("maxmemory", 0)
     assert result.exit_code == 0
@@ -182,9 +190,9 @@ def test_a_full_redis_is_told_of(app: Flask, redis: Redis) -> None:
     ],
 )
 def test_an_option_that_makes_no_sense_is_refused_before_anything_runs(
-    app: Flask, redis: Redis, options: list[str], complaint: str
+    lab: Lab, redis: Redis, options: list[str], complaint: str
 ) -> None:
-    result = lab(app, *options)
+    result = lab(*options)
     assert result.exit_code == 2
     assert complaint in result.output
     assert "Traceback" not in result.output
@@ -222,7 +230,7 @@ def test_every_request_is_made_and_counted_once(store: Store) -> None:
     assert outcome.hits + outcome.waited <= outcome.reads
     assert outcome.commands["get"] >= outcome.reads
     assert outcome.memory
-    assert 4_000 < outcome.memory < WORKLOAD.pages * cache_lab.PAGE_SIZE / 3  # kept in gzip
+    assert 4_000 < outcome.memory < WORKLOAD.pages * replay.PAGE_SIZE / 3  # kept in gzip
 
 
 def test_a_seed_repeats_its_arrivals_and_another_has_others() -> None:
@@ -263,7 +271,7 @@ def test_the_lab_sees_what_a_cache_without_leases_would_serve(store: Store, monk
     """Prove that "nothing stale" can fail: here a fill that began before a write is stored after it."""
     monkeypatch.setattr("app.cache.FILL", "redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) return 1")
     eager = replace(WORKLOAD, pages=2, writers=20, build_ms=60, seconds=1.5)
-    with cache_lab.laboratory(store) as own:
+    with replay.laboratory(store.config) as own:
         assert measure(own, STRATEGIES["invalidate"](), eager, lambda: None).stale
 
 
@@ -273,39 +281,39 @@ def test_a_percentile_is_the_nearest_rank(percent: float, value: float) -> None:
     assert percentile([], percent) is None
 
 
-def test_a_lab_without_writers_or_readers_has_a_report_all_the_same(app: Flask, tmp_path: Path) -> None:
+def test_a_lab_without_writers_or_readers_has_a_report_all_the_same(lab: Lab, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
-    result = lab(app, "--seconds", "0.3", "--readers", "0", "--writers", "0", "--report", str(path))
+    result = lab("--seconds", "0.3", "--readers", "0", "--writers", "0", "--report", str(path))
     assert result.exit_code == 0, result.output
     assert re.search(r"^post latency, p50, ms +– +– +–$", result.output, re.MULTILINE)
     assert "nothing stale" in path.read_text()
 
 
-def test_others_on_the_server_are_told_of(app: Flask, redis: Redis) -> None:
+def test_others_on_the_server_are_told_of(lab: Lab, redis: Redis) -> None:
     redis.ping()
-    assert "Others share the server (" in lab(app, "--seconds", "0.1").output
+    assert "Others share the server (" in lab("--seconds", "0.1").output
 
 
 def test_deleting_by_prefix_takes_the_prefix_literally_and_never_everything(store: Store, redis: Redis) -> None:
     redis.mset({"a*:1": "1", "a*:2": "2", "ab:1": "3"})
-    assert ServerStats(store).delete("a*:") == 2
+    assert RedisServer(store).delete("a*:") == 2
     assert redis.keys() == ["ab:1"]
     with pytest.raises(ValueError, match="every key"):
-        ServerStats(store).delete("")
+        RedisServer(store).delete("")
 
 
 def test_memory_is_unknown_where_the_server_does_not_tell(store: Store, redis: Redis) -> None:
     redis.set("a:1", "x" * 1000)
-    assert 1000 < (ServerStats(store).memory("a:") or 0) < 3000
+    assert 1000 < (RedisServer(store).memory("a:") or 0) < 3000
     redis.execute_command("ACL", "SETUSER", "default", "-memory")
     try:
-        assert ServerStats(store).memory("a:") is None
+        assert RedisServer(store).memory("a:") is None
     finally:
         redis.execute_command("ACL", "SETUSER", "default", "+memory")
 
 
 def measured(store: Store, name: str, tick: Callable[[], None] = lambda: None) -> Outcome:
-    with cache_lab.laboratory(store) as own:
+    with replay.laboratory(store.config) as own:
         return measure(own, STRATEGIES[name](), WORKLOAD, tick)
 
 
