@@ -134,6 +134,10 @@ class RateLimiter:
         of_account = [Rule("login", name, self.login_max_attempts)] if name else []  # no name: nobody's account
         return [*of_account, Rule("login-from", origin, from_address)]
 
+    def password_rules(self, user_id: int) -> list[Rule]:
+        """Return the rules for giving the current password to set another: strangers can't get there."""
+        return [Rule("password", str(user_id), self.login_max_attempts)]
+
     def remember_device(self, account: str, instead_of: str | None = None) -> str:
         """Return a nonce by which a browser that has just logged in is known from now on; it is no secret.
 
@@ -147,6 +151,11 @@ class RateLimiter:
             pipe.expire(key, DEVICE_LIFETIME)
             pipe.execute()
         return nonce
+
+    def forget_device(self, account: str, device: str) -> None:
+        """Forget one browser that an account is known by. Raises StoreUnavailableError."""
+        with self.store.commands() as redis:
+            redis.zrem(self._devices_key(login_account(account)), device)
 
     def forget_devices(self, account: str) -> None:
         """Forget every browser that an account is known by, as after a change of password.

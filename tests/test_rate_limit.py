@@ -445,3 +445,21 @@ def test_a_counter_outlives_its_minute_so_that_a_clock_that_is_behind_loses_no_c
     limiter.hit([RULE])
     (key,) = redis.keys("limit:*")
     assert redis.ttl(key) > WINDOW + 30
+
+
+def test_a_stranger_cannot_keep_an_owner_from_another_password(
+    new_visitor: Callable[..., Visitor], ada: Visitor, clock: Callable[[float], None]
+) -> None:
+    stranger, phone = new_visitor(REMOTE_ADDR="192.0.2.66"), new_visitor()
+    assert attempt(phone, "ada@example.org", PASSWORD) == 302
+    assert [attempt(stranger, "ada") for _ in range(6)] == [422] * 5 + [429]
+    changed = phone.post("/settings/password", current_password=PASSWORD, new_password="another sentence")
+    assert changed.status_code == 302
+    phone.log_out()
+    assert attempt(phone, "ada", "another sentence") == 302  # known by the name, too
+
+
+def test_guesses_at_the_current_password_are_limited(ada: Visitor, clock: Callable[[float], None]) -> None:
+    for status in [422] * 5 + [429]:
+        answer = ada.post("/settings/password", current_password="a guess", new_password="another sentence")
+        assert answer.status_code == status

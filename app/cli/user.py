@@ -122,6 +122,8 @@ def reset_link(name: str, site: str | None) -> None:
     click.echo((site or "").rstrip("/") + path)
     if site is None:
         click.echo("Put your site's address in front of it, or use --site.", err=True)
+    if person.suspended_at:
+        click.echo(f"@{person.name} is suspended, and can log in only after flask user reinstate.", err=True)
     click.echo(f"The link works once, for {RESET_LIFETIME // 60} minutes. Give it to @{person.name} only.", err=True)
 
 

@@ -3,6 +3,7 @@
 Plain functions: the front calls them for every request, and app/front/wsgi.py does where there is no front.
 """
 
+import ipaddress
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -27,7 +28,8 @@ HEADERS = [
 HTTPS_HEADERS = [*HEADERS, (b"strict-transport-security", b"max-age=31536000")]
 
 LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"  # of a host name (RFC 1123, section 2.1)
-HOST = re.compile(rf"(?:{LABEL}(?:\.{LABEL})*\.?|\[[0-9A-Fa-f:.]+\])(?::[0-9]{{0,5}})?")
+HOST = re.compile(rf"(?:{LABEL}(?:\.{LABEL})*\.?|\[(?P<ipv6>[0-9A-Fa-f:.]+)\])(?::(?P<port>[0-9]{{0,5}}))?")
+LARGEST_PORT = 65_535
 LONGEST_HOST = 260  # characters: a name of 253 and a port
 WITH_PORT = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::[0-9]+)?|([0-9.]+):[0-9]+")  # how some proxies write an address
 PATH_CHARACTERS = "/:@!$&'()*+,;=~"  # that need no percent-encoding (RFC 3986, section 3.3)
@@ -42,7 +44,13 @@ def security_headers(scheme: str) -> list[tuple[bytes, bytes]]:
 @lru_cache(maxsize=100)
 def is_host(value: bytes) -> bool:
     """Return whether the value of a Host header can be one: a name or an address, perhaps with a port."""
-    return len(value) <= LONGEST_HOST and HOST.fullmatch(value.decode("latin-1")) is not None
+    parts = HOST.fullmatch(value.decode("latin-1")) if len(value) <= LONGEST_HOST else None
+    if parts is None or int(parts["port"] or 0) > LARGEST_PORT:
+        return False
+    try:
+        return not parts["ipv6"] or bool(ipaddress.IPv6Address(parts["ipv6"]))
+    except ValueError:
+        return False
 
 
 def to_https(host: str, path: str, query: str, trusted_hosts: Sequence[str]) -> tuple[int, list[tuple[bytes, bytes]]]:

@@ -146,6 +146,11 @@ class User(Base):
             user._store_hash(password, user.password_version)
         return user
 
+    @property
+    def login_names(self) -> list[str]:
+        """Return all that the owner may log in with."""
+        return [self.name, self.email] if self.email else [self.name]
+
     def has_password(self, password: str) -> bool:
         return _matches(self.password_hash, password)
 
@@ -239,7 +244,7 @@ class User(Base):
 
         Before, so that nothing changes if Redis is away; after, for who came in until the commit.
         """
-        names = [name for name in (self.name, self.email) if name]
+        names = self.login_names
         interface, limiter = current_interface(), current_limiter()
         user_id = self.id
         interface.end_all(user_id, keep=keep)

@@ -31,7 +31,9 @@ NAME_OR_TAG = regex.compile(
 )
 # Characters that turn the direction of what follows; a URL may not contain them (RFC 3987, section 4.1).
 BIDI_CONTROL = regex.compile(r"\p{Bidi_Control}")
-USER_INFO = regex.compile(r"\w+://[^/?#]*@")  # http://good.com@evil.com leads to evil.com
+# What a link may lead to. http://good.com@evil.com, or good.com with a character after it that only looks like a slash,
+# would lead elsewhere than it says.
+PLAIN_HOST = regex.compile(r"\w+://[\w\p{M}.-]+(?::[0-9]*)?(?:[/?#]|$)")
 
 
 class PostTextError(ValueError):
@@ -107,10 +109,10 @@ def pieces(body: str) -> Iterator[Piece]:
         url = match.url.rstrip(CLOSING)
         end = match.last_index - (len(match.url) - len(url))
         text = body[match.index : end]
-        if USER_INFO.match(url) or body.startswith("@", end):
-            yield Piece("text", text)
-        else:
+        if PLAIN_HOST.match(url) and not body.startswith("@", end):
             yield Piece("url", text, url)
+        else:
+            yield Piece("text", text)
     yield from _names_and_tags(body, end, len(body))
 
 

@@ -38,7 +38,7 @@ def register() -> ResponseReturnValue:
             form.email.errors.append(EMAIL_TAKEN)
         else:
             response = make_response(redirect(local_path(form.next.data) or url_for("posts.home")))
-            remember_device(user.name, response)
+            remember_device(response, *user.login_names)
             if sign_in(user):
                 flash(f"Welcome, @{user.name}. Say hello!")
             return response
@@ -65,9 +65,10 @@ def login() -> ResponseReturnValue:
     count_attempt(sign_in_rules(user.id))
     current_limiter().give_back(attempt)
     response = make_response(redirect(local_path(form.next.data) or url_for("posts.home")))
-    remember_device(form.username.data, response)
+    devices = remember_device(response, *user.login_names)
     if not sign_in(user):  # the password was changed, or the account suspended, while this looked at them
-        current_limiter().forget_devices(form.username.data)
+        for account, device in devices.items():
+            current_limiter().forget_device(account, device)
         return _refuse_login(form, WRONG_PASSWORD)
     return response
 
@@ -120,7 +121,7 @@ def change_password() -> ResponseReturnValue:
     form = PasswordForm()
     if request.method != "POST":
         return render_template("accounts/password.html", form=form)
-    attempt = count_attempt(rules_for_this_browser(viewer().name))
+    attempt = count_attempt(current_limiter().password_rules(viewer().id))
     if not form.validate():
         return render_template("accounts/password.html", form=form), 422
     user = viewer()
@@ -131,7 +132,7 @@ def change_password() -> ResponseReturnValue:
     if not user.change_password(form.new_password.data, keep=current_session().sid):
         return _refuse_change(form)
     response = make_response(redirect(url_for("posts.home")))
-    remember_device(user.name, response)
+    remember_device(response, *user.login_names)
     if sign_in(user):
         flash("Password changed. You've been logged out everywhere else.")
     return response

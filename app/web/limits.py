@@ -9,7 +9,7 @@ from app.rate_limit import DEVICE_LIFETIME, WINDOW, Rule, Window, current_limite
 from app.redis_client import StoreUnavailableError
 from app.sessions import cookie_name
 
-DEVICE_ACCOUNTS = 5  # accounts one browser is remembered for: a family's tablet
+DEVICE_ACCOUNTS = 10  # names and addresses one browser is remembered for: a family's tablet
 
 
 class TooManyAttemptsError(Exception):
@@ -48,24 +48,29 @@ def rules_for_this_browser(account: str) -> list[Rule]:
     return current_limiter().login_rules(account, request.remote_addr or "", device)
 
 
-def remember_device(account: str, response: Response) -> None:
-    """Give the browser a device cookie: proof that this account has logged in from it (OWASP's "Device Cookies").
+def remember_device(response: Response, *accounts: str) -> dict[str, str]:
+    """Give the browser a device cookie: proof that an account has logged in from it (OWASP's "Device Cookies").
 
     It opens nothing. It only lets the owner's attempts be counted apart from everybody else's.
 
-    account: as the owner called it to log in, a name or an e-mail address. Raises StoreUnavailableError.
+    accounts: all that the owner may call the account to log in, its name and perhaps its e-mail address.
+
+    Returns the new nonces by account, for forget_device(). Raises StoreUnavailableError.
     """
-    devices, label = _devices(request), login_account(account)
-    nonce = current_limiter().remember_device(account, instead_of=devices.pop(label, None))
-    kept = dict(list(devices.items())[-DEVICE_ACCOUNTS + 1 :])
+    devices = _devices(request)
+    new = {}
+    for account in map(login_account, accounts):
+        new[account] = current_limiter().remember_device(account, instead_of=devices.pop(account, None))
+    kept = list((devices | new).items())[-DEVICE_ACCOUNTS:]
     response.set_cookie(
         cookie_name("device", secure=request.is_secure),
-        _signer().dumps(kept | {label: nonce}),
+        _signer().dumps(dict(kept)),
         max_age=DEVICE_LIFETIME,
         secure=request.is_secure,
         httponly=True,
         samesite="Lax",
     )
+    return new
 
 
 def init_limits(app: Flask) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import click
 
 from app.cache import STRATEGIES
-from app.cli.sessions import needs_redis
 from app.config import Config
+from app.redis_client import StoreUnavailableError
 from bench.lab.redis_server import RedisServer
 from bench.lab.replay import Outcome, Workload, arrivals, laboratory, measure
 from bench.lab.report import html_report, terminal_table
@@ -61,7 +61,6 @@ def _in_a_folder_that_is_there(_context: click.Context, _parameter: click.Parame
     callback=_in_a_folder_that_is_there,
     help="Write an HTML page with charts, too.",
 )
-@needs_redis
 def main(
     profile: str,
     readers: float | None,
@@ -89,7 +88,12 @@ def main(
         bursts=bursts,
         seed=seed,
     )
-    outcomes, others = _measured(workload)
+    try:
+        outcomes, others = _measured(workload)
+    except StoreUnavailableError as error:
+        raise click.ClickException(
+            f"Redis does not answer: {error}. Check REDIS_URL, and that the server runs."
+        ) from None
     click.echo(terminal_table(workload, outcomes, others))
     if report:
         command = shlex.join(["python", "-m", "bench.lab", *_given()])

@@ -78,6 +78,7 @@ def test_no_login_with_the_old_password_outlives_its_change(
         assert not any(browser.is_signed_in() for browser in browsers)
         assert owner.is_signed_in() or owner.log_in("ada", password).status_code == 302
         assert redis.zcard("user:1:sessions") == 1
+        assert redis.zcard("devices:ada") == 1  # the owner's own, not one of those who came too late
 
 
 @pytest.mark.usefixtures("unlimited")
