@@ -15,7 +15,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -108,18 +107,17 @@ def doctor(context: click.Context, as_json: bool, strict: bool, no_color: bool) 
 
 def examine(config: Config) -> Iterator[Finding]:
     """Yield all findings, group by group."""
-    today = datetime.now(UTC).date()
     try:
-        yield from redis_findings(redis_facts(ServerStats(current_store())), config, today)
+        yield from redis_findings(redis_facts(ServerStats(current_store())), config)
     except StoreUnavailableError as error:
         yield redis_away(_without(str(error), config.redis.password), current_store().trouble(error), config)
     yield database_kind(config)
     try:
-        yield from database_findings(database_facts(), config, today)
+        yield from database_findings(database_facts(), config)
     except (SQLAlchemyError, CommandError) as error:
         yield database_away(sql_reason(error), config)
     yield from settings_findings(config)
-    yield python_version(config, today, platform.python_version())
+    yield python_version(config, platform.python_version())
     yield python_runtime(config, named_python(TREE), platform.python_version())
 
 

@@ -7,7 +7,6 @@ session id. Nothing here speaks to a server: app/cli/doctor.py asks, and this ju
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -26,40 +25,13 @@ MASTER_MEMORY = 30  # MB; gunicorn's first process
 SLOW_SQL = 0.05  # s
 FULL = 0.8  # of memory or connections: time to act while it still works
 SKEW = 2.0  # s between two clocks that NTP keeps stay below this by far
-SOON = 90  # days before the end of a version's life: time to plan
 STRONG_KEY = 32  # characters; 32 of `secrets.token_hex` are 128 bits
+GETEX = (6, 2)  # the first Redis that has it; every Valkey does
+OLDEST_POSTGRESQL = (10,)  # https://www.psycopg.org/psycopg3/docs/basic/install.html
+OLDEST_PYTHON = (3, 11)  # requires-python in pyproject.toml
 DISTINCT = 8  # different characters at least; a random key of 32 hexadecimal digits has fewer once in a billion
 
-# The day on which a version got its last security fix. A version that is not here has no end announced.
-# Check the pages named below once a year; what is missing here is never called old.
-REDIS_ENDS = {  # https://endoflife.date/redis and https://github.com/redis/redis/security
-    "5.0": date(2022, 4, 27),
-    "6.0": date(2022, 5, 31),
-    "7.0": date(2024, 7, 29),
-    "8.0": date(2026, 2, 11),
-}
-VALKEY_ENDS = {  # https://valkey.io/topics/releases/, by way of https://endoflife.date/valkey
-    "7.2": date(2029, 4, 16),
-    "8.0": date(2027, 9, 15),
-    "8.1": date(2030, 3, 31),
-    "9.0": date(2028, 10, 21),
-}
-POSTGRESQL_ENDS = {  # https://www.postgresql.org/support/versioning/
-    "13": date(2025, 11, 13),
-    "14": date(2026, 11, 12),
-    "15": date(2027, 11, 11),
-    "16": date(2028, 11, 9),
-    "17": date(2029, 11, 8),
-    "18": date(2030, 11, 14),
-}
-PYTHON_ENDS = {  # https://devguide.python.org/versions/, which names the month
-    "3.11": date(2027, 10, 31),
-    "3.12": date(2028, 10, 31),
-    "3.13": date(2029, 10, 31),
-    "3.14": date(2030, 10, 31),
-}
 PYTHON_FILES = ("runtime.txt", ".python-version")  # where a tree names its Python, in the order in which Heroku looks
-OLDEST = {"Redis": (5, 0), "Valkey": (7, 2), "PostgreSQL": (13,), "Python": (3, 11)}  # in the tables; before: ended
 
 # What a full Redis does, and what that means for sessions. All that Pipit keeps there has an expiry, so a volatile-*
 # policy may choose among the same keys as its allkeys-* twin.
@@ -161,11 +133,11 @@ def redis_away(why: str, trouble: Trouble | None, config: Config) -> Finding:
     return Finding("redis.reachable", "problem", f"{address} can't be used ({why}){advice}", remedy)
 
 
-def redis_findings(facts: RedisFacts, config: Config, today: date) -> Iterable[Finding]:
+def redis_findings(facts: RedisFacts, config: Config) -> Iterable[Finding]:
     """Judge a Redis server that answers."""
     yield Finding("redis.reachable", "ok", f"{config.redis} answers")
     yield redis_latency(facts, config)
-    yield redis_version(facts, config, today)
+    yield redis_version(facts, config)
     yield redis_tls(config)
     yield redis_role(facts, config)
     yield redis_memory(facts, config)
@@ -187,20 +159,19 @@ def redis_latency(facts: RedisFacts, config: Config) -> Finding:
     return Finding("redis.latency", "warning", f"{fact}: slow for a server in the same data centre", remedy)
 
 
-def redis_version(facts: RedisFacts, config: Config, today: date) -> Finding:
-    """Tell whether the server still gets security fixes, and can do what Pipit asks."""
+def redis_version(facts: RedisFacts, config: Config) -> Finding:
+    """Tell whether the server can do what Pipit asks."""
     valkey = facts.info.get("valkey_version")
     version = str(valkey or facts.info.get("redis_version") or "")
     if not version:
         return _unreadable("redis.version", "the version", config)
     name = "Valkey" if valkey else "Redis"
-    remedy = "heroku redis:upgrade --version 8.1" if config.on_heroku else f"upgrade {name}: https://valkey.io/download"
-    if name == "Redis" and numbers(version) < (6, 2):
-        if config.on_heroku:
-            remedy = "heroku addons:create heroku-redis:mini --wait"
-        fact = f"Redis {version} is older than 6.2: no GETEX (Pipit sends two commands instead), no security fixes"
-        return Finding("redis.version", "warning", fact, remedy)
-    return _life("redis.version", name, version, VALKEY_ENDS if valkey else REDIS_ENDS, remedy, today)
+    if valkey or numbers(version) >= GETEX:
+        return Finding("redis.version", "ok", f"{name} {version}")
+    new_server = "heroku addons:create heroku-redis:mini --wait"
+    remedy = new_server if config.on_heroku else "upgrade Redis: https://valkey.io/download"
+    fact = f"Redis {version} is older than 6.2: no GETEX, so Pipit sends two commands instead"
+    return Finding("redis.version", "warning", fact, remedy)
 
 
 def redis_tls(config: Config) -> Finding:
@@ -407,11 +378,11 @@ def database_kind(config: Config) -> Finding:
     return Finding("database.kind", "ok", "SQLite, in a file on this machine: right for one machine, and back it up")
 
 
-def database_findings(facts: DatabaseFacts, config: Config, today: date) -> Iterable[Finding]:
+def database_findings(facts: DatabaseFacts, config: Config) -> Iterable[Finding]:
     """Judge a database that answers."""
     yield Finding("database.reachable", "ok", f"{facts.kind} answers")
     yield database_latency(facts, config)
-    yield database_version(facts, config, today)
+    yield database_version(facts, config)
     yield database_migrations(facts, config)
     if facts.limit is not None:
         yield database_connections(facts, config)
@@ -427,13 +398,13 @@ def database_latency(facts: DatabaseFacts, config: Config) -> Finding:
     return Finding("database.latency", "warning", f"{fact}: slow for a server in the same data centre", remedy)
 
 
-def database_version(facts: DatabaseFacts, config: Config, today: date) -> Finding:
-    """Tell whether the server still gets security fixes."""
+def database_version(facts: DatabaseFacts, config: Config) -> Finding:
+    """Tell whether Pipit runs with this server."""
     if facts.kind == "SQLite":
         return Finding("database.version", "ok", f"SQLite {facts.version}")
     local = "pg_upgrade --help   # https://www.postgresql.org/docs/current/pgupgrade.html"
     remedy = "heroku pg:upgrade" if config.on_heroku else local
-    return _life("database.version", facts.kind, facts.version, POSTGRESQL_ENDS, remedy, today)
+    return _at_least(OLDEST_POSTGRESQL, "database.version", facts.kind, facts.version, remedy)
 
 
 def database_migrations(facts: DatabaseFacts, config: Config) -> Finding:
@@ -562,12 +533,12 @@ def memory(config: Config) -> Finding:
 # Python
 
 
-def python_version(config: Config, today: date, running: str) -> Finding:
-    """Tell whether this Python still gets security fixes."""
+def python_version(config: Config, running: str) -> Finding:
+    """Tell whether Pipit runs with this Python."""
     remedy = "echo python-3.13 > runtime.txt && git commit -am 'Python 3.13' && git push heroku master"
     if not config.on_heroku:
         remedy = "make clean && make run PYTHON=python3.13   # keep a copy of instance/ first"
-    return _life("python.version", "Python", running, PYTHON_ENDS, remedy, today)
+    return _at_least(OLDEST_PYTHON, "python.version", "Python", running, remedy)
 
 
 def python_runtime(config: Config, named: NamedPython | None, running: str) -> Finding:
@@ -642,19 +613,14 @@ def _unreadable(check: str, what: str, config: Config) -> Finding:
     return Finding(check, "note", f"{what} can't be read here: this Redis user may not ask", _look(config))
 
 
-def _life(check: str, name: str, version: str, ends: Mapping[str, date], remedy: str, today: date) -> Finding:
-    """Judge a version by the table of its kind; one that is older than the table has ended, a newer one has not."""
-    known = numbers(version)
-    end = ends.get(".".join(map(str, known[:2]))) or ends.get(str(known[0]) if known else "")
-    if known and known < OLDEST[name]:
-        return Finding(check, "warning", f"{name} {version} gets no more security fixes", remedy)
-    if end is None:
+def _at_least(oldest: tuple[int, ...], check: str, name: str, version: str, remedy: str) -> Finding:
+    """Judge a version by the oldest that Pipit runs with."""
+    if numbers(version) >= oldest:
         return Finding(check, "ok", f"{name} {version}")
-    if end < today:
-        return Finding(check, "warning", f"{name} {version} gets no more security fixes since {end}", remedy)
-    if (end - today).days < SOON:
-        return Finding(check, "note", f"{name} {version} gets security fixes only until {end}", remedy)
-    return Finding(check, "ok", f"{name} {version}, with security fixes until {end}")
+    needed = ".".join(map(str, oldest))
+    return Finding(
+        check, "problem", f"{name} {version} is older than {needed}, the oldest that Pipit runs with", remedy
+    )
 
 
 def _formation(check: str, sum_: str, each: int, limit: int, others: int, config: Config, *, lower: str) -> Finding:
