@@ -28,12 +28,12 @@ SPEAK_REDIS = {
     "app.cache",
     "app.rate_limit",
     "app.front.redis_connection",  # the front's own connection
-    "app.cli.server_stats",  # what only operators ask
+    "app.cli.doctor.server_stats",  # what only operators ask
 }
 REDIS = {"redis", "hiredis"}
 SPEAK_SQL = {
     "app.web.health",  # asks whether the database answers
-    "app.cli.doctor",  # asks the database for its limits
+    "app.cli.doctor.facts",  # asks the database for its limits
     "app.cli.seed",  # a thousand rows in few statements
 }
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.putenv"}

@@ -21,10 +21,11 @@ from flask_migrate import stamp
 from redis import Redis
 from sqlalchemy import text
 
-from app.cli import doctor_checks as checks
-from app.cli.doctor import as_lines, named_python
-from app.cli.doctor_checks import DatabaseFacts, Finding, RedisFacts
-from app.cli.server_stats import KeySample, ServerStats
+from app.cli.doctor import checks, server_stats
+from app.cli.doctor.checks import Finding
+from app.cli.doctor.facts import DatabaseFacts, NamedPython, RedisFacts, named_python
+from app.cli.doctor.report import as_lines
+from app.cli.doctor.server_stats import KeySample, ServerStats
 from app.config import Config, parse_redis_url
 from app.extensions import db
 from app.redis_client import UNVERIFIED, Store, StoreUnavailableError
@@ -104,7 +105,7 @@ def test_a_good_deployment_has_nothing_but_ok() -> None:
         *checks.database_findings(POSTGRESQL, DYNO),
         *checks.settings_findings(DYNO),
         checks.python_version(DYNO, "3.13.5"),
-        checks.python_runtime(DYNO, checks.NamedPython("runtime.txt", "3.13"), "3.13.5"),
+        checks.python_runtime(DYNO, NamedPython("runtime.txt", "3.13"), "3.13.5"),
     ]
     assert [finding for finding in every if finding.level != "ok"] == []
 
@@ -649,7 +650,7 @@ def test_sessions_are_counted_by_their_keys(make_app: Callable[..., Flask], redi
 def test_a_large_server_is_not_read_to_its_end(
     make_app: Callable[..., Flask], redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.cli.server_stats.SCAN_LIMIT", 1000)
+    monkeypatch.setattr(server_stats, "SCAN_LIMIT", 1000)
     with redis.pipeline() as pipe:
         for number in range(5000):
             pipe.set(f"session:{number}", "{}")

@@ -1,16 +1,16 @@
 """What `flask doctor` makes of what it was told: pure functions from facts to findings, one for each question.
 
 A finding is a fact in one line; one that is not "ok" also says what to run. No finding quotes a secret, a URL or a
-session id. Nothing here speaks to a server: app/cli/doctor.py asks, and this judges.
+session id. Nothing here speaks to a server: facts.py asks, and this judges.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
-from app.cli.server_stats import KeySample
+from app.cli.doctor.facts import PYTHON_FILES, DatabaseFacts, NamedPython, RedisFacts
 from app.config import Config
 from app.rate_limit import WINDOW
 from app.redis_client import CLIENTS_USED_UP, MAYBE_PLAIN, MAYBE_TLS, UNVERIFIED, Trouble
@@ -31,7 +31,6 @@ OLDEST_POSTGRESQL = (10,)  # https://www.psycopg.org/psycopg3/docs/basic/install
 OLDEST_PYTHON = (3, 11)  # requires-python in pyproject.toml
 DISTINCT = 8  # different characters at least; a random key of 32 hexadecimal digits has fewer once in a billion
 
-PYTHON_FILES = ("runtime.txt", ".python-version")  # where a tree names its Python, in the order in which Heroku looks
 
 # What a full Redis does, and what that means for sessions. All that Pipit keeps there has an expiry, so a volatile-*
 # policy may choose among the same keys as its allkeys-* twin.
@@ -76,42 +75,6 @@ class Finding:
     @property
     def group(self) -> str:
         return self.check.partition(".")[0]
-
-
-@dataclass(frozen=True)
-class NamedPython:
-    """The Python that the tree names for the platform."""
-
-    file: str  # one of PYTHON_FILES
-    version: str  # "3.13", or with a patch release
-
-
-@dataclass(frozen=True)
-class RedisFacts:
-    """What a Redis server tells. None, or nothing, is what this user may not ask."""
-
-    round_trip: float  # s, median
-    info: Mapping[str, Any]
-    refusal: str | None  # of Pipit's keys, by a node of a cluster
-    settings: Mapping[str, str | None]  # timeout, save, maxclients
-    connection_names: list[str] | None
-    clock_lead: float | None  # s by which this machine's clock is ahead
-    sessions: KeySample | None
-    indexes: KeySample | None  # user:<id>:sessions
-
-
-@dataclass(frozen=True)
-class DatabaseFacts:
-    """What a SQL database tells."""
-
-    kind: str  # "SQLite", "PostgreSQL"
-    version: str
-    round_trip: float  # s, median
-    at: tuple[str, ...]  # the migrations it has
-    head: tuple[str, ...]  # those that the code needs
-    missing: int | None  # migrations between the two; None if the database has one that the code does not know
-    connections: int | None = None  # in use, of those that count towards the limit
-    limit: int | None = None
 
 
 # Redis
