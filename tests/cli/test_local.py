@@ -242,7 +242,7 @@ def test_a_release_ends_unless_others_would_end_with_it(
             started.setenv(name, "release.1")
             module.stay_if_local()
             assert waited.pop() == "forever"
-            assert "Waiting" in capsys.readouterr().out
+            assert "Staying alive" in capsys.readouterr().out
             started.setenv("DYNO", "release.1")
             module.stay_if_local()
             assert waited == []

@@ -35,7 +35,7 @@ def test_a_redis_that_will_refuse_the_new_version_stops_it(tmp_path: Path, kind:
     with servers.unfit_redis(kind) as url:
         status, said = release(url, f"sqlite:///{tmp_path / 'new.db'}")
     assert status == 1
-    assert said.startswith("The release stops, nothing was changed: Redis can't be used: ")
+    assert said.startswith("Release stopped; nothing was changed. Redis can't be used: ")
     assert said.count("\n") == 1
     assert "hunter2" not in said
     assert not (tmp_path / "new.db").exists()
