@@ -33,7 +33,7 @@ FIRST_VISIT = 30_000  # bytes over the wire, for all it takes to show /
 FIRST_VISIT_REQUESTS = 4  # the page, its style, its script, its icon
 REPEAT_VISIT = 1_000  # bytes
 
-PAGES = {  # and the statements that each takes, made anew: one of them finds the people whom the posts mention
+PAGES = {  # and the statements that building each takes; one of them finds the people whom the posts mention
     "anonymous": {"/": 2, "/@bob": 3, "/@bob/1": 2},
     "signed in": {"/": 2, "/@bob": 4, "/@bob/1": 2, "/home": 2},
 }

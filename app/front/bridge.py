@@ -109,7 +109,7 @@ class Bridge:
         if future.done():  # cancelled
             return
         if isinstance(result, BaseException):
-            text = b"Something broke on our side.\n"
+            text = b"Something went wrong.\n"
             result = Answer(500, [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(text))], text)
         future.set_result(result)
 

@@ -9,7 +9,7 @@ branch_labels = None
 depends_on = None
 
 EMAIL = sa.String(254)
-# SQLite can't change a column: the table is made anew, and must still never give an id twice.
+# SQLite can't change a column, so the table is rebuilt. It must still never use an id twice.
 KEEP_IDS = {"table_kwargs": {"sqlite_autoincrement": True}}
 
 
