@@ -54,7 +54,7 @@ def _take_lock(connection: Connection) -> None:
         connection.exec_driver_sql("SET LOCAL statement_timeout = 0")  # an index may take as long as it takes
     else:
         connection.exec_driver_sql(f"PRAGMA busy_timeout = {PATIENCE * 1000}")
-        connection.exec_driver_sql("PRAGMA foreign_keys = OFF")  # rebuilding a table must not delete the rows that refer to it
+        connection.exec_driver_sql("PRAGMA foreign_keys = OFF")  # rebuilding a table must not delete what refers to it
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
