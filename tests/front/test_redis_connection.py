@@ -502,7 +502,11 @@ async def linked(url: str, **settings: Any) -> AsyncIterator[Link]:
         store.close()
 
 
-def test_the_real_server_gives_everyone_their_own(run: Run, redis: Redis, redis_url: str) -> None:
+def test_the_real_server_gives_everyone_their_own(
+    run: Run, redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One turn of a loop in debug mode, with 500 tasks under coverage, may take longer than a command may.
+    monkeypatch.setattr(redis_connection, "COMMAND_TIMEOUT", servers.PATIENCE)
     redis.mset({f"key:{number}": f"value {number}" for number in range(500)})
     redis.lpush("a list", "x")
 
