@@ -143,8 +143,10 @@ class Copies:
         if isinstance(await tracked, Exception):
             return False
         try:
-            await asyncio.wait_for(self._loop.run_in_executor(None, self._change_proof_key), 2 * COMMAND_TIMEOUT)
-            await asyncio.wait_for(self._proof.wait(), COMMAND_TIMEOUT)
+            async with asyncio.timeout(2 * COMMAND_TIMEOUT):
+                await self._loop.run_in_executor(None, self._change_proof_key)
+            async with asyncio.timeout(COMMAND_TIMEOUT):
+                await self._proof.wait()
         except (TimeoutError, StoreUnavailableError):
             return False
         return True

@@ -245,7 +245,8 @@ class RedisLink:
     async def keep_open(self) -> None:
         """Open a connection, and return when it is lost and may be opened again."""
         try:
-            self.connection = await asyncio.wait_for(self._open(), OPEN_TIMEOUT)
+            async with asyncio.timeout(OPEN_TIMEOUT):  # wait_for may swallow a cancellation, in Python 3.11
+                self.connection = await self._open()
         except (OSError, TimeoutError, TimedOutError) as error:
             self._store.breaker.failed(f"{type(error).__name__}: {error}")
         except LostError as error:  # refused: too many clients, a wrong password. The pool's connections may still work

@@ -682,6 +682,28 @@ def test_a_connection_that_is_lost_is_replaced_and_the_loss_told(run: Run, caplo
     assert caplog.text.count("Redis does not answer") == caplog.text.count("Redis answers again") == 1
 
 
+def test_a_link_ends_at_whichever_instant_it_is_cancelled(run: Run) -> None:
+    """The front cancels it to stop. In Python 3.11 `asyncio.wait_for` may swallow that."""
+
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        refusing = Played(lambda commands: b"-ERR max number of clients reached\r\n" * len(commands))
+        server = await loop.create_server(lambda: refusing, "127.0.0.1", 0)
+        store = Store(Config(parse_redis_url(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"), "", ""))
+        for turns in range(60):
+            link = Link(store)
+            task = asyncio.create_task(link.keep())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task], timeout=5)
+            assert task.cancelled(), f"cancelled after {turns} turns of the loop"
+        store.close()
+        server.close()
+
+    run(test)
+
+
 def test_a_server_that_accepts_and_says_nothing_opens_the_circuit(run: Run) -> None:
     async def test() -> None:
         kept: list[asyncio.StreamWriter] = []  # one that nobody holds closes its connection
