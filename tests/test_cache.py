@@ -436,10 +436,10 @@ RUBBISH = [
     b"v1 RUN e 1.0",
     b"v1 RUN e 1.0\n",
     b"v1 RUN e 1.0\nnot compressed",
-    b"v1 RUN e 1.0\n" + gzip.compress(b"cut off")[:-9],
-    b"v1 RUN e 1.0\n" + gzip.compress(b"changed")[:-8] + b"12345678",
-    b"v1 RUN e noon\n" + gzip.compress(b"x"),
-    b"v1 RUN e 1.0 more\n" + gzip.compress(b"x"),
+    b"v1 RUN e 1.0\n" + gzip.compress(b"cut off", mtime=0)[:-9],
+    b"v1 RUN e 1.0\n" + gzip.compress(b"changed", mtime=0)[:-8] + b"12345678",
+    b"v1 RUN e noon\n" + gzip.compress(b"x", mtime=0),
+    b"v1 RUN e 1.0 more\n" + gzip.compress(b"x", mtime=0),
 ]
 
 

@@ -273,9 +273,9 @@ def test_what_may_not_be_asked_is_never_more_than_a_note(finding: Finding) -> No
 @pytest.mark.parametrize(
     ("key", "level"),
     [
-        (STRONG, "ok"),
-        (secrets.token_urlsafe(24), "ok"),
-        (secrets.token_hex(10), "warning"),
+        pytest.param(STRONG, "ok", id="hex"),
+        pytest.param(secrets.token_urlsafe(24), "ok", id="base64"),
+        pytest.param(secrets.token_hex(10), "warning", id="short"),
         ("x" * 40, "problem"),
         ("0123456789" * 4 + "01", "problem"),
         ("abcdefghijklmnopqrstuvwxyz0123456789", "problem"),
