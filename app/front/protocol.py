@@ -23,7 +23,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app import costs
 from app.front import log
-from app.front.bridge import LARGEST_REQUEST
+from app.front.bridge import MAX_CONTENT_LENGTH
 from app.front.security import HEADERS, is_host
 
 HEAD = 10.0  # s; on the slowest of mobile networks a head takes one
@@ -36,7 +36,7 @@ LAST_CALL = 0.3  # s a connection stays open at shutdown, for a request that is 
 LOOK = 1.0  # s between two looks at the deadlines
 
 LARGEST_HEAD = 32 * 1024  # bytes
-MOST_RAW_BODY = 2 * LARGEST_REQUEST  # bytes of a body with its chunk heads and trailers
+MOST_RAW_BODY = 2 * MAX_CONTENT_LENGTH  # bytes of a body with its chunk heads and trailers
 MOST_FIELDS = 100
 MOST_CONNECTIONS = 5_000  # app/front/process.py lowers it where a process may have fewer files
 MOST_REFUSED = 50  # connections beyond that which are told so; the others are closed without a word
@@ -98,7 +98,7 @@ class Exchange(RequestResponseCycle):
 
     def _head(self, start: Any) -> bytes:
         """Return the head of the response. The headers are Pipit's own, so they are not checked again."""
-        if self.more_body or self.received > LARGEST_REQUEST:  # answered before it was complete
+        if self.more_body or self.received > MAX_CONTENT_LENGTH:  # answered before it was complete
             self.keep_alive = False
         parts = [STATUS_LINE[start["status"]]]
         for name, value in (*self.default_headers, *start["headers"]):
@@ -284,7 +284,7 @@ class FrontProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Take a part of the body; no more than would be read of it."""
         self.cycle.received += len(body)
-        if self.cycle.received - len(body) <= LARGEST_REQUEST:
+        if self.cycle.received - len(body) <= MAX_CONTENT_LENGTH:
             super().on_body(body)
             if not self._within_bounds():
                 raise RefusedError(503)
