@@ -182,7 +182,7 @@ class PipitSessionInterface(RedisSessionInterface):
         """Return the visitor's session; never raises, whatever the cookie and the store hold."""
         try:
             # Not costs.current(): a cached page is built as a stranger sees it, in the middle of somebody's request.
-            front: costs.Request | None = request.environ.get(costs.ENVIRON_KEY)
+            front: costs.RequestStats | None = request.environ.get(costs.ENVIRON_KEY)
             sid, data = (front and front.session) or self._read(request)
         except StoreUnavailableError as error:
             if not self.store.breaker.is_open:  # that was said once, when it opened

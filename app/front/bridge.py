@@ -44,7 +44,7 @@ class Visit:
     headers: Mapping[bytes, bytes]  # names in lower case; the last value if a name is repeated
     scheme: str  # http or https, as the visitor came
     address: str  # the visitor's
-    request: costs.Request
+    request: costs.RequestStats
 
 
 class DisconnectedError(Exception):

@@ -62,7 +62,7 @@ class EarlyAnswers:
         )
 
     async def answer(
-        self, path: str, headers: Mapping[bytes, bytes], scheme: str, request: costs.Request
+        self, path: str, headers: Mapping[bytes, bytes], scheme: str, request: costs.RequestStats
     ) -> Answer | None:
         """Return the answer to a GET without a query, or None if Flask has to give it."""
         name = self._pages.name_at(path)
@@ -88,7 +88,7 @@ class EarlyAnswers:
         name: str,
         headers: Mapping[bytes, bytes],
         connection: RedisConnection,
-        request: costs.Request,
+        request: costs.RequestStats,
     ) -> Answer | None:
         copy = self._copies.get(name)
         session, found = await self._read(sid, None if copy else name, connection, request)
@@ -113,14 +113,14 @@ class EarlyAnswers:
 
     @staticmethod
     def _to_stranger(
-        answers: PageAnswers | None, headers: Mapping[bytes, bytes], request: costs.Request
+        answers: PageAnswers | None, headers: Mapping[bytes, bytes], request: costs.RequestStats
     ) -> Answer | None:
         if answers is None:
             return None
         request.cache_status = answers.status
         return answers.to_stranger(headers)
 
-    async def _look_up(self, name: str, connection: RedisConnection, request: costs.Request) -> PageAnswers | None:
+    async def _look_up(self, name: str, connection: RedisConnection, request: costs.RequestStats) -> PageAnswers | None:
         """Return the page as Redis has it, or None."""
         request.redis += 1
         found = await self._copies.look_up(name, connection)
@@ -128,7 +128,7 @@ class EarlyAnswers:
         return found.answers
 
     async def _read(
-        self, sid: str, name: str | None, connection: RedisConnection, request: costs.Request
+        self, sid: str, name: str | None, connection: RedisConnection, request: costs.RequestStats
     ) -> tuple[Session | None, PageAnswers | None]:
         """Return a session and, if a name is given, the page of that name, in one round trip."""
         reply: asyncio.Future[Any] = self._loop.create_future()

@@ -340,7 +340,7 @@ class FrontProtocol(HttpToolsProtocol):
         """Answer without the application, in turn, and close."""
         exchange = self.cycle
         if exchange is None or exchange.response_complete:
-            log.write_request(costs.Request.begin(), "-", "-", status)
+            log.write_request(costs.RequestStats.begin(), "-", "-", status)
             self._answer_plainly(status)
         elif exchange.more_body and not self.pipeline:  # it is the request that is being answered
             exchange.refused = status  # the front writes its line
@@ -353,7 +353,7 @@ class FrontProtocol(HttpToolsProtocol):
         else:
             if exchange.more_body:
                 self.pipeline.popleft()
-            log.write_request(costs.Request.begin(), "-", "-", status)
+            log.write_request(costs.RequestStats.begin(), "-", "-", status)
             self._refusal = status
 
     def _answer_plainly(self, status: int) -> None:

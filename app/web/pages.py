@@ -55,7 +55,7 @@ def cached(kind: PageKind) -> Callable[[View], View]:
             if "before" in request.args or current_app.debug:
                 return view(**which)
             name = _page_name(kind, which)
-            front: costs.Request | None = request.environ.get(costs.ENVIRON_KEY)
+            front: costs.RequestStats | None = request.environ.get(costs.ENVIRON_KEY)
             missed = front is not None and front.page_missed
             wrote = last_write() if has_cookie(request.cookies) else None
             try:

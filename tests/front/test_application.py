@@ -349,7 +349,7 @@ def test_a_request_leaves_nothing_for_the_garbage_collector(app: Flask, front: F
             front.ask(path, *headers)
 
     def left() -> Counter[str]:
-        kinds = (costs.Request, Visit, Exchange)
+        kinds = (costs.RequestStats, Visit, Exchange)
         return Counter(type(thing).__name__ for thing in gc.get_objects() if isinstance(thing, kinds))
 
     visit()

@@ -40,7 +40,7 @@ def visit(*headers: tuple[bytes, bytes], method: str = "GET", path: bytes = b"/"
         "headers": list(headers),
         "server": ("127.0.0.1", 5000),
     }
-    return Visit(scope, method, dict(headers), "https", "192.0.2.1", costs.Request("an-id", 0.0))
+    return Visit(scope, method, dict(headers), "https", "192.0.2.1", costs.RequestStats("an-id", 0.0))
 
 
 def body(*parts: bytes, more: bool = False) -> Callable[[], Awaitable[Any]]:
