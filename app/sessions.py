@@ -181,7 +181,7 @@ class PipitSessionInterface(RedisSessionInterface):
     def open_session(self, app: Flask, request: Request) -> Session:
         """Return the visitor's session; never raises, whatever the cookie and the store hold."""
         try:
-            # Not costs.current(): a cached page is built as a stranger sees it, in the middle of somebody's request.
+            # Not costs.current(): a cached page is built for an anonymous visitor, in the middle of another request.
             front: costs.RequestStats | None = request.environ.get(costs.ENVIRON_KEY)
             sid, data = (front and front.session) or self._read(request)
         except StoreUnavailableError as error:
