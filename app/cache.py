@@ -7,10 +7,10 @@ until it expires (a stale write-back). One mechanism prevents both, the *lease* 
 Facebook", NSDI 2013, section 3.2.1):
 
     page:<name>          string   a line `version run etag built-at`, then the body in gzip; lives CACHE_TTL
-    page:<name>:lease    string   the token of the reader who may fill it, or the marks of the writes under way
+    page:<name>:lease    string   the token of the reader who builds the page, or the marks of the writes under way
 
 On a miss one reader gets the lease and builds; the others wait for its page. A page is stored only by a reader whose
-token is still there, and a write takes the token away. So a fill that began before a write can't be stored after.
+token is still there, and a write takes the token away. So a build that began before a write can't be stored after.
 If no page has come after a second, one of the waiting readers builds too, in case the first has died. It takes over the
 lease with the same token, and every second after that another reader may do so. The token only says that no write has
 come since it was made, which is true for all of them. The first to finish stores the page, so a build may take longer
@@ -54,7 +54,7 @@ POLL = 0.02  # s between two checks for another reader's page
 CLOCK_SKEW = 1.0  # s by which the clocks of two dynos may differ
 PAST_COPIES = 2.0  # s a copy may outlive a write or a page: the second that copies live, and the clocks' difference
 WRITING = b"w"  # how a writer's mark begins
-FILLING = b"f"  # how a reader's token begins
+BUILDING = b"f"  # how a reader's token begins
 
 # On a miss: return the page if it has come meanwhile; else the token to build under, if the lease is free or its last
 # taker has had its second; else the marks of the writes that hold it, or '' for "wait". In one step: a reader who
@@ -73,7 +73,7 @@ return {'', lease}
 """
 
 # Store a page if the lease is as we took it. KEYS page, lease; ARGV token or mark, page, ms to live.
-FILL = """
+STORE = """
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[2])
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
@@ -194,7 +194,7 @@ class PageCache:
         missed: Redis has just been asked for it, and did not have it.
         """
         try:
-            served = (None if missed else self.get(name)) or self._fill(name)
+            served = (None if missed else self.get(name)) or self._build_or_wait(name)
         except StoreUnavailableError as error:
             if not self.store.breaker.is_open:  # that was logged once, when it opened
                 log.warning("the page %s is built without the cache: %s", name, error)
@@ -280,7 +280,7 @@ class PageCache:
         lives = max(1, round((page.built_at + self.ttl - time.time()) * 1000))
         try:
             with self.store.commands() as redis:
-                return bool(redis.eval(FILL, 2, *self.keys(name), token, self.encode(page, run), lives))
+                return bool(redis.eval(STORE, 2, *self.keys(name), token, self.encode(page, run), lives))
         except StoreUnavailableError as error:  # full, or gone since: the page is still a page
             log.warning("the page %s can't be cached: %s", name, error)
             return False
@@ -316,15 +316,15 @@ class PageCache:
 
     # Details
 
-    def _fill(self, name: str) -> Served:
+    def _build_or_wait(self, name: str) -> Served:
         """Build the page and leave it in Redis, or wait for whoever does. Raises StoreUnavailableError."""
-        new_token = FILLING + secrets.token_hex(8).encode()
+        new_token = BUILDING + secrets.token_hex(8).encode()
         give_up = time.monotonic() + MOST_WAIT
         while True:
             page, lease, run = self._take_lease(name, new_token)
             if page:
                 return Served(page, f"Pipit; fwd=miss; collapsed; ttl={self.time_left(page)}")
-            if lease.startswith(FILLING):
+            if lease.startswith(BUILDING):
                 page = self._build_holding(name, lease)
                 stored = self.store_if_ours(name, lease, page, run)
                 return Served(page, "Pipit; fwd=miss; stored" if stored else "Pipit; fwd=miss")
