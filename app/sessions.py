@@ -370,7 +370,7 @@ class PipitSessionInterface(RedisSessionInterface):
                 found.append(_active(sid, data))
         return found
 
-    def everyones(self) -> Iterator[ActiveSession]:
+    def all_active(self) -> Iterator[ActiveSession]:
         """Yield all sessions there are, in no order, without holding up the server. Raises StoreUnavailableError."""
         with self.store.commands() as redis:
             for key in cast(Iterator[bytes], redis.scan_iter(match=glob_escape(self.key_prefix) + "*", count=500)):
