@@ -16,7 +16,7 @@ lease with the same token, and every second after that another reader may do so.
 come since it was made, which is true for all of them. The first to finish stores the page, so a build may take longer
 than a second.
 A Redis that restarts from disk, or a replica that takes over, may have forgotten the last deletions. So each page
-carries the run id of the server that stored it, and only that run may serve it.
+carries the `run_id` of the server that stored it, and counts only in a reply from that same run.
 
 The front keeps copies of pages in memory (app/front/copies.py). Redis tells it of each change to a page or its lease.
 
@@ -233,14 +233,14 @@ class PageCache:
 
         keep_for: ms the pages themselves may still be served; 0 deletes them.
 
-        Returns the run of the server, for store_if_ours().
+        Returns the run_id of the server, for store_if_ours().
         """
-        run = self.store.run
+        run_id = self.store.run_id
         with self.store.commands() as redis, redis.pipeline(transaction=False) as pipe:
             for name in names:
                 pipe.eval(MARK, 2, *self.keys(name), mark, WRITE_LEASE, int(time.time() * 1000), keep_for)
             pipe.execute()
-        return run
+        return run_id
 
     def settle(self, names: tuple[str, ...], mark: bytes) -> bool:
         """After a write: delete the pages, and the marks with them; return whether that could be done. Never raises.
@@ -269,18 +269,18 @@ class PageCache:
         except StoreUnavailableError as error:
             log.warning("copies of changed pages may be served for a second: %s", error)
 
-    def store_if_ours(self, name: str, token: bytes, page: Page, run: str) -> bool:
+    def store_if_ours(self, name: str, token: bytes, page: Page, run_id: str) -> bool:
         """Store a page if the lease is still ours; return whether it was. Never raises.
 
         It lives for the cache's time to live from when its building began: what it shows is as old as that.
 
-        run: of the server when the lease was taken. If it is another one by now nobody is served the page: a server
-        that came back may have forgotten a write that took the lease away.
+        run_id: of the server when the lease was taken. After a restart or a failover the page is not served: the server
+        may have forgotten a write that took the lease away.
         """
         lives = max(1, round((page.built_at + self.ttl - time.time()) * 1000))
         try:
             with self.store.commands() as redis:
-                return bool(redis.eval(STORE, 2, *self.keys(name), token, self.encode(page, run), lives))
+                return bool(redis.eval(STORE, 2, *self.keys(name), token, self.encode(page, run_id), lives))
         except StoreUnavailableError as error:  # full, or gone since: the page is still a page
             log.warning("the page %s can't be cached: %s", name, error)
             return False
@@ -295,16 +295,16 @@ class PageCache:
         """Return the key of a page."""
         return self.store.key(f"page:{name}")
 
-    def encode(self, page: Page, run: str) -> bytes:
+    def encode(self, page: Page, run_id: str) -> bytes:
         """Return a page as it stands in Redis."""
-        return f"{self._origin(run)}{page.etag} {page.built_at:.3f}\n".encode() + page.compressed
+        return f"{self._origin(run_id)}{page.etag} {page.built_at:.3f}\n".encode() + page.compressed
 
-    def decode(self, value: bytes | None, run: str) -> Page | None:
+    def decode(self, value: bytes | None, run_id: str) -> Page | None:
         """Return the page; None if there is none, or if it is from another version of Pipit or run of the server."""
         try:
             head, _, compressed = (value or b"").partition(b"\n")
             version, stored_by, etag, built_at = head.decode().split(" ")
-            if not compressed or (version, stored_by) != (self.version, run) or not math.isfinite(float(built_at)):
+            if not compressed or (version, stored_by) != (self.version, run_id) or not math.isfinite(float(built_at)):
                 return None
             return Page.from_compressed(compressed, etag, float(built_at))
         except (ValueError, OSError, EOFError, zlib.error):
@@ -321,12 +321,12 @@ class PageCache:
         new_token = BUILDING + secrets.token_hex(8).encode()
         give_up = time.monotonic() + MOST_WAIT
         while True:
-            page, lease, run = self._take_lease(name, new_token)
+            page, lease, run_id = self._take_lease(name, new_token)
             if page:
                 return Served(page, f"Pipit; fwd=miss; collapsed; ttl={self.time_left(page)}")
             if lease.startswith(BUILDING):
                 page = self._build_holding(name, lease)
-                stored = self.store_if_ours(name, lease, page, run)
+                stored = self.store_if_ours(name, lease, page, run_id)
                 return Served(page, "Pipit; fwd=miss; stored" if stored else "Pipit; fwd=miss")
             if lease.startswith(WRITING) or time.monotonic() > give_up:
                 return Served(self.build(name), "Pipit; fwd=miss")
@@ -342,21 +342,21 @@ class PageCache:
             raise
 
     def _take_lease(self, name: str, new_token: bytes) -> tuple[Page | None, bytes, str]:
-        """Return the page if it has come meanwhile, the lease, and the run of the server.
+        """Return the page if it has come meanwhile, the lease, and the run_id of the server.
 
         The lease is a token if this reader is to build under it, the marks of writes if they hold it, or else empty.
         """
-        servable = self._origin(self.store.run)
+        servable = self._origin(self.store.run_id)
         take = ("EVAL", TAKE, 2, *self.keys(name), new_token, LEASE, BUILDS_ALONE, servable)
-        (value, lease), run = self.store.ask(*take)
-        page = self.decode(value, run)
+        (value, lease), run_id = self.store.ask(*take)
+        page = self.decode(value, run_id)
         if value and page is None:  # it has the right first line but can't be decoded: nobody could replace it
             self.settle((name,), new_token)
-        return page, lease, run
+        return page, lease, run_id
 
-    def _origin(self, run: str) -> str:
+    def _origin(self, run_id: str) -> str:
         """Return how a page begins that this version of Pipit stored on this run of the server."""
-        return f"{self.version} {run} "
+        return f"{self.version} {run_id} "
 
 
 class Strategy(ABC):
@@ -409,26 +409,26 @@ class Refresh(Strategy):
     @contextmanager
     def changing(self, cache: PageCache, names: tuple[str, ...]) -> Iterator[None]:
         mark = _new_mark()
-        run = cache.mark(names, mark, keep_for=STILL_SERVED)
+        run_id = cache.mark(names, mark, keep_for=STILL_SERVED)
         gone_by = time.monotonic() + STILL_SERVED / 1000
         try:
             yield
         except BaseException:
             cache.settle(names, mark)
             raise
-        behind = tuple(name for name in names if not self._replace(cache, name, mark, run))
+        behind = tuple(name for name in names if not self._replace(cache, name, mark, run_id))
         if behind and not cache.settle(behind, mark):
             time.sleep(max(0, gone_by - time.monotonic()))
         else:
             cache.wait_until_told()
 
-    def _replace(self, cache: PageCache, name: str, mark: bytes, run: str) -> bool:
+    def _replace(self, cache: PageCache, name: str, mark: bytes, run_id: str) -> bool:
         try:
             page = cache.build(name)
         except Exception:
             log.exception("the page %s can't be rebuilt after a write: it is deleted instead", name)
             return False
-        return cache.store_if_ours(name, mark, page, run)
+        return cache.store_if_ours(name, mark, page, run_id)
 
 
 class Expire(Strategy):

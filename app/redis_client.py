@@ -39,7 +39,7 @@ COMMAND_TIMEOUT = 0.4  # s; a page from SQL is better than a page that waited lo
 FAILURES_TO_OPEN = 2  # in a row: one may be a blip, and ends nobody's session
 PROBE_INTERVAL = 0.25  # s between two looks whether Redis is back; "again within a second" leaves room for three
 RUN_ID = re.compile(rb"run_id:(\w+)")  # in INFO
-UNKNOWN_RUN = "-"  # of a server that does not tell
+UNKNOWN_RUN_ID = "-"  # of a server that does not tell its run_id
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class Store:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.prefix = config.redis_prefix
-        self.run = UNKNOWN_RUN  # of the server, as the newest connection knows it
+        self.run_id = UNKNOWN_RUN_ID  # of the server, as the newest connection knows it
         self.pool = _connection_pool(config, self._greet)
         self.client = CountingRedis(connection_pool=self.pool)
         self.breaker = CircuitBreaker()
@@ -182,7 +182,7 @@ class Store:
         return Commands(self, insist=insist)
 
     def ask(self, *command: str | bytes | int) -> tuple[Any, str]:
-        """Send one command that may be sent twice; return the reply, and the run of the server that gave it.
+        """Send one command that may be sent twice; return the reply, and the run_id of the server that gave it.
 
         A server is one run from its start to its end. What it held before a restart, or what its replica held before
         a failover, may lack what was written last.
@@ -196,7 +196,7 @@ class Store:
                 reply = connection.retry.call_with_retry(
                     lambda: _reply(connection, command), lambda _error: connection.disconnect()
                 )
-                return reply, connection.server_run
+                return reply, connection.server_run_id
             finally:
                 self.pool.release(connection)
 
@@ -241,14 +241,14 @@ class Store:
         self.pool.disconnect()
 
     def _greet(self, connection: Any) -> None:
-        """Open a connection as redis-py does, and ask which run of the server it leads to."""
+        """Open a connection as redis-py does, and ask for the server's run_id."""
         connection.on_connect()
         connection.send_command("INFO", "server")
         try:
             found = RUN_ID.search(connection.read_response())
         except ResponseError:  # this user may not ask
             found = None
-        self.run = connection.server_run = found[1].decode() if found else UNKNOWN_RUN
+        self.run_id = connection.server_run_id = found[1].decode() if found else UNKNOWN_RUN_ID
 
 
 class Commands:
