@@ -1,4 +1,4 @@
-"""Statistics of the request being answered: its id, what it has cost so far, and what the front already knows about it.
+"""Statistics of the current request: its id, its cost so far, and what the front has already read for it.
 
 The stores import this module to count their commands and statements; it imports none of them.
 """
@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 ENVIRON_KEY = "pipit.request"  # in the WSGI environment: the RequestStats, if the front has begun it
-ACCEPTED_ID = re.compile(
-    r"[A-Za-z0-9+/=-]{1,200}"
-)  # ids that are accepted; Heroku's router passes on what the client sent
+# Request ids that are accepted: Heroku's router passes on what the client sent.
+ACCEPTED_ID = re.compile(r"[A-Za-z0-9+/=-]{1,200}")
 
 
 @dataclass(slots=True)
 class RequestStats:
-    """One request, from its first moment to its line in the log.
+    """What one request has cost, from its first moment to its line in the log.
 
-    The front makes it. Where Flask has to answer, the front hands it on, so that nothing is asked for twice.
+    The front makes the object. If Flask has to answer, the front hands it on, so that nothing is read twice.
     """
 
     id: str
@@ -47,5 +46,5 @@ this_thread = _ThisThread()  # .request is set where a thread begins to answer o
 
 
 def current() -> RequestStats:
-    """Return the request at hand; outside of one, a request whose counts nobody reads."""
+    """Return the current request's statistics; outside of a request, some that nobody reads."""
     return this_thread.request
