@@ -278,7 +278,7 @@ class Config:
         values["redis_max_connections"] = values["redis_max_connections"] or max(1, values["threads"] - 1)
         if values["database_url"] == sqlite or not values["secret_key"]:
             instance.mkdir(exist_ok=True)
-        values["secret_key"] = values["secret_key"] or kept_secret_key(instance)
+        values["secret_key"] = values["secret_key"] or load_or_create_secret_key(instance)
         runs_commands = environ.get("FLASK_RUN_FROM_CLI") == "true"  # set by the flask command itself
         return cls(**values, on_heroku=on_heroku, memory=_memory(environ), runs_commands=runs_commands)
 
@@ -301,15 +301,15 @@ def is_heroku(environ: Mapping[str, str] = os.environ) -> bool:
     return bool(environ.get("DYNO"))
 
 
-def is_started_with_others(environ: Mapping[str, str] = os.environ) -> bool:
-    """Return whether honcho or foreman started this process, and stops all the others when it ends."""
+def runs_under_process_manager(environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether honcho or foreman started this process; either stops all its processes when one ends."""
     return not is_heroku(environ) and bool(environ.get("HONCHO_PROCESS_NAME") or environ.get("PS"))
 
 
-def kept_secret_key(instance: Path) -> str:
-    """Return the secret key kept in the folder `instance`; the first call makes it.
+def load_or_create_secret_key(instance: Path) -> str:
+    """Return the secret key in the folder `instance`; the first call creates it.
 
-    Only for machines other than Heroku's, which forget their files: there it would log everyone out each day.
+    Not for Heroku, where files are lost each day and everyone would be logged out with them.
     """
     path = instance / "secret_key"
     fresh = path.with_suffix(f".{os.getpid()}")
