@@ -250,7 +250,7 @@ class PipitSessionInterface(RedisSessionInterface):
     # What Flask-Session calls
 
     def _retrieve_session_data(self, store_id: str) -> dict[str, Any] | None:
-        """Return the session and renew it, in one command."""
+        """Return the session and renew it: one command, if the server has GETEX."""
         with self.store.commands() as redis:
             try:
                 value = redis.getex(store_id, ex=self.lifetime)
