@@ -1,26 +1,26 @@
 """Redis job 2: cached pages, and how they are invalidated.
 
-Cache-aside: a reader looks in Redis, and on a miss builds the page from SQL and leaves it there for the next. Two
-things go wrong with that when it is written naively. When a busy page expires, every reader rebuilds it at once (a
-stampede). And a reader who read SQL just before a write, but stores its page just after, leaves the old page behind
-until it expires (a stale write-back). One mechanism prevents both, the *lease* (Nishtala et al., "Scaling Memcache at
-Facebook", NSDI 2013, section 3.2.1):
+Cache-aside: a reader looks in Redis; on a miss the reader builds the page from SQL and stores it. Two things go wrong
+when this is written naively. When a busy page expires, every reader rebuilds it at once (a stampede). And a reader who
+read SQL just before a write, but stores the page just after, leaves the old page behind until it expires (a stale
+write-back). One mechanism prevents both, the *lease* (Nishtala et al., "Scaling Memcache at Facebook", NSDI 2013,
+section 3.2.1):
 
     page:<name>          string   a line `version run etag built-at`, then the body in gzip; lives CACHE_TTL
-    page:<name>:lease    string   the token of the reader who may fill it, or the marks of the writes under way
+    page:<name>:lease    string   the token of the reader who builds the page, or the marks of the writes under way
 
 On a miss one reader gets the lease and builds; the others wait for its page. A page is stored only by a reader whose
-token is still there, and a write takes the token away. So a fill that began before a write can't be stored after.
-If no page has come after a second, one of the waiting readers builds too, in case the first has died. It takes over the
-lease with the same token, and every second after that another reader may do so. The token only says that no write has
-come since it was made, which is true for all of them. The first to finish stores the page, so a build may take longer
-than a second.
+token is still there, and a write takes the token away. So a build that began before a write can't be stored after.
+If there is no page after a second, one of the waiting readers builds too, in case the first has died. This reader takes
+over the lease with the same token, and every second after that another reader may do so. The token only says that no
+write has come since it was made, which is true for all of them. The first to finish stores the page, so a build may
+take longer than a second.
 A Redis that restarts from disk, or a replica that takes over, may have forgotten the last deletions. So each page
-carries the run id of the server that stored it, and only that run may serve it.
+carries the `run_id` of the server that stored it, and counts only in a reply from that same run.
 
-The front keeps copies of pages in memory (app/front/copies.py). Redis tells it of each change to a page or its lease.
+The front keeps copies of pages in memory (app/front/copies.py); Redis notifies it of changes to a page or its lease.
 
-What a write does beyond that is a Strategy, one of three; docs/cache.md compares them.
+What else a write does is up to one of three strategies; docs/cache.md compares them.
 """
 
 import gzip
@@ -46,20 +46,20 @@ from app.redis_client import Store, StoreUnavailableError
 log = logging.getLogger(__name__)
 
 LEASE = 30_000  # ms in which what a reader builds can be stored; the router gives up on a request after 30 s
-BUILDS_ALONE = 1000  # ms until one more reader may build; a builder that dies delays the others by no more than this
-MOST_WAIT = 15.0  # s a reader waits for others; with a build of its own it is done before the router gives up
+BUILDS_ALONE = 1000  # ms until one more reader may build; a builder that dies delays the others by at most this
+MOST_WAIT = 15.0  # s a reader waits for another's page; building alone then still ends before the router gives up
 WRITE_LEASE = 15_000  # ms a write may take from its mark to its commit; longer than a statement may run (SQL_TIMEOUT)
 STILL_SERVED = 1000  # ms `refresh` lets the old page live during a write; a commit takes 10. A copy lives no longer
 POLL = 0.02  # s between two checks for another reader's page
 CLOCK_SKEW = 1.0  # s by which the clocks of two dynos may differ
 PAST_COPIES = 2.0  # s a copy may outlive a write or a page: the second that copies live, and the clocks' difference
 WRITING = b"w"  # how a writer's mark begins
-FILLING = b"f"  # how a reader's token begins
+BUILDING = b"f"  # how a reader's token begins
 
-# On a miss: return the page if it has come meanwhile; else the token to build under, if the lease is free or its last
-# taker has had its second; else the marks of the writes that hold it, or '' for "wait". In one step: a reader who
-# looked before another's page was stored must not take the lease after. How long the key has to live tells when it was
-# last taken. If that is longer than a lease, it was set by something else.
+# On a miss: return the page if another reader has stored it meanwhile; else the token to build under, if the lease is
+# free or its last taker has had its second; else the marks of the writes that hold it, or '' for "wait". In one step: a
+# reader who missed before another's page was stored must not take the lease afterwards. The key's time to live tells
+# when it was last taken; if that is longer than a lease, the key is not ours.
 # KEYS page, lease; ARGV a new token, ms of a lease, ms of building alone, how a page begins that may be served.
 TAKE = """
 local page = redis.call('GET', KEYS[1])
@@ -73,16 +73,16 @@ return {'', lease}
 """
 
 # Store a page if the lease is as we took it. KEYS page, lease; ARGV token or mark, page, ms to live.
-FILL = """
+STORE = """
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[2])
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return 1
 """
 
-# Before a write: put our mark into the lease. Each of several writers has its own there, `w<id>@<ms>;`; one that has
-# outlived its write is dropped, or a page would stay uncached while others go on writing. A full Redis takes the mark
-# all the same: it refuses no memory to a script that has begun to write.
+# Before a write: put our mark into the lease. Each of several writers has a mark, `w<id>@<ms>;`. Marks that have
+# outlived their write are dropped, or a page would stay uncached while others go on writing. A full Redis stores the
+# mark all the same: once a script has begun to write, Redis refuses it no memory.
 # KEYS page, lease; ARGV mark, ms a mark lives, now (ms), ms the page may still be served.
 MARK = """
 if ARGV[4] == '0' then redis.call('DEL', KEYS[1]) else redis.call('PEXPIRE', KEYS[1], ARGV[4]) end
@@ -115,7 +115,7 @@ Builder = Callable[[str], str]
 
 @dataclass(frozen=True)
 class PageKind:
-    """A kind of cached page: declared once, named by the view that shows it and by the writes that change it."""
+    """A kind of cached page: declared once; the view that shows it and the writes that change it use the same one."""
 
     kind: str
 
@@ -125,17 +125,17 @@ class PageKind:
 
     @staticmethod
     def parts(which: str) -> list[str]:
-        """Return what one page was named for, given its name without the kind."""
+        """Return the arguments that a page was named with, given its name without the kind."""
         return [unquote(part) for part in which.split(":")]
 
 
-@dataclass(frozen=True, eq=False)  # compared by identity: what is derived from a page is kept on it
+@dataclass(frozen=True, eq=False)  # compared by identity
 class Page:
     """A page as everyone gets it, before the viewer's own part is added."""
 
     encoded: bytes  # the body, in UTF-8
     etag: str  # of the body: 32 hexadecimal digits
-    built_at: float  # s since the epoch, when building it began: what was written later may not be in it
+    built_at: float  # s since the epoch, when building began: later writes may be missing
 
     @property
     def body(self) -> str:
@@ -144,7 +144,7 @@ class Page:
 
     @cached_property
     def compressed(self) -> bytes:
-        """Return the body in gzip; made once, and kept as long as the page is."""
+        """Return the body in gzip; compressed once a page."""
         return gzip.compress(self.encoded, compresslevel=6, mtime=0)
 
     @classmethod
@@ -179,7 +179,7 @@ class PageCache:
         self.builders: dict[str, Builder] = {}
 
     def register(self, kind: PageKind, builder: Builder) -> None:
-        """Say how pages of a kind are built: "user:ada" by the builder of "user", which is given "ada"."""
+        """Register how pages of a kind are built: the builder of "user" gets "ada" and builds "user:ada"."""
         self.builders[kind.kind] = builder
 
     def get(self, name: str) -> Served | None:
@@ -190,13 +190,13 @@ class PageCache:
     def get_or_build(self, name: str, newer_than: float | None = None, *, missed: bool = False) -> Served:
         """Return the page from Redis, or build it and leave it there; without Redis, just build it.
 
-        newer_than: s since the epoch; the reader's last write; an older page is built again for them.
-        missed: Redis has just been asked for it, and did not have it.
+        newer_than: s since the epoch, the reader's last write; a page from before it is built again for this reader.
+        missed: the caller has just asked Redis for the page: it is not cached.
         """
         try:
-            served = (None if missed else self.get(name)) or self._fill(name)
+            served = (None if missed else self.get(name)) or self._build_or_wait(name)
         except StoreUnavailableError as error:
-            if not self.store.breaker.is_open:  # that was logged once, when it opened
+            if not self.store.breaker.is_open:  # the breaker logs an outage once
                 log.warning("the page %s is built without the cache: %s", name, error)
             return Served(self.build(name), "Pipit; fwd=bypass; detail=store-unavailable")
         if newer_than is not None and served.page.built_at <= newer_than + CLOCK_SKEW:
@@ -205,12 +205,12 @@ class PageCache:
 
     @contextmanager
     def changing(self, *names: str, removal: bool = False) -> Iterator[None]:
-        """Bracket a write that changes these pages: the commit belongs inside.
+        """Return a context manager for a write that changes these pages; commit inside it.
 
-        removal: something on the pages goes away. That is never served from a cache again, whatever the strategy.
+        removal: something on the pages goes away, and no strategy may serve it from the cache again.
 
-        Raises StoreUnavailableError before the body runs if Redis can't be told: then nothing was written, which is
-        better than a write that others would not see. Once the body has run it never raises.
+        Raises StoreUnavailableError before the body runs if Redis can't be told: nothing was written, which is better
+        than a write that others don't see. After the body it never raises.
         """
         with (Invalidate() if removal else self.strategy).changing(self, names):
             yield
@@ -233,20 +233,20 @@ class PageCache:
 
         keep_for: ms the pages themselves may still be served; 0 deletes them.
 
-        Returns the run of the server, for store_if_ours().
+        Returns the run_id of the server, for store_if_ours().
         """
-        run = self.store.run
+        run_id = self.store.run_id
         with self.store.commands() as redis, redis.pipeline(transaction=False) as pipe:
             for name in names:
                 pipe.eval(MARK, 2, *self.keys(name), mark, WRITE_LEASE, int(time.time() * 1000), keep_for)
             pipe.execute()
-        return run
+        return run_id
 
     def settle(self, names: tuple[str, ...], mark: bytes) -> bool:
-        """After a write: delete the pages, and the marks with them; return whether that could be done. Never raises.
+        """After a write: delete the pages, and the marks with them; return whether Redis did so. Never raises.
 
-        It is tried even if Redis did not answer a moment ago: should Redis be back, and have lost the mark, others may
-        store the old page. If it can't be done, the mark expires.
+        The commands are sent even while the circuit is open: if Redis is back and has lost the mark, a reader could
+        store the old page. If Redis does not answer, the mark expires.
         """
         try:
             with self.store.commands(insist=True) as redis, redis.pipeline() as pipe:
@@ -261,7 +261,7 @@ class PageCache:
     def wait_until_told(self) -> None:
         """Return when Redis has sent the invalidations for this thread's writes. Never raises.
 
-        Redis sends it, and its answer to us, before it reads the next command: so its answer to a PING comes after.
+        Redis sends them before it reads the next command, so when it answers a PING they are on their way.
         """
         try:
             with self.store.commands(insist=True) as redis:
@@ -269,18 +269,18 @@ class PageCache:
         except StoreUnavailableError as error:
             log.warning("copies of changed pages may be served for a second: %s", error)
 
-    def store_if_ours(self, name: str, token: bytes, page: Page, run: str) -> bool:
+    def store_if_ours(self, name: str, token: bytes, page: Page, run_id: str) -> bool:
         """Store a page if the lease is still ours; return whether it was. Never raises.
 
-        It lives for the cache's time to live from when its building began: what it shows is as old as that.
+        Its time to live counts from the start of the build: that is how old its content is.
 
-        run: of the server when the lease was taken. If it is another one by now nobody is served the page: a server
-        that came back may have forgotten a write that took the lease away.
+        run_id: of the server when the lease was taken. After a restart or a failover the page is not served: the server
+        may have forgotten a write that took the lease away.
         """
         lives = max(1, round((page.built_at + self.ttl - time.time()) * 1000))
         try:
             with self.store.commands() as redis:
-                return bool(redis.eval(FILL, 2, *self.keys(name), token, self.encode(page, run), lives))
+                return bool(redis.eval(STORE, 2, *self.keys(name), token, self.encode(page, run_id), lives))
         except StoreUnavailableError as error:  # full, or gone since: the page is still a page
             log.warning("the page %s can't be cached: %s", name, error)
             return False
@@ -295,16 +295,16 @@ class PageCache:
         """Return the key of a page."""
         return self.store.key(f"page:{name}")
 
-    def encode(self, page: Page, run: str) -> bytes:
+    def encode(self, page: Page, run_id: str) -> bytes:
         """Return a page as it stands in Redis."""
-        return f"{self._origin(run)}{page.etag} {page.built_at:.3f}\n".encode() + page.compressed
+        return f"{self._origin(run_id)}{page.etag} {page.built_at:.3f}\n".encode() + page.compressed
 
-    def decode(self, value: bytes | None, run: str) -> Page | None:
+    def decode(self, value: bytes | None, run_id: str) -> Page | None:
         """Return the page; None if there is none, or if it is from another version of Pipit or run of the server."""
         try:
             head, _, compressed = (value or b"").partition(b"\n")
             version, stored_by, etag, built_at = head.decode().split(" ")
-            if not compressed or (version, stored_by) != (self.version, run) or not math.isfinite(float(built_at)):
+            if not compressed or (version, stored_by) != (self.version, run_id) or not math.isfinite(float(built_at)):
                 return None
             return Page.from_compressed(compressed, etag, float(built_at))
         except (ValueError, OSError, EOFError, zlib.error):
@@ -316,17 +316,17 @@ class PageCache:
 
     # Details
 
-    def _fill(self, name: str) -> Served:
-        """Build the page and leave it in Redis, or wait for whoever does. Raises StoreUnavailableError."""
-        new_token = FILLING + secrets.token_hex(8).encode()
+    def _build_or_wait(self, name: str) -> Served:
+        """Build the page and store it, or wait for another reader's. Raises StoreUnavailableError."""
+        new_token = BUILDING + secrets.token_hex(8).encode()
         give_up = time.monotonic() + MOST_WAIT
         while True:
-            page, lease, run = self._take_lease(name, new_token)
+            page, lease, run_id = self._take_lease(name, new_token)
             if page:
                 return Served(page, f"Pipit; fwd=miss; collapsed; ttl={self.time_left(page)}")
-            if lease.startswith(FILLING):
+            if lease.startswith(BUILDING):
                 page = self._build_holding(name, lease)
-                stored = self.store_if_ours(name, lease, page, run)
+                stored = self.store_if_ours(name, lease, page, run_id)
                 return Served(page, "Pipit; fwd=miss; stored" if stored else "Pipit; fwd=miss")
             if lease.startswith(WRITING) or time.monotonic() > give_up:
                 return Served(self.build(name), "Pipit; fwd=miss")
@@ -342,28 +342,28 @@ class PageCache:
             raise
 
     def _take_lease(self, name: str, new_token: bytes) -> tuple[Page | None, bytes, str]:
-        """Return the page if it has come meanwhile, the lease, and the run of the server.
+        """Return the page if another reader has stored it meanwhile, the lease, and the run_id of the server.
 
-        The lease is a token if this reader is to build under it, the marks of writes if they hold it, or else empty.
+        The lease is the token to build under, or the marks of the writes that hold it, or empty if another reader does.
         """
-        servable = self._origin(self.store.run)
+        servable = self._origin(self.store.run_id)
         take = ("EVAL", TAKE, 2, *self.keys(name), new_token, LEASE, BUILDS_ALONE, servable)
-        (value, lease), run = self.store.ask(*take)
-        page = self.decode(value, run)
-        if value and page is None:  # it has the right first line but can't be decoded: nobody could replace it
+        (value, lease), run_id = self.store.ask(*take)
+        page = self.decode(value, run_id)
+        if value and page is None:  # damaged, but TAKE goes on returning it: delete it
             self.settle((name,), new_token)
-        return page, lease, run
+        return page, lease, run_id
 
-    def _origin(self, run: str) -> str:
-        """Return how a page begins that this version of Pipit stored on this run of the server."""
-        return f"{self.version} {run} "
+    def _origin(self, run_id: str) -> str:
+        """Return the start of every page that this version of Pipit stored on this run of the server."""
+        return f"{self.version} {run_id} "
 
 
 class Strategy(ABC):
     """What a write does to the cached pages that it changes."""
 
     name: ClassVar[str]
-    seen_by_everyone = True  # a write is on everyone's next page load; if not, its author reads past the cache
+    seen_by_everyone = True  # on the next page load; if False, authors read past the cache
 
     @abstractmethod
     def changing(self, cache: PageCache, names: tuple[str, ...]) -> AbstractContextManager[None]:
@@ -373,10 +373,10 @@ class Strategy(ABC):
 class Invalidate(Strategy):
     """Delete on write.
 
-    The page goes before the commit and cannot come back until after it. Should the writer or Redis die in between,
-    there is no page to be stale, and the mark expires. It costs a write two round trips, and the first reader
-    after it a rebuild. Redis may answer the mark before it tells those who keep copies: should it not answer after the
-    commit, the writer waits until their copies have expired.
+    The page goes before the commit and cannot come back until after it. If the writer or Redis dies in between,
+    there is no page to be stale, and the mark expires. A write costs two round trips, and the next reader a rebuild.
+    Redis may answer the mark before it notifies the processes that keep copies. So if Redis does not answer after the
+    commit, the writer waits until all copies have expired.
     """
 
     name = "invalidate"
@@ -399,9 +399,9 @@ class Refresh(Strategy):
     """Rebuild on write.
 
     Readers never miss: they get the old page until the new one replaces it, just before the write is acknowledged. The
-    writer pays for the rebuild, read or not. Where two writers meet, neither knows that its page has both writes, so
-    each deletes the page instead. Should a writer die after its commit, the old page is gone after STILL_SERVED; should
-    Redis not answer after it, the writer waits until then before it says that it is done.
+    writer pays for the rebuild, read or not. If two writes overlap, neither writer knows whether its page has both, so
+    each deletes the page instead. If a writer dies after its commit, the old page is gone after STILL_SERVED. If Redis
+    does not answer after the commit, the writer waits that long before the write is acknowledged.
     """
 
     name = "refresh"
@@ -409,30 +409,30 @@ class Refresh(Strategy):
     @contextmanager
     def changing(self, cache: PageCache, names: tuple[str, ...]) -> Iterator[None]:
         mark = _new_mark()
-        run = cache.mark(names, mark, keep_for=STILL_SERVED)
+        run_id = cache.mark(names, mark, keep_for=STILL_SERVED)
         gone_by = time.monotonic() + STILL_SERVED / 1000
         try:
             yield
         except BaseException:
             cache.settle(names, mark)
             raise
-        behind = tuple(name for name in names if not self._replace(cache, name, mark, run))
+        behind = tuple(name for name in names if not self._replace(cache, name, mark, run_id))
         if behind and not cache.settle(behind, mark):
             time.sleep(max(0, gone_by - time.monotonic()))
         else:
             cache.wait_until_told()
 
-    def _replace(self, cache: PageCache, name: str, mark: bytes, run: str) -> bool:
+    def _replace(self, cache: PageCache, name: str, mark: bytes, run_id: str) -> bool:
         try:
             page = cache.build(name)
         except Exception:
             log.exception("the page %s can't be rebuilt after a write: it is deleted instead", name)
             return False
-        return cache.store_if_ours(name, mark, page, run)
+        return cache.store_if_ours(name, mark, page, run_id)
 
 
 class Expire(Strategy):
-    """Do nothing on write: a page is as old as its time to live allows, but for the author of a post."""
+    """Do nothing on write: a page may be as old as its time to live, except for the author of a post."""
 
     name = "expire"
     seen_by_everyone = False

@@ -1,15 +1,15 @@
-"""The environment, read once, checked and typed; every complaint is collected and told in one readable message.
+"""The environment, read once, checked and typed; all complaints come in one readable message.
 
-Nothing else in Pipit reads an environment variable. What the variables mean to a deployer stands in README.md.
+Nothing else in Pipit reads an environment variable. README.md explains the variables to deployers.
 """
 
 import os
 import re
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
 from dotenv import dotenv_values
@@ -21,36 +21,18 @@ DOTENV = ROOT / ".env"
 INSTANCE = ROOT / "instance"  # what a laptop keeps: SQLite, Valkey's files
 LOCAL_REDIS = "redis://127.0.0.1:6379/0"
 REDIS_PORT = 6379
+DAY = 24 * 3600  # s
 SECRET_KEY_LENGTH = 16  # characters at least; `secrets.token_hex(32)` gives 64
 
 # User names that hosting add-ons put into a Redis URL for decoration: their servers know no such user, and an AUTH
 # that named one would be refused. Redis To Go writes "redistogo"; Heroku's own add-on used to write "h".
 DECORATIVE_REDIS_USERS = {"redistogo", "h"}
 
-EXAMPLES = {
-    "REDIS_URL": "redis://:password@host:6379/0, or rediss:// for TLS",
-    "REDISTOGO_URL": "redis://redistogo:password@host:9876/",
-    "DATABASE_URL": "postgres://user:password@host:5432/name",
-    "SECRET_KEY": 'what `python3 -c "import secrets; print(secrets.token_hex(32))"` prints',
-    "PORT": "5000",
-    "WEB_CONCURRENCY": "2",
-    "WEB_THREADS": "5",
-    "REDIS_MAX_CONNECTIONS": "5",
-    "REDIS_PREFIX": "pipit:",
-    "REDIS_TLS_VERIFY": "yes, or no",
-    "CACHE_STRATEGY": "invalidate",
-    "CACHE_TTL": "60 (seconds)",
-    "LOGIN_MAX_ATTEMPTS": "5",
-    "SESSION_LIFETIME": "1209600 (seconds, 14 days)",
-    "TRUSTED_HOSTS": "pipit.example.org,www.pipit.example.org",
-    "TRUSTED_PROXIES": "1",
-}
-
 
 class ConfigError(SystemExit):
     """The environment can't be used: ends the process with its message and status 1, without a traceback.
 
-    It is a SystemExit so that this holds for whoever starts Pipit: gunicorn, the flask command or a script.
+    A SystemExit does so under gunicorn, the flask command and a script alike.
     """
 
     def __init__(self, complaints: list[str]) -> None:
@@ -82,117 +64,6 @@ class RedisAddress:
         """Return the address without its password, fit for a log."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}/{self.db}"
-
-
-@dataclass(frozen=True)
-class Config:
-    """Everything a deployer decides. Times are in seconds."""
-
-    redis: RedisAddress
-    database_url: str = field(repr=False)
-    secret_key: str = field(repr=False)
-    on_heroku: bool = False
-    port: int = 5000
-    workers: int = 2
-    threads: int = 5
-    redis_max_connections: int = 4
-    redis_prefix: str = ""
-    redis_tls_verify: bool = True
-    cache_strategy: str = "invalidate"
-    cache_ttl: int = 60
-    login_max_attempts: int = 5
-    session_lifetime: int = 14 * 24 * 3600
-    site_name: str = "Pipit"
-    trusted_hosts: tuple[str, ...] = ()
-    trusted_proxies: int = 0
-    memory: int | None = None  # MB that this machine has, as far as it tells
-    runs_commands: bool = False  # this process is a `flask` command, not a web process
-
-    @classmethod
-    def load(cls) -> "Config":
-        """Read the environment, and Pipit's own .env for what is not set there.
-
-        FLASK_SKIP_DOTENV=1, which the flask command knows as well, leaves .env out.
-
-        Raises ConfigError, as from_environ() does.
-        """
-        skip = os.environ.get("FLASK_SKIP_DOTENV", "").lower() not in ("", "0", "false", "no")  # as Flask reads it
-        try:
-            dotenv = {} if skip else dotenv_values(DOTENV, interpolate=False)
-        except OSError as error:
-            raise ConfigError([f"{DOTENV} can't be read: {error.strerror}"]) from None
-        return cls.from_environ({name: value or "" for name, value in dotenv.items()} | os.environ)
-
-    @classmethod
-    def from_environ(cls, environ: Mapping[str, str], instance: Path = INSTANCE) -> "Config":
-        """Read and check every variable.
-
-        Off Heroku what is missing is made: a SQLite file and a kept secret key in the folder `instance`.
-
-        Raises ConfigError, which lists all that is missing or malformed.
-        """
-        reader = _Reader(environ)
-        on_heroku = is_heroku(environ)
-        threads = reader.read("WEB_THREADS", _integer(1, 100), 5)
-        sqlite = f"sqlite:///{instance / 'pipit.db'}"
-        no_hosts: tuple[str, ...] = ()
-        config = cls(
-            redis=reader.read(
-                "REDIS_URL" if environ.get("REDIS_URL", "").strip() else "REDISTOGO_URL",
-                parse_redis_url,
-                None if on_heroku else parse_redis_url(LOCAL_REDIS),
-            ),
-            database_url=reader.read("DATABASE_URL", parse_database_url, None if on_heroku else sqlite),
-            secret_key=reader.read("SECRET_KEY", _secret_key, None if on_heroku else ""),
-            on_heroku=on_heroku,
-            port=reader.read("PORT", _integer(1, 65535), 5000),
-            workers=reader.read("WEB_CONCURRENCY", _integer(1, 100), 2),
-            threads=threads,
-            # A thread holds a connection only while a command runs. One less than the threads: two dynos of two
-            # workers then open 16 of the 20 that the smallest plan allows, and leave some for an operator.
-            redis_max_connections=reader.read("REDIS_MAX_CONNECTIONS", _integer(1, 1000), max(1, threads - 1)),
-            redis_prefix=reader.read("REDIS_PREFIX", _redis_prefix, ""),
-            # Heroku signs its servers' certificates itself, so there is nothing there to verify them against.
-            redis_tls_verify=reader.read("REDIS_TLS_VERIFY", _yes_or_no, not on_heroku),
-            cache_strategy=reader.read("CACHE_STRATEGY", _one_of("invalidate", "refresh", "expire"), "invalidate"),
-            cache_ttl=reader.read("CACHE_TTL", _integer(1, 24 * 3600), 60),
-            login_max_attempts=reader.read("LOGIN_MAX_ATTEMPTS", _integer(1, 1000), 5),
-            session_lifetime=reader.read("SESSION_LIFETIME", _integer(60, 10 * 365 * 24 * 3600), 14 * 24 * 3600),
-            site_name=reader.read("SITE_NAME", str, "Pipit"),
-            trusted_hosts=reader.read("TRUSTED_HOSTS", _host_names, no_hosts),
-            # Heroku's router is the one proxy that every request there has passed.
-            trusted_proxies=reader.read("TRUSTED_PROXIES", _integer(0, 10), 1 if on_heroku else 0),
-            memory=_memory(environ),
-            runs_commands=environ.get("FLASK_RUN_FROM_CLI") == "true",  # set by the flask command itself
-        )
-        if reader.complaints:
-            raise ConfigError(reader.complaints)
-        if config.database_url == sqlite or not config.secret_key:
-            instance.mkdir(exist_ok=True)
-        return config if config.secret_key else replace(config, secret_key=kept_secret_key(instance))
-
-
-def _memory(environ: Mapping[str, str]) -> int | None:
-    """Return the MB of the dyno, which Heroku's build tells its processes (DYNO_RAM), or else of the machine."""
-    told = environ.get("DYNO_RAM", "")
-    if told.isdecimal():
-        return int(told)
-    if is_heroku(environ):
-        return None  # the machine is shared with other dynos
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
-    except (ValueError, OSError):
-        return None
-
-
-def is_heroku(environ: Mapping[str, str] = os.environ) -> bool:
-    """Return whether this is a Heroku dyno: the platform sets DYNO in every one."""
-    return bool(environ.get("DYNO"))
-
-
-def is_started_with_others(environ: Mapping[str, str] = os.environ) -> bool:
-    """Return whether honcho or foreman started this process, and stops all the others when it ends."""
-    return not is_heroku(environ) and bool(environ.get("HONCHO_PROCESS_NAME") or environ.get("PS"))
 
 
 def parse_redis_url(url: str) -> RedisAddress:
@@ -245,51 +116,6 @@ def parse_database_url(url: str) -> str:
     raise InvalidSettingError("must begin with postgres:// or sqlite:///")
 
 
-def kept_secret_key(instance: Path) -> str:
-    """Return the secret key kept in the folder `instance`; the first call makes it.
-
-    Only for machines other than Heroku's, which forget their files: there it would log everyone out each day.
-    """
-    path = instance / "secret_key"
-    fresh = path.with_suffix(f".{os.getpid()}")
-    if not path.exists():
-        fresh.touch(mode=0o600)
-        fresh.write_text(secrets.token_hex(32))
-        # A link fails where a file is there already, so of two processes that start at once, one key wins.
-        try:
-            os.link(fresh, path)
-        except FileExistsError:
-            pass
-        finally:
-            fresh.unlink()
-    return path.read_text().strip()
-
-
-class _Reader:
-    """Reads variables and remembers what was wrong with them."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self.environ = environ
-        self.complaints: list[str] = []
-
-    def read(self, name: str, parse: Callable[[str], T], default: T | None) -> T:
-        """Return the parsed variable or its default; where there is neither, complain.
-
-        After a complaint the value is of no use; from_environ() raises before anyone sees it.
-        """
-        text = self.environ.get(name, "").strip()
-        if text:
-            try:
-                return parse(text)
-            except InvalidSettingError as problem:
-                self.complaints.append(f"{name} {problem}. Example: {EXAMPLES[name]}")
-        elif default is None:
-            named = "REDIS_URL (or REDISTOGO_URL)" if name == "REDISTOGO_URL" else name
-            example = EXAMPLES["REDIS_URL" if name == "REDISTOGO_URL" else name]
-            self.complaints.append(f"{named} is not set, and Heroku needs it. Example: {example}")
-        return default  # type: ignore[return-value]  # None only after a complaint
-
-
 def _integer(low: int, high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if not re.fullmatch(r"[0-9]{1,12}", text) or not low <= int(text) <= high:
@@ -329,3 +155,172 @@ def _host_names(text: str) -> tuple[str, ...]:
     if any(not re.fullmatch(r"\.?[a-z0-9.-]+|\[[0-9a-f:]+\]", name) for name in names):
         raise InvalidSettingError("must be host names without scheme or port, separated by commas")
     return names
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How one setting is read from the environment."""
+
+    names: tuple[str, ...]  # of the variable; the first one that is set counts
+    parse: Callable[[str], Any]
+    example: str
+
+    def read(self, environ: Mapping[str, str], default: Any) -> Any:
+        """Return the parsed value, or the default. Raises InvalidSettingError if there is neither (MISSING)."""
+        for name in self.names:
+            text = environ.get(name, "").strip()
+            if text:
+                try:
+                    return self.parse(text)
+                except InvalidSettingError as problem:
+                    raise InvalidSettingError(f"{name} {problem}. Example: {self.example}") from None
+        if default is MISSING:
+            name = " (or ".join(self.names) + ")" * (len(self.names) - 1)
+            raise InvalidSettingError(f"{name} is not set, and Heroku needs it. Example: {self.example}")
+        return default
+
+
+def setting(
+    *names: str, parse: Callable[[str], T], default: Any = MISSING, example: str = "", secret: bool = False
+) -> T:
+    """Declare a field of Config that is read from a variable; without an example, complaints show the default."""
+    how = Setting(names, parse, example or str(default))
+    return cast(T, field(default=default, repr=not secret, metadata={"setting": how}))
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a deployer decides. Times are in seconds."""
+
+    redis: RedisAddress = setting(  # noqa: RUF009  # it makes a dataclass field
+        "REDIS_URL",
+        "REDISTOGO_URL",
+        parse=parse_redis_url,
+        example="redis://:password@host:6379/0, or rediss:// for TLS",
+    )
+    database_url: str = setting(
+        "DATABASE_URL", parse=parse_database_url, example="postgres://user:password@host:5432/name", secret=True
+    )
+    secret_key: str = setting(
+        "SECRET_KEY",
+        parse=_secret_key,
+        example='what `python3 -c "import secrets; print(secrets.token_hex(32))"` prints',
+        secret=True,
+    )
+    on_heroku: bool = False
+    port: int = setting("PORT", parse=_integer(1, 65535), default=5000)
+    workers: int = setting("WEB_CONCURRENCY", parse=_integer(1, 100), default=2)
+    threads: int = setting("WEB_THREADS", parse=_integer(1, 100), default=5)
+    redis_max_connections: int = setting("REDIS_MAX_CONNECTIONS", parse=_integer(1, 1000), default=4)
+    redis_prefix: str = setting("REDIS_PREFIX", parse=_redis_prefix, default="", example="pipit:")
+    redis_tls_verify: bool = setting("REDIS_TLS_VERIFY", parse=_yes_or_no, default=True, example="yes, or no")
+    cache_strategy: str = setting(
+        "CACHE_STRATEGY", parse=_one_of("invalidate", "refresh", "expire"), default="invalidate"
+    )
+    cache_ttl: int = setting("CACHE_TTL", parse=_integer(1, DAY), default=60, example="60 (seconds)")
+    login_max_attempts: int = setting("LOGIN_MAX_ATTEMPTS", parse=_integer(1, 1000), default=5)
+    session_lifetime: int = setting(
+        "SESSION_LIFETIME", parse=_integer(60, 3650 * DAY), default=14 * DAY, example="1209600 (seconds, 14 days)"
+    )
+    site_name: str = setting("SITE_NAME", parse=str, default="Pipit")
+    trusted_hosts: tuple[str, ...] = setting(
+        "TRUSTED_HOSTS", parse=_host_names, default=(), example="pipit.example.org,www.pipit.example.org"
+    )
+    trusted_proxies: int = setting("TRUSTED_PROXIES", parse=_integer(0, 10), default=0, example="1")
+    memory: int | None = None  # MB of this machine or dyno; None if unknown
+    runs_commands: bool = False  # this process is a `flask` command, not a web process
+
+    @classmethod
+    def load(cls) -> "Config":
+        """Read the environment, and Pipit's own .env for what is not set there.
+
+        FLASK_SKIP_DOTENV=1, which the flask command knows as well, leaves .env out.
+
+        Raises ConfigError, as from_environ() does.
+        """
+        skip = os.environ.get("FLASK_SKIP_DOTENV", "").lower() not in ("", "0", "false", "no")  # as Flask reads it
+        try:
+            dotenv = {} if skip else dotenv_values(DOTENV, interpolate=False)
+        except OSError as error:
+            raise ConfigError([f"{DOTENV} can't be read: {error.strerror}"]) from None
+        return cls.from_environ({name: value or "" for name, value in dotenv.items()} | os.environ)
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str], instance: Path = INSTANCE) -> "Config":
+        """Read and check every variable.
+
+        Off Heroku, a missing database is a SQLite file and a missing secret key is made and kept, both in `instance`.
+
+        Raises ConfigError, which lists everything that is missing or malformed.
+        """
+        on_heroku = is_heroku(environ)
+        sqlite = f"sqlite:///{instance / 'pipit.db'}"
+        defaults: dict[str, Any] = {"redis_max_connections": None}
+        if on_heroku:
+            # Every request has passed one proxy, the router. Heroku signs its servers' certificates itself, so there
+            # is nothing to verify them against.
+            defaults |= {"trusted_proxies": 1, "redis_tls_verify": False}
+        else:
+            defaults |= {"redis": parse_redis_url(LOCAL_REDIS), "database_url": sqlite, "secret_key": ""}
+        values: dict[str, Any] = {}
+        complaints = []
+        for declared in fields(cls):
+            if "setting" in declared.metadata:
+                default = defaults.get(declared.name, declared.default)
+                try:
+                    values[declared.name] = declared.metadata["setting"].read(environ, default)
+                except InvalidSettingError as complaint:
+                    complaints.append(str(complaint))
+        if complaints:
+            raise ConfigError(complaints)
+        # A thread holds a connection only while a command runs. One less than the threads: two dynos of two workers
+        # then open 16 of the 20 that the smallest plan allows, and leave some for an operator.
+        values["redis_max_connections"] = values["redis_max_connections"] or max(1, values["threads"] - 1)
+        if values["database_url"] == sqlite or not values["secret_key"]:
+            instance.mkdir(exist_ok=True)
+        values["secret_key"] = values["secret_key"] or load_or_create_secret_key(instance)
+        runs_commands = environ.get("FLASK_RUN_FROM_CLI") == "true"  # set by the flask command itself
+        return cls(**values, on_heroku=on_heroku, memory=_memory(environ), runs_commands=runs_commands)
+
+
+def _memory(environ: Mapping[str, str]) -> int | None:
+    """Return the memory in MB: of the dyno, which Heroku announces in DYNO_RAM, or else of the machine."""
+    dyno_ram = environ.get("DYNO_RAM", "")
+    if dyno_ram.isdecimal():
+        return int(dyno_ram)
+    if is_heroku(environ):
+        return None  # the machine is shared with other dynos
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    except (ValueError, OSError):
+        return None
+
+
+def is_heroku(environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether this is a Heroku dyno: the platform sets DYNO in every one."""
+    return bool(environ.get("DYNO"))
+
+
+def runs_under_process_manager(environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether honcho or foreman started this process; either stops all its processes when one ends."""
+    return not is_heroku(environ) and bool(environ.get("HONCHO_PROCESS_NAME") or environ.get("PS"))
+
+
+def load_or_create_secret_key(instance: Path) -> str:
+    """Return the secret key in the folder `instance`; the first call creates it.
+
+    Not for Heroku, where files are lost each day and everyone would be logged out with them.
+    """
+    path = instance / "secret_key"
+    fresh = path.with_suffix(f".{os.getpid()}")
+    if not path.exists():
+        fresh.touch(mode=0o600)
+        fresh.write_text(secrets.token_hex(32))
+        # A link fails where a file is there already, so of two processes that start at once, one key wins.
+        try:
+            os.link(fresh, path)
+        except FileExistsError:
+            pass
+        finally:
+            fresh.unlink()
+    return path.read_text().strip()

@@ -1,4 +1,4 @@
-"""The request being answered: its id, what it has cost so far, and what the front already knows about it.
+"""Statistics of the current request: its id, its cost so far, and what the front has already read for it.
 
 The stores import this module to count their commands and statements; it imports none of them.
 """
@@ -10,17 +10,16 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-ENVIRON_KEY = "pipit.request"  # in the WSGI environment: the Request, if the front has begun it
-ACCEPTED_ID = re.compile(
-    r"[A-Za-z0-9+/=-]{1,200}"
-)  # ids that are accepted; Heroku's router passes on what the client sent
+ENVIRON_KEY = "pipit.request"  # in the WSGI environment: the RequestStats, if the front has begun it
+# Request ids that are accepted: Heroku's router passes on what the client sent.
+ACCEPTED_ID = re.compile(r"[A-Za-z0-9+/=-]{1,200}")
 
 
 @dataclass(slots=True)
-class Request:
-    """One request, from its first moment to its line in the log.
+class RequestStats:
+    """What one request has cost, from its first moment to its line in the log.
 
-    The front makes it. Where Flask has to answer, the front hands it on, so that nothing is asked for twice.
+    The front makes the object. If Flask has to answer, the front hands it on, so that nothing is read twice.
     """
 
     id: str
@@ -32,7 +31,7 @@ class Request:
     page_missed: bool = False  # the front has asked Redis for the page: it is not cached
 
     @classmethod
-    def begin(cls, given_id: str | None = None) -> "Request":
+    def begin(cls, given_id: str | None = None) -> "RequestStats":
         """Begin a request under the router's id if that is fit for a log; otherwise make one up."""
         # An id is no secret. os.urandom() would release the GIL, which costs more than everything else here.
         kept = given_id if given_id and ACCEPTED_ID.fullmatch(given_id) else f"{random.getrandbits(128):032x}"
@@ -40,12 +39,12 @@ class Request:
 
 
 class _ThisThread(threading.local):
-    request = Request("-", 0.0)  # outside of any request: counts that nobody reads
+    request = RequestStats("-", 0.0)  # outside of any request: counts that nobody reads
 
 
 this_thread = _ThisThread()  # .request is set where a thread begins to answer one
 
 
-def current() -> Request:
-    """Return the request at hand; outside of one, a request whose counts nobody reads."""
+def current() -> RequestStats:
+    """Return the current request's statistics; outside of a request, some that nobody reads."""
     return this_thread.request

@@ -27,7 +27,7 @@ BEGIN = f"BEGIN; SET LOCAL statement_timeout = '{SQL_TIMEOUT}s'; SET LOCAL lock_
 
 
 class Base(DeclarativeBase):
-    """What every model inherits. Constraints have names, so that a migration can speak of them on both databases."""
+    """What every model inherits. Constraints have names, so that a migration can name them on both databases."""
 
     metadata = MetaData(
         naming_convention={
@@ -40,7 +40,7 @@ class Base(DeclarativeBase):
 
 
 class UTCDateTime(TypeDecorator[datetime]):
-    """A moment in time. SQLite forgets the time zone, so it is taken as UTC on the way in and out."""
+    """A moment in time. SQLite drops the time zone, so every moment is stored as UTC."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -78,7 +78,7 @@ def init_extensions(app: Flask, config: Config) -> None:
 def sql_reason(error: Exception) -> str:
     """Return why the database could not be used: the first line of the driver's message, without passwords.
 
-    What people wrote is in later lines, if anywhere (PostgreSQL's DETAIL).
+    Only later lines may quote what people wrote (PostgreSQL's DETAIL).
     """
     cause = getattr(error, "orig", None) or error
     lines = str(cause).strip().splitlines() or [""]
@@ -120,9 +120,9 @@ def _engine_options(config: Config) -> dict[str, Any]:
 
 
 def _begin_with_timeouts(connection: SQLConnection) -> None:
-    """Begin a transaction and set its time-outs in one round trip, in which psycopg would send BEGIN alone.
+    """Begin a transaction and set its time-outs, in the one round trip that BEGIN takes anyway.
 
-    psycopg sends none if a transaction has begun. An error is left to the statement that follows, which fails with it.
+    psycopg then sends no BEGIN of its own. After an error, the next statement fails with it.
     """
     driver: Any = connection.connection.dbapi_connection
     if not driver.autocommit:
@@ -142,10 +142,10 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 
 
 def _write_ahead(cursor: sqlite3.Cursor) -> None:
-    """Have the file written ahead (WAL), so that readers and a writer don't wait for each other.
+    """Switch the file to write-ahead logging (WAL), so that readers and a writer don't wait for each other.
 
-    That is once for a file. If two switch it at the same moment SQLite refuses one at once, whatever its timeout: that
-    one tries again here.
+    A file needs this once. If two processes switch it at the same moment, SQLite refuses one of them at once, whatever
+    its timeout; that one tries again.
     """
     give_up = time.monotonic() + SQL_TIMEOUT
     while True:

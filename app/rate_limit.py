@@ -5,11 +5,11 @@
     devices:<account>             zset              browsers that have logged in to an account, by last login
 
 The textbook pattern is INCR, then EXPIRE if the answer was 1. A client that dies between the two leaves a counter that
-never expires: a lockout for good. Here both are in one script, so there is no between. The script counts an attempt
-under all of its rules or, if one of them refuses it, under none: a refused attempt leaves nothing behind.
+never expires: a lockout for good. Here one script does both, and Redis runs a script as a whole. The script counts an
+attempt under all of its rules or, if one of them refuses it, under none: a refused attempt leaves nothing behind.
 
-A limit on an account alone would let a stranger lock its owner out. So a browser that has logged in to the account
-before is counted on its own, by its device cookie (OWASP, "Slow Down Online Guessing Attacks with Device Cookies").
+A limit on an account alone would let an attacker lock its owner out. So a browser that has logged in to the account
+before has a counter of its own, by its device cookie (OWASP, "Slow Down Online Guessing Attacks with Device Cookies").
 """
 
 import hashlib
@@ -31,12 +31,12 @@ WINDOW = 60  # s; a clock minute, so that "try again at 20:49" is true for every
 LIFETIME = 2 * WINDOW  # s a counter is kept: a clock that is a little off between two dynos loses no count
 ADDRESS_FACTOR = 4  # an address may try this many times as often as an account: a family, a class, an office
 RESETS = 20  # a minute and address
-REGISTRATIONS = 60  # a minute and address: a class of thirty may join at once
+REGISTRATIONS = 60  # a minute and address: a class of thirty can join at once
 POSTS = 120  # a minute and account: more than anybody types, less than a loop sends
 FOLLOWS = 60  # follows and unfollows a minute and account
 SIGN_INS = 30  # a minute and account, with the right password
-LONGEST_NAME = 300  # characters that may be an account's name or address, with room for spaces around it
-MOST_DEVICES = 10  # an account is known by; the one that logged in longest ago is forgotten
+LONGEST_NAME = 300  # characters; more is neither a name nor an e-mail address, even with spaces around it
+MOST_DEVICES = 10  # known browsers of an account; the one that logged in longest ago is forgotten
 DEVICE_LIFETIME = 365 * 24 * 3600  # s a browser is remembered without a login
 
 # Count an attempt under every rule, unless one of them refuses it. Returns each rule's count, the attempt included.
@@ -97,7 +97,7 @@ class RateLimiter:
     def hit(self, rules: Sequence[Rule]) -> Window:
         """Count one attempt under every rule, in one round trip; under none, if one of them refuses it.
 
-        Returns the window that speaks most against the attempt: the one exceeded, else the one with least left.
+        Returns the strictest window: the one exceeded, else the one with the fewest attempts left.
         Raises StoreUnavailableError if Redis does not answer: the caller decides what that means.
         """
         now = time.time()
@@ -110,7 +110,7 @@ class RateLimiter:
         return min(windows, key=lambda window: (not window.exceeded, window.remaining))
 
     def give_back(self, window: Window) -> None:
-        """Take back an attempt that was counted, of a password that was right: only wrong ones are guesses.
+        """Take back a counted attempt whose password was right: only wrong passwords are guesses.
 
         Raises StoreUnavailableError.
         """
@@ -129,19 +129,19 @@ class RateLimiter:
         if device and self._is_known(name, device):
             return [
                 Rule("login-device", f"{name}:{device}", self.login_max_attempts),
-                Rule("login-devices-from", origin, from_address),  # apart from strangers, who can use up the other
+                Rule("login-devices-from", origin, from_address),  # unknown browsers can use up "login-from"
             ]
-        of_account = [Rule("login", name, self.login_max_attempts)] if name else []  # no name: nobody's account
+        of_account = [Rule("login", name, self.login_max_attempts)] if name else []
         return [*of_account, Rule("login-from", origin, from_address)]
 
     def password_rules(self, user_id: int) -> list[Rule]:
-        """Return the rules for giving the current password to set another: strangers can't get there."""
+        """Return the rules for entering the current password to set a new one; only a signed-in user can."""
         return [Rule("password", str(user_id), self.login_max_attempts)]
 
     def remember_device(self, account: str, instead_of: str | None = None) -> str:
-        """Return a nonce by which a browser that has just logged in is known from now on; it is no secret.
+        """Return a nonce that identifies a browser after its login; the nonce is not secret.
 
-        instead_of: the nonce that this browser had. Raises StoreUnavailableError.
+        instead_of: the browser's earlier nonce, which is forgotten. Raises StoreUnavailableError.
         """
         key, nonce = self._devices_key(login_account(account)), secrets.token_urlsafe(9)
         with self.store.commands() as redis, redis.pipeline() as pipe:
@@ -153,12 +153,12 @@ class RateLimiter:
         return nonce
 
     def forget_device(self, account: str, device: str) -> None:
-        """Forget one browser that an account is known by. Raises StoreUnavailableError."""
+        """Forget one known browser of an account. Raises StoreUnavailableError."""
         with self.store.commands() as redis:
             redis.zrem(self._devices_key(login_account(account)), device)
 
     def forget_devices(self, account: str) -> None:
-        """Forget every browser that an account is known by, as after a change of password.
+        """Forget all known browsers of an account, as after a change of password.
 
         Raises StoreUnavailableError.
         """
@@ -202,7 +202,7 @@ def following_rules(user_id: int) -> list[Rule]:
 
 
 def login_account(name: str) -> str:
-    """Return an account's name as it is counted: all spellings of one name are one, and no name makes a long key."""
+    """Return the form of an account's name that counters use: the same for all spellings, and never long."""
     if len(name) <= LONGEST_NAME:  # normalizing takes quadratic time for a long pile of accents
         name = unicodedata.normalize("NFKC", name).strip().casefold()
     name = name.removeprefix("@")
@@ -212,7 +212,7 @@ def login_account(name: str) -> str:
 
 
 def address_label(address: str) -> str:
-    """Return a client's address as it is counted: IPv6 by its /64, which is what one customer is given."""
+    """Return the form of a client's address that counters use: for IPv6 the /64, which one customer is given."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:

@@ -1,7 +1,7 @@
 """One bounded connection pool from one URL: TLS, timeouts, retries, and a circuit breaker.
 
-Sessions, cache and rate limiter all speak to Redis through `Store.commands()`. It turns every way in which Redis can
-fail into one exception, StoreUnavailableError, so that each caller decides only what that means for a visitor, and it
+Sessions, cache and rate limiter all send their commands through `Store.commands()`. It turns every failure of Redis
+into one exception, StoreUnavailableError; each caller decides what that means for a visitor. A circuit breaker
 remembers a server that has stopped answering, so that the next visitors don't wait for the same time-out.
 """
 
@@ -37,18 +37,18 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT = 0.4  # s; a TLS handshake within one data centre takes 0.01
 COMMAND_TIMEOUT = 0.4  # s; a page from SQL is better than a page that waited longer than this for a cache
 FAILURES_TO_OPEN = 2  # in a row: one may be a blip, and ends nobody's session
-PROBE_INTERVAL = 0.25  # s between two looks whether Redis is back; "again within a second" leaves room for three
+PROBE_INTERVAL = 0.25  # s between two probes of a dead server; "again within a second" leaves room for three
 RUN_ID = re.compile(rb"run_id:(\w+)")  # in INFO
-UNKNOWN_RUN = "-"  # of a server that does not tell
+UNKNOWN_RUN_ID = "-"  # of a server that does not tell its run_id
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """What keeps a Redis server from being used, as far as an error tells."""
+    """A known reason why a Redis server can't be used."""
 
-    state: str  # "is full": what Redis is or does, in few words
+    state: str  # what Redis is or does, as in "is full"
     advice: str
-    lasting: bool = True  # until somebody changes a setting
+    lasting: bool = True  # until a setting is changed
 
 
 NO_CLUSTER = Trouble(
@@ -64,7 +64,7 @@ MAYBE_PLAIN = Trouble(
 UNVERIFIED = Trouble(
     "has a certificate that can't be verified", "set REDIS_TLS_VERIFY=no if the server's owner signs it"
 )
-TROUBLES = {  # a part of what describe() says: what it means
+TROUBLES = {  # by a part of describe()'s text
     "ReadOnlyError": Trouble(
         "is read-only",
         "it is a replica, perhaps since a failover: REDIS_URL must name the primary, or nobody can log in",
@@ -88,7 +88,7 @@ NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "Timeout connecting to
 
 
 class CountingPipeline(Pipeline):
-    """A pipeline that adds its commands to the costs of the request at hand."""
+    """A pipeline that counts its commands in the current request's statistics."""
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:
         """Send the commands and return their results."""
@@ -97,7 +97,7 @@ class CountingPipeline(Pipeline):
 
 
 class CountingRedis(Redis):
-    """A client that adds its commands to the costs of the request at hand."""
+    """A client that counts its commands in the current request's statistics."""
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send a command and return its result."""
@@ -110,7 +110,7 @@ class CountingRedis(Redis):
 
 
 class StoreUnavailableError(Exception):
-    """Redis did not do what it was asked: away, slow, full, read-only or still loading."""
+    """Redis did not carry out a command: it is away, slow, full, read-only or still loading."""
 
 
 class CircuitBreaker:
@@ -167,22 +167,22 @@ class Store:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.prefix = config.redis_prefix
-        self.run = UNKNOWN_RUN  # of the server, as the newest connection knows it
+        self.run_id = UNKNOWN_RUN_ID  # of the server, as the newest connection knows it
         self.pool = _connection_pool(config, self._greet)
         self.client = CountingRedis(connection_pool=self.pool)
         self.breaker = CircuitBreaker()
 
     def commands(self, *, insist: bool = False) -> "Commands":
-        """Return a context manager that gives the client, for as long as Redis answers.
+        """Return a context manager that gives the client and translates its errors.
 
-        insist: try even while the circuit is open, for what must not be left undone if it can be done at all.
+        insist: try even while the circuit is open; for commands that must not be skipped.
 
-        It raises StoreUnavailableError, at once while the circuit is open, whatever the cause; the cause is chained.
+        The context manager raises StoreUnavailableError, with the cause chained; at once, while the circuit is open.
         """
         return Commands(self, insist=insist)
 
     def ask(self, *command: str | bytes | int) -> tuple[Any, str]:
-        """Send one command that may be sent twice; return the reply, and the run of the server that gave it.
+        """Send one command that may be sent twice; return the reply, and the run_id of the server that gave it.
 
         A server is one run from its start to its end. What it held before a restart, or what its replica held before
         a failover, may lack what was written last.
@@ -196,12 +196,12 @@ class Store:
                 reply = connection.retry.call_with_retry(
                     lambda: _reply(connection, command), lambda _error: connection.disconnect()
                 )
-                return reply, connection.server_run
+                return reply, connection.server_run_id
             finally:
                 self.pool.release(connection)
 
     def check(self) -> None:
-        """See whether Redis can be used: write a key that expires, and ask for two keys as a cluster's node can't.
+        """Check that Redis can be used: write a key that expires, and ask for two keys, which a cluster refuses.
 
         Raises StoreUnavailableError, whatever the circuit's state.
         """
@@ -211,7 +211,7 @@ class Store:
             pipe.execute()
 
     def trouble(self, error: StoreUnavailableError) -> Trouble | None:
-        """Return what an error means for whoever runs Pipit; None if it tells no more than it says."""
+        """Return the known trouble behind an error, or None."""
         why = str(error)
         for part, trouble in TROUBLES.items():
             if part in why:
@@ -221,7 +221,7 @@ class Store:
         return MAYBE_TLS if any(part in why for part in HUNG_UP) else None
 
     def report(self) -> None:
-        """Say in the log if Redis can't be used; a web process does so as it starts."""
+        """Log it if Redis can't be used; each web process does so as it starts."""
         try:
             self.check()
         except StoreUnavailableError as error:
@@ -241,14 +241,14 @@ class Store:
         self.pool.disconnect()
 
     def _greet(self, connection: Any) -> None:
-        """Open a connection as redis-py does, and ask which run of the server it leads to."""
+        """Open a connection as redis-py does, and ask for the server's run_id."""
         connection.on_connect()
         connection.send_command("INFO", "server")
         try:
             found = RUN_ID.search(connection.read_response())
         except ResponseError:  # this user may not ask
             found = None
-        self.run = connection.server_run = found[1].decode() if found else UNKNOWN_RUN
+        self.run_id = connection.server_run_id = found[1].decode() if found else UNKNOWN_RUN_ID
 
 
 class Commands:
@@ -269,7 +269,7 @@ class Commands:
         if isinstance(error, ConnectionError | TimeoutError):
             self.store.breaker.failed(describe(error))
             raise StoreUnavailableError(describe(error)) from error
-        if error is None or isinstance(error, RedisError):  # it answered; with a refusal: full, read-only, not allowed
+        if error is None or isinstance(error, RedisError):  # it answered, if only to refuse
             self.store.breaker.succeeded()
         if isinstance(error, RedisError):
             raise StoreUnavailableError(describe(error)) from error

@@ -1,22 +1,22 @@
 """Redis job 1: server-side sessions.
 
 A signed-in visitor's session is one JSON object in Redis under `session:<id>`; the browser holds only the id. An
-anonymous visitor has nothing in Redis at all: the little they may need (a form's CSRF secret, a flash message) rides
-in a signed cookie of its own, so that nobody can fill Redis by asking for forms. Signing in moves a visitor from the
-one to the other, under an id that nobody could have known before.
+anonymous visitor has no session in Redis: a signed cookie holds the little they need (a form's CSRF secret, a flash
+message), so nobody can fill Redis by asking for forms. Signing in replaces that cookie by a session with a fresh id.
 
     session:<id>           string   the session as JSON; lives SESSION_LIFETIME, renewed by each use
     user:<id>:sessions     zset     the ids of one user's sessions, by last use; makes "log out everywhere" possible.
                                     There are at most MOST_SESSIONS; the next login ends the one used least recently
 
 Reading renews: GETEX does both in one round trip, and a request that changes nothing writes nothing.
-A session that has ended stays ended: an existing one is only ever changed where it still is, so a slow request that
-began before the logout finds nothing to overwrite.
-Two requests may change one session at once: each brings in only what it changed itself, so neither undoes the other.
+A session that has ended stays ended: saving changes only a session that still exists, so a slow request that began
+before the logout finds nothing to overwrite.
+Two requests may change one session at once: each saves only its own changes, so neither undoes the other's.
 
-Flask-Session gives the session object (a dict that knows whether it was read or changed), the names of its Redis
-interface's parts (_retrieve_session_data, _upsert_session, _get_store_id, the serializer) and the new ids. All that
-touches Redis or a cookie is replaced here.
+From Flask-Session come the session object (a dict that knows whether it was read or changed), the new ids, the key of
+an id, and the hooks that a store implements: _retrieve_session_data and _upsert_session. Replaced are the serializer,
+because Flask-Session's falls back to pickle, and open_session and save_session, because Flask-Session's save sets a new
+cookie even if the session has ended meanwhile, and neither knows what to do without Redis.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Required, TypedDict, cast
 
@@ -37,7 +37,7 @@ from flask_session.base import Serializer, ServerSideSession
 from flask_session.redis.redis import RedisSession, RedisSessionInterface
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 from msgspec import Meta
-from redis import ReadOnlyError, Redis, ResponseError
+from redis import ResponseError
 from redis.client import Pipeline
 
 from app import costs
@@ -110,19 +110,19 @@ class Session(RedisSession):
         self.before = _snapshot(initial or {})
         self.is_new = False  # begun by this request
         self.was_ended = False  # by this request
-        self.unavailable = False  # there may be a session, but Redis does not answer: not the same as having none
+        self.unavailable = False  # there may be a session, but Redis does not answer
 
     @property
     def user_id(self) -> int | None:
-        """Return whose session this is; None for an anonymous visitor's."""
+        """Return the id of the signed-in user; None for an anonymous visitor."""
         # dict's own get(): a session is `accessed` when a view asks, not when we do.
         return dict.get(self, "user_id") if self.sid else None
 
     def changes_to(self, stored: dict[str, Any]) -> dict[str, Any]:
         """Return what is stored, with the changes of this request made to it, and nothing else changed.
 
-        Flash messages are brought in one by one, so that one request's new message survives another's showing of an
-        older one, and a shown message does not come back.
+        Flash messages are merged one by one: a new message stays if another request shows an older one, and a shown
+        message does not come back.
         """
         merged = {key: value for key, value in stored.items() if key in self or key not in self.before}
         merged |= {key: value for key, value in self.items() if key not in self.before or self.before[key] != value}
@@ -138,7 +138,7 @@ class Session(RedisSession):
 
 @dataclass(frozen=True)
 class ActiveSession:
-    """One place where somebody is signed in."""
+    """One device on which a user is signed in."""
 
     sid: str = field(repr=False)
     user_id: int
@@ -150,7 +150,7 @@ class ActiveSession:
 
     @property
     def handle(self) -> str:
-        """Return a name for this session that is fit to be seen: one can't get from it to the id."""
+        """Return a public name for this session. It is a hash, so it does not give the id away."""
         return hashlib.sha256(self.sid.encode()).hexdigest()[:16]
 
 
@@ -181,11 +181,11 @@ class PipitSessionInterface(RedisSessionInterface):
     def open_session(self, app: Flask, request: Request) -> Session:
         """Return the visitor's session; never raises, whatever the cookie and the store hold."""
         try:
-            # Not costs.current(): a cached page is built as a stranger sees it, in the middle of somebody's request.
-            front: costs.Request | None = request.environ.get(costs.ENVIRON_KEY)
+            # Not costs.current(): a cached page is built for an anonymous visitor, in the middle of another request.
+            front: costs.RequestStats | None = request.environ.get(costs.ENVIRON_KEY)
             sid, data = (front and front.session) or self._read(request)
         except StoreUnavailableError as error:
-            if not self.store.breaker.is_open:  # that was said once, when it opened
+            if not self.store.breaker.is_open:  # the breaker logs an outage once
                 log.warning("a session can't be read: %s", error)
             session = Session()
             session.unavailable = True
@@ -196,12 +196,12 @@ class PipitSessionInterface(RedisSessionInterface):
                 session["seen"] = int(time.time())
                 session.accessed = False
             return session
-        # An id that is not in the store is never adopted, and its cookie is left alone: this may be a request that
-        # the browser sent just before it received its new id, and taking that away would sign it out.
+        # An unknown id is never adopted. Its cookie stays: the browser may have sent this request just before it
+        # received its new id, and deleting the cookie now would sign it out.
         return Session(self.anonymous.read(app, request))
 
     def save_session(self, app: Flask, session: Session, response: Response) -> None:
-        """Write what has changed, and the cookie with it; a request that changed nothing writes nothing."""
+        """Save the changes and set the cookie; a request that changed nothing writes nothing."""
         if session.accessed:
             response.vary.add("Cookie")
         if session.unavailable or not session.modified:
@@ -209,7 +209,7 @@ class PipitSessionInterface(RedisSessionInterface):
         if session.sid is None:
             if session.was_ended:
                 response.delete_cookie(self.get_cookie_name(app), secure=request.is_secure, httponly=True)
-            self.anonymous.write(app, session.changes_to(session.before), response, secure=request.is_secure)
+            self.anonymous.write(app, session.changes_to(session.before), response)
             return
         try:
             saved = self._upsert_session(timedelta(seconds=self.lifetime), session, self._get_store_id(session.sid))
@@ -233,7 +233,7 @@ class PipitSessionInterface(RedisSessionInterface):
         return "GETEX", self._get_store_id(sid), "EX", self.lifetime
 
     def decode(self, value: bytes | None) -> dict[str, Any] | None:
-        """Return what a session key holds; None, and a line in the log, if that is not a session."""
+        """Return the session under a key. If the bytes are not a session, log that and return None."""
         if value is None:
             return None
         try:
@@ -250,26 +250,24 @@ class PipitSessionInterface(RedisSessionInterface):
     # What Flask-Session calls
 
     def _retrieve_session_data(self, store_id: str) -> dict[str, Any] | None:
-        """Return the session and renew it, in one command."""
+        """Return the session and renew it: one command, if the server has GETEX."""
         with self.store.commands() as redis:
             try:
                 value = redis.getex(store_id, ex=self.lifetime)
-            except ReadOnlyError:  # a replica after a failover: it can't renew, but it knows who is signed in
-                value = redis.get(store_id)
-            except ResponseError as error:
-                if "unknown command" in str(error):  # a server older than Redis 6.2, such as Redis To Go's
-                    with redis.pipeline() as pipe:
-                        pipe.get(store_id)
-                        pipe.expire(store_id, self.lifetime)
-                        value = pipe.execute()[0]
-                elif str(error).startswith("WRONGTYPE"):
+            except ResponseError:
+                # A server older than Redis 6.2, such as Redis To Go's, has no GETEX. A replica can read, but not renew.
+                with redis.pipeline(transaction=False) as pipe:
+                    pipe.get(store_id)
+                    pipe.expire(store_id, self.lifetime)
+                    value = pipe.execute(raise_on_error=False)[0]
+                if isinstance(value, ResponseError):
+                    if not str(value).startswith("WRONGTYPE"):
+                        raise value from None
                     value = b""
-                else:
-                    raise
         return self.decode(cast(bytes | None, value))
 
     def _upsert_session(self, session_lifetime: timedelta, session: Session, store_id: str) -> bool:
-        """Bring a request's changes into the stored session; return False if it has ended meanwhile.
+        """Merge a request's changes into the stored session; return False if it has ended meanwhile.
 
         WATCH makes the read, the change and the write one: if another request writes in between, this starts over.
         """
@@ -289,7 +287,7 @@ class PipitSessionInterface(RedisSessionInterface):
             return bool(redis.transaction(cast(Any, save), store_id, value_from_callable=True))
 
     def regenerate(self, session: ServerSideSession) -> None:
-        """Refuse: begin() gives a session another id. The inherited way would sign the visitor out."""
+        """Refuse: begin() gives a session its new id; the inherited method would sign the visitor out."""
         raise NotImplementedError("use begin()")
 
     # What signing in and out mean to the store
@@ -297,44 +295,33 @@ class PipitSessionInterface(RedisSessionInterface):
     def begin(self, session: Session, sign_in: SignIn, may_stay: Callable[[], bool] = lambda: True) -> bool:
         """Make `session` a signed-in one under a new id, and end the one it was before.
 
-        may_stay: asked when whoever ends all of the user's sessions would find this one. If it returns False or raises,
-            the new session has ended again, and the browser never gets its id.
+        may_stay: called once the new session is in the user's index, where end_all() finds it. If it returns False or
+            raises, the new session ends at once, and the browser never gets its id.
 
         Returns what `may_stay` returns; if that is False, the old session has ended too. Raises StoreUnavailableError;
         the old session may have ended by then, and the browser gets no new one.
         """
-        now = int(time.time())
-        fresh = Session(
-            {
-                "user_id": sign_in.user_id,
-                "name": sign_in.name,
-                "device": sign_in.device,
-                "address": sign_in.address,
-                "csrf_token": secrets.token_urlsafe(16),
-                "since": now,
-                "seen": now,
-            },
-            sid=self._generate_sid(self.sid_length),
-        )
+        now, sid = int(time.time()), self._generate_sid(self.sid_length)
+        content = asdict(sign_in) | {"csrf_token": secrets.token_urlsafe(16), "since": now, "seen": now}
         with self.store.commands() as redis, redis.pipeline() as pipe:
-            pipe.set(self._get_store_id(cast(str, fresh.sid)), self.serializer.encode(fresh), ex=self.lifetime)
-            self._index(pipe, sign_in.user_id, cast(str, fresh.sid))
-            self._forget(pipe, session.sid, session.user_id)
+            pipe.set(self._get_store_id(sid), self.serializer.encode(content), ex=self.lifetime)
+            self._index(pipe, sign_in.user_id, sid)
+            if session.sid and session.user_id:
+                self._delete_in(pipe, session.user_id, session.sid)
             pipe.zrange(self._index_key(sign_in.user_id), 0, -MOST_SESSIONS - 1)
             surplus = pipe.execute()[-1]
-            self._end_many(redis, sign_in.user_id, surplus)
+        self._delete(sign_in.user_id, *(old.decode() for old in surplus))
         stays = False
         try:
             stays = may_stay()
         finally:
             if not stays:
-                with self.store.commands() as redis:
-                    self._end_many(redis, sign_in.user_id, [cast(str, fresh.sid).encode()])
+                self._delete(sign_in.user_id, sid)
         if not stays:
             return False
         session.clear()
-        session.update(fresh)
-        session.sid, session.before, session.is_new = fresh.sid, fresh.before, True
+        session.update(content)
+        session.sid, session.before, session.is_new = sid, content, True
         return True
 
     def end(self, session: Session) -> None:
@@ -342,9 +329,8 @@ class PipitSessionInterface(RedisSessionInterface):
 
         Raises StoreUnavailableError; then the visitor is still signed in.
         """
-        with self.store.commands() as redis, redis.pipeline() as pipe:
-            self._forget(pipe, session.sid, session.user_id)
-            pipe.execute()
+        if session.sid and session.user_id:
+            self._delete(session.user_id, session.sid)
         session.clear()
         session.sid, session.was_ended = None, True
 
@@ -352,11 +338,11 @@ class PipitSessionInterface(RedisSessionInterface):
         """End every session of a user but `keep`, at once and on every process; return how many ended."""
         with self.store.commands() as redis:
             ids = cast(list[bytes], redis.zrange(self._index_key(user_id), 0, -1))
-            others = [sid for sid in ids if sid.decode() != keep]
-            self._end_many(redis, user_id, others)
+        others = [sid.decode() for sid in ids if sid.decode() != keep]
+        self._delete(user_id, *others)
         return len(others)
 
-    # What people and operators may see and do
+    # What users and operators see
 
     def active(self, user_id: int) -> list[ActiveSession]:
         """Return where a user is signed in, last used first. Raises StoreUnavailableError."""
@@ -370,8 +356,8 @@ class PipitSessionInterface(RedisSessionInterface):
                 found.append(_active(sid, data))
         return found
 
-    def everyones(self) -> Iterator[ActiveSession]:
-        """Yield all sessions there are, in no order, without holding up the server. Raises StoreUnavailableError."""
+    def all_active(self) -> Iterator[ActiveSession]:
+        """Yield every user's sessions in no order; SCAN does not block the server. Raises StoreUnavailableError."""
         with self.store.commands() as redis:
             for key in cast(Iterator[bytes], redis.scan_iter(match=glob_escape(self.key_prefix) + "*", count=500)):
                 data = self.decode(cast(bytes | None, redis.get(key)))
@@ -382,9 +368,7 @@ class PipitSessionInterface(RedisSessionInterface):
         """End one session of a user, by its handle; return it, None if there was none. Raises StoreUnavailableError."""
         for place in self.active(user_id):
             if place.handle == handle:
-                with self.store.commands() as redis, redis.pipeline() as pipe:
-                    self._forget(pipe, place.sid, user_id)
-                    pipe.execute()
+                self._delete(user_id, place.sid)
                 return place
         return None
 
@@ -395,45 +379,35 @@ class PipitSessionInterface(RedisSessionInterface):
         return cookie_name("session", secure=request.is_secure)
 
     def _set_cookie(self, app: Flask, sid: str, response: Response) -> None:
-        response.set_cookie(
-            self.get_cookie_name(app),
-            sid,
-            max_age=self.lifetime,
-            path="/",
-            secure=request.is_secure,
-            httponly=True,
-            samesite="Lax",
-        )
-        response.vary.add("Cookie")
-        self.anonymous.write(app, {}, response, secure=request.is_secure)
+        _set_cookie(response, self.get_cookie_name(app), sid, self.lifetime)
+        self.anonymous.write(app, {}, response)
 
     def _index_key(self, user_id: int) -> str:
         return self.store.key(f"user:{user_id}:sessions")
 
     def _index(self, pipe: Pipeline, user_id: int, sid: str) -> None:
-        """Note a session's last use, and drop from the index those that must have expired by now."""
+        """Note a session's last use, and drop the expired sessions from the index."""
         key, now = self._index_key(user_id), int(time.time())
         pipe.zadd(key, {sid: now})
         pipe.zremrangebyscore(key, "-inf", now - self.lifetime - SEEN_EVERY)
         pipe.expire(key, self.lifetime + SEEN_EVERY)
 
-    def _end_many(self, redis: Redis, user_id: int, ids: list[bytes]) -> None:
-        """Delete sessions of a user, and their places in the index."""
+    def _delete(self, user_id: int, *ids: str) -> None:
+        """Delete sessions of a user, and their places in the index. Raises StoreUnavailableError."""
         if ids:
-            redis.delete(*(self._get_store_id(sid.decode()) for sid in ids))
-            redis.zrem(self._index_key(user_id), *ids)
+            with self.store.commands() as redis, redis.pipeline() as pipe:
+                self._delete_in(pipe, user_id, *ids)
+                pipe.execute()
 
-    def _forget(self, pipe: Pipeline, sid: str | None, user_id: int | None) -> None:
-        """Delete a session and its place in the user's index; nothing, for an anonymous visitor."""
-        if sid is not None and user_id is not None:
-            pipe.delete(self._get_store_id(sid))
-            pipe.zrem(self._index_key(user_id), sid)
+    def _delete_in(self, pipe: Pipeline, user_id: int, *ids: str) -> None:
+        pipe.delete(*(self._get_store_id(sid) for sid in ids))
+        pipe.zrem(self._index_key(user_id), *ids)
 
 
 class _AnonymousCookie:
-    """What an anonymous visitor needs between two requests, in a cookie that is signed but not secret.
+    """The cookie of an anonymous visitor: a CSRF secret and flash messages, signed by Flask's own cookie session.
 
-    Flask's own cookie session does the signing. It holds a CSRF secret and flash messages, never who somebody is.
+    The content is signed but not secret. It never says who somebody is.
     """
 
     flask = SecureCookieSessionInterface()
@@ -448,30 +422,25 @@ class _AnonymousCookie:
         except BadSignature:
             return {}
 
-    def write(self, app: Flask, data: dict[str, Any], response: Response, *, secure: bool) -> None:
+    def write(self, app: Flask, data: dict[str, Any], response: Response) -> None:
         """Set the cookie, or delete it where there is nothing to keep."""
-        name = cookie_name("visitor", secure=secure)
+        name = cookie_name("visitor", secure=request.is_secure)
         response.vary.add("Cookie")
-        if not data:
-            if name in request.cookies:
-                response.delete_cookie(name, path="/", secure=secure, httponly=True, samesite="Lax")
-            return
-        response.set_cookie(
-            name,
-            self._signer(app).dumps(data),
-            max_age=ANONYMOUS_LIFETIME,
-            path="/",
-            secure=secure,
-            httponly=True,
-            samesite="Lax",
-        )
+        if data:
+            _set_cookie(response, name, self._signer(app).dumps(data), ANONYMOUS_LIFETIME)
+        elif name in request.cookies:
+            response.delete_cookie(name, path="/", secure=request.is_secure, httponly=True, samesite="Lax")
 
     def _signer(self, app: Flask) -> URLSafeTimedSerializer:
         return cast(URLSafeTimedSerializer, self.flask.get_signing_serializer(app))
 
 
+def _set_cookie(response: Response, name: str, value: str, lifetime: int) -> None:
+    response.set_cookie(name, value, lifetime, path="/", secure=request.is_secure, httponly=True, samesite="Lax")
+
+
 def _snapshot(data: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy that stays as it is when the session's own lists grow."""
+    """Return a copy that does not change when the session's own lists grow."""
     return {key: list(value) if isinstance(value, list) else value for key, value in data.items()}
 
 
@@ -494,17 +463,17 @@ def _active(sid: str, data: dict[str, Any]) -> ActiveSession:
 
 
 def is_due(data: dict[str, Any]) -> bool:
-    """Return whether it is time to write down that a session is in use."""
+    """Return whether `seen` in a session is old enough to be written anew."""
     return bool(time.time() - data["seen"] > SEEN_EVERY)
 
 
 def cookie_name(name: str, *, secure: bool) -> str:
-    """Return a cookie's full name: over HTTPS the browser itself guards the `__Host-` prefix (RFC 6265bis, 4.1.3)."""
+    """Return a cookie's full name. Over HTTPS, browsers enforce the `__Host-` prefix (RFC 6265bis, 4.1.3)."""
     return f"__Host-{name}" if secure else name
 
 
 def has_cookie(cookies: Mapping[str, str]) -> bool:
-    """Return whether a browser brings a session, or what is left of one, by its cookies."""
+    """Return whether a browser sends one of our cookies, valid or not."""
     return any(name in cookies for name in COOKIES)
 
 

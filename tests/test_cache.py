@@ -446,7 +446,7 @@ RUBBISH = [
 @pytest.mark.parametrize("rubbish", RUBBISH)
 def test_rubbish_in_its_place_is_a_miss(cache: PageCache, redis: Redis, rubbish: bytes) -> None:
     assert cache.get("page") is None  # so that the server's run is known
-    redis.set("page:page", rubbish.replace(b"RUN", cache.store.run.encode()))
+    redis.set("page:page", rubbish.replace(b"RUN", cache.store.run_id.encode()))
     began = time.monotonic()
     assert cache.get_or_build("page").page.body == "0"
     assert time.monotonic() - began < BUILDS_ALONE / 1000
@@ -457,7 +457,7 @@ def test_a_page_is_kept_in_gzip_after_a_line_that_says_whose_it_is(cache: PageCa
     page = cache.get_or_build("page").page
     with Redis.from_url(redis_url) as client:
         head, _, compressed = cast(bytes, client.get("page:page")).partition(b"\n")
-    assert head.decode() == f"v1 {cache.store.run} {page.etag} {page.built_at:.3f}"
+    assert head.decode() == f"v1 {cache.store.run_id} {page.etag} {page.built_at:.3f}"
     assert gzip.decompress(compressed) == page.encoded == b"0"
 
 

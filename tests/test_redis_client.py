@@ -20,7 +20,7 @@ from app.redis_client import (
     COMMAND_TIMEOUT,
     FAILURES_TO_OPEN,
     PROBE_INTERVAL,
-    UNKNOWN_RUN,
+    UNKNOWN_RUN_ID,
     Store,
     StoreUnavailableError,
     describe,
@@ -68,7 +68,7 @@ def test_a_reply_names_the_run_of_the_server_that_gave_it() -> None:
         for _ in range(2):
             reply, run = store.ask("ECHO", "hello")
             assert reply == b"hello"
-            assert run == store.run == store.client.info("server")["run_id"]
+            assert run == store.run_id == store.client.info("server")["run_id"]
             runs.append(run)
             server.terminate()
             server.start()
@@ -80,7 +80,7 @@ def test_a_server_that_may_not_be_asked_for_its_run_is_used_all_the_same(redis: 
     redis.acl_setuser("mute", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-info"])
     try:
         store = store_at(redis_url.replace("redis://", "redis://mute:any@"))
-        assert store.ask("ECHO", "hello") == (b"hello", UNKNOWN_RUN)
+        assert store.ask("ECHO", "hello") == (b"hello", UNKNOWN_RUN_ID)
         store.close()
     finally:
         redis.acl_deluser("mute")

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from app.config import INSTANCE, Config, is_started_with_others
+from app.config import INSTANCE, Config, runs_under_process_manager
 
 VALKEY_SETTINGS = {
     "bind": "127.0.0.1",
@@ -64,7 +64,7 @@ def stay_if_local() -> None:
 
     A platform runs a release alone; there this returns at once.
     """
-    if is_started_with_others():
+    if runs_under_process_manager():
         click.echo("Done. Staying alive, because honcho and foreman stop everything when one process ends.")
         signal.pause()
 

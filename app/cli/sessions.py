@@ -43,7 +43,7 @@ def needs_redis(command: Callable[P, R]) -> Callable[P, R]:
 @needs_redis
 def list_(name: str | None, as_json: bool) -> None:
     """List sessions: user, handle, device, address, signed in, last seen."""
-    places = current_interface().active(user_named(name).id) if name else current_interface().everyones()
+    places = current_interface().active(user_named(name).id) if name else current_interface().all_active()
     for place in places:
         click.echo(json.dumps(_about(place)) if as_json else _line(place))
 
@@ -53,7 +53,7 @@ def list_(name: str | None, as_json: bool) -> None:
 @needs_redis
 def count() -> None:
     """Count the sessions, and the users who have them."""
-    users = Counter(place.user_id for place in current_interface().everyones())
+    users = Counter(place.user_id for place in current_interface().all_active())
     click.echo(f"{_count(users.total(), 'session')} of {_count(len(users), 'user')}")
 
 

@@ -81,7 +81,7 @@ class PageAnswers:
         """Return the answers of a page that was just served by the cache."""
         return cls(SplitPage(served.page), served.status)
 
-    def to_stranger(self, headers: Mapping[bytes, bytes]) -> Answer:
+    def to_anonymous(self, headers: Mapping[bytes, bytes]) -> Answer:
         """Return the answer to a visitor without a session, compressed if the browser accepts that."""
         known = headers.get(b"if-none-match")
         if known is not None and _is_known(self._etag, known):

@@ -97,7 +97,7 @@ class Front:
             scheme = scheme_seen(joined.get(b"x-forwarded-proto", b"").decode("latin-1"), hops, scheme)
             address = address_seen(joined.get(b"x-forwarded-for", b"").decode("latin-1"), hops, address)
             given_id = headers.get(b"x-request-id", b"").decode("latin-1")
-        return Visit(scope, scope["method"], headers, scheme, address, costs.Request.begin(given_id))
+        return Visit(scope, scope["method"], headers, scheme, address, costs.RequestStats.begin(given_id))
 
     @staticmethod
     def _write_line(visit: Visit, status: int) -> None:

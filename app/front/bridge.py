@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LARGEST_REQUEST = 64 * 1024  # bytes of a body; a post of 280 family emoji is some 7,000
+MAX_CONTENT_LENGTH = 64 * 1024  # bytes of a body; a post of 280 family emoji is some 7,000
 MOST_WAITING = 500  # requests that wait for a thread; more could not be answered before the router gives up
 RETRY_AFTER = b"5"  # s
 IN_MEMORY = 1_000_000  # bytes; a longer answer goes to a temporary file
@@ -44,7 +44,7 @@ class Visit:
     headers: Mapping[bytes, bytes]  # names in lower case; the last value if a name is repeated
     scheme: str  # http or https, as the visitor came
     address: str  # the visitor's
-    request: costs.Request
+    request: costs.RequestStats
 
 
 class DisconnectedError(Exception):
@@ -120,7 +120,7 @@ async def _read(visit: Visit, receive: Receive) -> tuple[bytes, int]:
     Raises DisconnectedError.
     """
     declared = visit.headers.get(b"content-length", b"")
-    if declared and int(declared) > LARGEST_REQUEST:  # the protocol has checked that it is a number
+    if declared and int(declared) > MAX_CONTENT_LENGTH:  # the protocol has checked that it is a number
         return b"", int(declared)
     if not declared and b"transfer-encoding" not in visit.headers:
         return b"", 0
@@ -132,7 +132,7 @@ async def _read(visit: Visit, receive: Receive) -> tuple[bytes, int]:
             raise DisconnectedError(message.get("status", 499))
         parts.append(message["body"])
         size += len(message["body"])
-        if size > LARGEST_REQUEST:
+        if size > MAX_CONTENT_LENGTH:
             return b"", size
         if not message["more_body"]:
             return b"".join(parts), size

@@ -184,7 +184,7 @@ class Copies:
         if known and known.head == head:
             split = known.answers.split
         else:
-            page = self._cache.decode(value, self.link.run)
+            page = self._cache.decode(value, self.link.run_id)
             if page is None:
                 return MISSED
             split = SplitPage(page)

@@ -1,7 +1,7 @@
 """Early answers: a cached page, on the event loop, without Flask.
 
-For a stranger that is a copy in memory, or one command to Redis. For a signed-in visitor it is one round trip: the
-session, and the page with it where there is no copy; then the page's holes are filled. Anything unusual (a
+For an anonymous visitor that is a copy in memory, or one command to Redis. For a signed-in visitor it is one round
+trip: the session, and the page with it where there is no copy; then the page's holes are filled. Anything unusual (a
 flash message to show, a session due to be written, a page to be built) goes to Flask, with what was already read.
 """
 
@@ -62,7 +62,7 @@ class EarlyAnswers:
         )
 
     async def answer(
-        self, path: str, headers: Mapping[bytes, bytes], scheme: str, request: costs.Request
+        self, path: str, headers: Mapping[bytes, bytes], scheme: str, request: costs.RequestStats
     ) -> Answer | None:
         """Return the answer to a GET without a query, or None if Flask has to give it."""
         name = self._pages.name_at(path)
@@ -79,7 +79,7 @@ class EarlyAnswers:
             sid = self._sessions.session_id(cookies, secure=scheme == "https")
         if sid is None:
             answers = self._copies.get(name) or await self._look_up(name, connection, request)
-            return self._to_stranger(answers, headers, request)
+            return self._to_anonymous(answers, headers, request)
         return await self._answer_with_session(sid, name, headers, connection, request)
 
     async def _answer_with_session(
@@ -88,7 +88,7 @@ class EarlyAnswers:
         name: str,
         headers: Mapping[bytes, bytes],
         connection: RedisConnection,
-        request: costs.Request,
+        request: costs.RequestStats,
     ) -> Answer | None:
         copy = self._copies.get(name)
         session, found = await self._read(sid, None if copy else name, connection, request)
@@ -102,7 +102,7 @@ class EarlyAnswers:
             answers = self._copies.get(name) if time.time() >= wrote + PAST_COPIES else None
             answers = answers or await self._look_up(name, connection, request)
         if session is None:
-            return self._to_stranger(answers, headers, request)
+            return self._to_anonymous(answers, headers, request)
         if answers is None:
             return None
         filling = self._filling(sid, session, name, answers)
@@ -112,15 +112,15 @@ class EarlyAnswers:
         return answers.to_viewer(filling, headers)
 
     @staticmethod
-    def _to_stranger(
-        answers: PageAnswers | None, headers: Mapping[bytes, bytes], request: costs.Request
+    def _to_anonymous(
+        answers: PageAnswers | None, headers: Mapping[bytes, bytes], request: costs.RequestStats
     ) -> Answer | None:
         if answers is None:
             return None
         request.cache_status = answers.status
-        return answers.to_stranger(headers)
+        return answers.to_anonymous(headers)
 
-    async def _look_up(self, name: str, connection: RedisConnection, request: costs.Request) -> PageAnswers | None:
+    async def _look_up(self, name: str, connection: RedisConnection, request: costs.RequestStats) -> PageAnswers | None:
         """Return the page as Redis has it, or None."""
         request.redis += 1
         found = await self._copies.look_up(name, connection)
@@ -128,7 +128,7 @@ class EarlyAnswers:
         return found.answers
 
     async def _read(
-        self, sid: str, name: str | None, connection: RedisConnection, request: costs.Request
+        self, sid: str, name: str | None, connection: RedisConnection, request: costs.RequestStats
     ) -> tuple[Session | None, PageAnswers | None]:
         """Return a session and, if a name is given, the page of that name, in one round trip."""
         reply: asyncio.Future[Any] = self._loop.create_future()

@@ -27,7 +27,7 @@ MOST_LINES = 20_000  # that may wait; whoever reads the log has stalled
 MOST_REMEMBERED = 200  # characters of a value whose quoted form is remembered
 
 
-def write_request(request: costs.Request, method: str, path: str, status: int) -> None:
+def write_request(request: costs.RequestStats, method: str, path: str, status: int) -> None:
     """Write a request's line.
 
     It is formatted at once: records kept for later would be scanned by the garbage collector again and again, which

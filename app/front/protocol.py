@@ -2,10 +2,10 @@
 
 A connection is waiting for one thing at a time, and has a deadline for it:
 
-    a head     HEAD s from the connection's opening, or from the first byte of a later request
-    a body     BODY s from the end of its head
+    a head     HEAD_TIMEOUT s from the connection's opening, or from the first byte of a later request
+    a body     BODY_TIMEOUT s from the end of its head
     a reader   STALLED s in which the client reads less than SLOWEST of its answer
-    nothing    IDLE s without a request
+    nothing    IDLE_TIMEOUT s without a request
 
 A request that can't be taken gets its answer in its turn, after those that came before it on the connection.
 
@@ -23,20 +23,20 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app import costs
 from app.front import log
-from app.front.bridge import LARGEST_REQUEST
+from app.front.bridge import MAX_CONTENT_LENGTH
 from app.front.security import HEADERS, is_host
 
-HEAD = 10.0  # s; on the slowest of mobile networks a head takes one
-BODY = 10.0  # s for a whole body; 64 kB takes 8 on such a network
+HEAD_TIMEOUT = 10.0  # s; on the slowest of mobile networks a head takes one
+BODY_TIMEOUT = 10.0  # s for a whole body; 64 kB takes 8 on such a network
 STALLED = 10.0  # s in which a client takes less than SLOWEST of its answer
 SLOWEST = 4 * 1024  # bytes
-IDLE = 100.0  # s; longer than the 90 of Heroku's router, so that it hangs up first
+IDLE_TIMEOUT = 100.0  # s; longer than the 90 of Heroku's router, so that it hangs up first
 LINGER = 2.0  # s to read on after an early answer, so that the client sees the answer and not a reset
 LAST_CALL = 0.3  # s a connection stays open at shutdown, for a request that is on its way
 LOOK = 1.0  # s between two looks at the deadlines
 
 LARGEST_HEAD = 32 * 1024  # bytes
-MOST_RAW_BODY = 2 * LARGEST_REQUEST  # bytes of a body with its chunk heads and trailers
+MOST_RAW_BODY = 2 * MAX_CONTENT_LENGTH  # bytes of a body with its chunk heads and trailers
 MOST_FIELDS = 100
 MOST_CONNECTIONS = 5_000  # app/front/process.py lowers it where a process may have fewer files
 MOST_REFUSED = 50  # connections beyond that which are told so; the others are closed without a word
@@ -98,7 +98,7 @@ class Exchange(RequestResponseCycle):
 
     def _head(self, start: Any) -> bytes:
         """Return the head of the response. The headers are Pipit's own, so they are not checked again."""
-        if self.more_body or self.received > LARGEST_REQUEST:  # answered before it was complete
+        if self.more_body or self.received > MAX_CONTENT_LENGTH:  # answered before it was complete
             self.keep_alive = False
         parts = [STATUS_LINE[start["status"]]]
         for name, value in (*self.default_headers, *start["headers"]):
@@ -149,7 +149,7 @@ class FrontProtocol(HttpToolsProtocol):
         elif len(self.connections) > self.most_connections:
             self._refuse(503)
         else:
-            self._deadline = self.loop.time() + HEAD
+            self._deadline = self.loop.time() + HEAD_TIMEOUT
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of everything."""
@@ -182,7 +182,7 @@ class FrontProtocol(HttpToolsProtocol):
         self._stopping = True
         if not self._is_idle():
             self.cycle.keep_alive = False
-        elif self.cycle is not None and self._deadline - self.loop.time() < IDLE - LAST_CALL:
+        elif self.cycle is not None and self._deadline - self.loop.time() < IDLE_TIMEOUT - LAST_CALL:
             self._close_if_idle()
         else:
             self.loop.call_later(LAST_CALL, self._close_if_idle)
@@ -222,7 +222,7 @@ class FrontProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._head_since = self.loop.time()
         if self.cycle is not None and self._is_idle():
-            self._deadline = self._head_since + HEAD
+            self._deadline = self._head_since + HEAD_TIMEOUT
 
     def on_url(self, url: bytes) -> None:
         """Take a part of the target."""
@@ -257,7 +257,7 @@ class FrontProtocol(HttpToolsProtocol):
         scope["query_string"] = target.query or b""
         self._head_bytes = None
         self._body_bytes = 0
-        self._deadline = self.loop.time() + BODY
+        self._deadline = self.loop.time() + BODY_TIMEOUT
         exchange = Exchange(
             scope=scope,
             transport=self.transport,
@@ -284,7 +284,7 @@ class FrontProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Take a part of the body; no more than would be read of it."""
         self.cycle.received += len(body)
-        if self.cycle.received - len(body) <= LARGEST_REQUEST:
+        if self.cycle.received - len(body) <= MAX_CONTENT_LENGTH:
             super().on_body(body)
             if not self._within_bounds():
                 raise RefusedError(503)
@@ -325,13 +325,13 @@ class FrontProtocol(HttpToolsProtocol):
         elif self.pipeline:
             following, app = self.pipeline.pop()
             if following.more_body:
-                self._deadline = self.loop.time() + BODY
+                self._deadline = self.loop.time() + BODY_TIMEOUT
             self._start_asgi_task(following, app)
         elif self._refusal:
             self._answer_plainly(self._refusal)
         else:
             reading = self._head_bytes is not None  # the head of a next request
-            self._deadline = self._head_since + HEAD if reading else self.loop.time() + IDLE
+            self._deadline = self._head_since + HEAD_TIMEOUT if reading else self.loop.time() + IDLE_TIMEOUT
             self.flow.resume_reading()
             if self._stopping:
                 self._close_if_idle()
@@ -340,7 +340,7 @@ class FrontProtocol(HttpToolsProtocol):
         """Answer without the application, in turn, and close."""
         exchange = self.cycle
         if exchange is None or exchange.response_complete:
-            log.write_request(costs.Request.begin(), "-", "-", status)
+            log.write_request(costs.RequestStats.begin(), "-", "-", status)
             self._answer_plainly(status)
         elif exchange.more_body and not self.pipeline:  # it is the request that is being answered
             exchange.refused = status  # the front writes its line
@@ -353,7 +353,7 @@ class FrontProtocol(HttpToolsProtocol):
         else:
             if exchange.more_body:
                 self.pipeline.popleft()
-            log.write_request(costs.Request.begin(), "-", "-", status)
+            log.write_request(costs.RequestStats.begin(), "-", "-", status)
             self._refusal = status
 
     def _answer_plainly(self, status: int) -> None:

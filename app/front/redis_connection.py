@@ -23,7 +23,7 @@ from typing import Any
 import hiredis
 
 from app.config import Config
-from app.redis_client import COMMAND_TIMEOUT, CONNECT_TIMEOUT, PROBE_INTERVAL, RUN_ID, UNKNOWN_RUN, Store
+from app.redis_client import COMMAND_TIMEOUT, CONNECT_TIMEOUT, PROBE_INTERVAL, RUN_ID, UNKNOWN_RUN_ID, Store
 
 log = logging.getLogger(__name__)
 
@@ -237,7 +237,7 @@ class RedisLink:
         self._on_push = on_push
         self._on_lost = on_lost
         self.connection: RedisConnection | None = None
-        self.run = UNKNOWN_RUN  # of the server
+        self.run_id = UNKNOWN_RUN_ID  # of the server
         self.tracks = False  # whether the server says what has changed
         self._refused = False  # log that once
         self._tls = _tls_context(store.config) if store.config.redis.tls else None
@@ -297,7 +297,7 @@ class RedisLink:
         if isinstance(selected, Exception):  # a wrong password, no such database: the pool reports the details
             raise LostError(str(selected)[:200])
         found = RUN_ID.search(info if isinstance(info, bytes) else str(info).encode())
-        self.run = found[1].decode() if found else UNKNOWN_RUN
+        self.run_id = found[1].decode() if found else UNKNOWN_RUN_ID
         self.tracks = not isinstance(hello, Exception) and not isinstance(tracking, Exception)
 
 

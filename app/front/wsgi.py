@@ -30,7 +30,7 @@ class WSGIFront:
         if costs.ENVIRON_KEY in environ:
             return self.application(environ, start_response)
         hops = self.config.trusted_proxies
-        request = costs.Request.begin(environ.get("HTTP_X_REQUEST_ID") if hops else None)
+        request = costs.RequestStats.begin(environ.get("HTTP_X_REQUEST_ID") if hops else None)
         costs.this_thread.request = environ[costs.ENVIRON_KEY] = request
         scheme = scheme_seen(environ.get("HTTP_X_FORWARDED_PROTO", ""), hops, environ["wsgi.url_scheme"])
         address = address_seen(environ.get("HTTP_X_FORWARDED_FOR", ""), hops, environ.get("REMOTE_ADDR", ""))

@@ -5,7 +5,7 @@ from flask import Flask
 from app.cache import PageCache
 from app.config import Config
 from app.front.assets import Assets
-from app.front.bridge import LARGEST_REQUEST
+from app.front.bridge import MAX_CONTENT_LENGTH
 from app.front.log import init_log
 from app.front.wsgi import WSGIFront
 from app.web import accounts, errors, health, holes, limits, pages, people, posts, well_known
@@ -17,7 +17,7 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
     """Register the blueprints and what they need."""
     app.config.update(
         SECRET_KEY=config.secret_key,
-        MAX_CONTENT_LENGTH=LARGEST_REQUEST,
+        MAX_CONTENT_LENGTH=MAX_CONTENT_LENGTH,
         TRUSTED_HOSTS=list(config.trusted_hosts) or None,
         WTF_CSRF_TIME_LIMIT=None,  # a token is good as long as its session: nobody loses a text to a slow lunch
         WTF_CSRF_SSL_STRICT=False,  # the token and the __Host- cookie decide; some people's browsers send no Referer

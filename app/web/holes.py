@@ -1,7 +1,7 @@
 """Holes: the parts of a cached page that are not the same for everyone.
 
-A cached page is built as a stranger sees it. Where a signed-in visitor sees something else (their name, a button) the
-template calls `hole()` and says what the hole needs:
+A cached page is built as an anonymous visitor sees it. Where a signed-in visitor sees something else (their name, a
+button) the template calls `hole()` and says what the hole needs:
 
     {{ hole("invitation", "nothing") }}                           the same for everyone who is signed in
     {{ hole("account", "session", here=here) }}                   who is signed in, and their CSRF token
@@ -31,7 +31,7 @@ from app.web.viewer import Viewer, signed_in
 
 NEEDS = ("nothing", "session", "more")
 VALUE = re.compile(r"[\w/.@]*", re.ASCII)  # an argument; nothing in it can end a marker
-SHARED = "pipit.shared"  # in the WSGI environment: a page is being built for the cache, as a stranger sees it
+SHARED = "pipit.shared"  # in the WSGI environment: a page is being built for the cache, as anonymous visitors see it
 CSRF_SALT = "wtf-csrf-token"  # Flask-WTF's
 
 Filler = Callable[..., Mapping[str, Any]]
@@ -79,7 +79,7 @@ class Holes:
             raise ValueError(f"the hole {name} has an argument that can't be written in a marker: {about}")
         hole = Hole(needs, name, {key: str(value) for key, value in about.items()})
         if request.environ.get(SHARED):
-            return Markup(f"<!--[{hole.marker}-->{self._as_a_stranger(hole)}<!--]-->")  # noqa: S704  # checked above
+            return Markup(f"<!--[{hole.marker}-->{self._for_anonymous(hole)}<!--]-->")  # noqa: S704  # checked above
         return Markup(self.fill_for_visitor(hole.marker))  # noqa: S704  # from a template
 
     def fill(self, marker: str, session: Mapping[str, Any]) -> str | None:
@@ -109,7 +109,7 @@ class Holes:
             return self._render(hole, **known, messages=get_flashed_messages)
         return self._render(hole, **known, **(fillers[hole.name](viewer, **hole.about) if viewer else {}))
 
-    def _as_a_stranger(self, hole: Hole) -> str:
+    def _for_anonymous(self, hole: Hole) -> str:
         if hole.needs == "nothing":
             return self._render(hole, signed_in=False)
         return self._render(hole, signed_in=False, viewer=None, messages=list)

@@ -45,8 +45,8 @@ class NotAPageError(Exception):
 def cached(kind: PageKind) -> Callable[[View], View]:
     """Have a view's page come from the cache.
 
-    The view's arguments name the page. To build it the view is run as for a stranger, in a request of its own: whoever
-    asks, and whichever write has it rebuilt. An older page, with ?before= in its URL, is not cached; in debug none is.
+    The view's arguments name the page. To build it the view is run for an anonymous visitor, in a request of its own.
+    An older page, with ?before= in its URL, is not cached; in debug none is.
     """
 
     def decorate(view: View) -> View:
@@ -55,7 +55,7 @@ def cached(kind: PageKind) -> Callable[[View], View]:
             if "before" in request.args or current_app.debug:
                 return view(**which)
             name = _page_name(kind, which)
-            front: costs.Request | None = request.environ.get(costs.ENVIRON_KEY)
+            front: costs.RequestStats | None = request.environ.get(costs.ENVIRON_KEY)
             missed = front is not None and front.page_missed
             wrote = last_write() if has_cookie(request.cookies) else None
             try:
@@ -119,7 +119,7 @@ class Pages:
         return Filling(drawn)
 
     def _build(self, endpoint: str, kind: PageKind, view: View, which: str) -> str:
-        """Build a page as a stranger sees it. Raises NotAPageError if the view answers with anything else."""
+        """Build a page as an anonymous visitor sees it. Raises NotAPageError if the view answers with anything else."""
         (rule,) = self._app.url_map.iter_rules(endpoint)
         arguments = dict(zip(sorted(rule.arguments), kind.parts(which), strict=False))
         path = self._urls.build(endpoint, arguments)
@@ -144,7 +144,7 @@ def _answer(answers: PageAnswers) -> Response:
     """Return a cached page for the visitor at hand."""
     headers = headers_by_name(request.headers.items())
     if not has_cookie(request.cookies):
-        answer = answers.to_stranger(headers)
+        answer = answers.to_anonymous(headers)
     else:
         holes = current_holes()
         drawn = {marker: holes.fill_for_visitor(marker.decode()).encode() for marker in answers.split.markers}

@@ -21,7 +21,7 @@ async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
         bridges.pop().close()
         await send({"type": "lifespan.shutdown.complete"})
         return
-    visit = Visit(scope, scope["method"], dict(scope["headers"]), "http", "127.0.0.1", costs.Request.begin())
+    visit = Visit(scope, scope["method"], dict(scope["headers"]), "http", "127.0.0.1", costs.RequestStats.begin())
     answer = await bridges[0].answer(visit, receive)
     await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
     await send({"type": "http.response.body", "body": answer.body})

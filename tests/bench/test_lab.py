@@ -269,7 +269,7 @@ def test_a_read_is_stale_if_a_newer_version_was_acknowledged_before_it_began() -
 
 def test_the_lab_sees_what_a_cache_without_leases_would_serve(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prove that "nothing stale" can fail: here a fill that began before a write is stored after it."""
-    monkeypatch.setattr("app.cache.FILL", "redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) return 1")
+    monkeypatch.setattr("app.cache.STORE", "redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) return 1")
     eager = replace(WORKLOAD, pages=2, writers=20, build_ms=60, seconds=1.5)
     with replay.laboratory(store.config) as own:
         assert measure(own, STRATEGIES["invalidate"](), eager, lambda: None).stale

@@ -111,9 +111,9 @@ class Flag:
 class CarelessCache(PageCache):
     """What a cache without leases does: who has built a page stores it."""
 
-    def store_if_ours(self, name: str, token: bytes, page: Page, run: str) -> bool:
+    def store_if_ours(self, name: str, token: bytes, page: Page, run_id: str) -> bool:
         with self.store.commands() as redis:
-            redis.set(self.key(name), self.encode(page, run), ex=self.ttl)
+            redis.set(self.key(name), self.encode(page, run_id), ex=self.ttl)
         return True
 
 

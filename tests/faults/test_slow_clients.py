@@ -27,7 +27,7 @@ from tests.faults.slow import (
     slow_clients,
     worker_of,
 )
-from tests.faults.traffic import TIMEOUT, Browser, stranger, visitors
+from tests.faults.traffic import TIMEOUT, Browser, get_anonymously, visitors
 from tests.servers import ROOT, Pipit, wait_until
 
 NUMBERS = {kind: 40 if kind in ("unread", "hang-ups") else 150 for kind in KINDS}
@@ -83,8 +83,8 @@ def pipit(redis_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         seed = [sys.executable, "-m", "flask", "seed"]
         subprocess.run(seed, cwd=ROOT, env=pipit.environ, check=True, stdout=subprocess.DEVNULL)
         for path in ROUTES:
-            stranger(pipit.port, path)
-        in_threads(THREADS, lambda _: stranger(pipit.port, "/login"))
+            get_anonymously(pipit.port, path)
+        in_threads(THREADS, lambda _: get_anonymously(pipit.port, "/login"))
         yield pipit
 
 

@@ -51,7 +51,7 @@ class UnmarkedCache(PageCache):
     """A cache whose writers leave no mark before they commit."""
 
     def mark(self, names: tuple[str, ...], mark: bytes, *, keep_for: int = 0) -> str:
-        return self.store.run
+        return self.store.run_id
 
 
 @dataclass

@@ -19,7 +19,7 @@ from app.cache import LEASE
 from tests import servers
 from tests.conftest import in_threads
 from tests.faults.proxy import Direction, Proxy, proxied
-from tests.faults.traffic import Answer, Browser, stranger, visitors
+from tests.faults.traffic import Answer, Browser, get_anonymously, visitors
 from tests.servers import Pipit, wait_until
 
 READERS = 3
@@ -56,7 +56,7 @@ class Site:
 
     def wait_for_copies(self) -> None:
         """Wait until the readers' Pipit serves the page from memory."""
-        wait_until(lambda: is_copy(stranger(self.read.port, "/")), "a copy to be served")
+        wait_until(lambda: is_copy(get_anonymously(self.read.port, "/")), "a copy to be served")
 
     def watch(self, seconds: float, meanwhile: Callable[[], object] = lambda: None) -> list[Look]:
         """Let readers look, one of them logged in, while something happens; return what they saw."""
@@ -151,7 +151,7 @@ def test_copies_are_served_while_news_comes(site: Site) -> None:
     looks = site.watch(1.5)
     assert sum(is_copy(look.answer) for look in looks) > len(looks) / 2
     site.publish("With news.")
-    assert all("With news." in stranger(site.read.port, "/").text for _ in range(20))
+    assert all("With news." in get_anonymously(site.read.port, "/").text for _ in range(20))
 
 
 @pytest.mark.parametrize("how", [pretending, swallowing])
@@ -179,7 +179,9 @@ def test_what_one_connection_has_proven_is_not_taken_for_the_next(site: Site) ->
     site.proxy.hangs_up_after = b"front:"
     before = site.proxy.fronts()
     try:
-        wait_until(lambda: stranger(site.read.port, "/") and before != site.proxy.fronts() != [], "the next connection")
+        wait_until(
+            lambda: get_anonymously(site.read.port, "/") and before != site.proxy.fronts() != [], "the next connection"
+        )
         began = time.monotonic()
         looks = site.watch(2)
     finally:
@@ -221,7 +223,7 @@ def test_a_copys_second_begins_when_it_is_asked_for(site: Site) -> None:
 
             def ask_and_publish(thread: int, number: int = number, asked: int = asked) -> None:
                 if thread:
-                    assert stranger(site.read.port, "/").status == 200
+                    assert get_anonymously(site.read.port, "/").status == 200
                     return
                 wait_until(lambda: question.times > asked, "the question")
                 pause_until(question.last + 0.05)  # Redis has answered
@@ -254,7 +256,7 @@ def test_a_demoted_server_is_no_source_of_copies(site: Site) -> None:
 
 def test_many_readers_of_a_page_ask_redis_once_at_a_time(site: Site) -> None:
     """The reply is late, and meanwhile they all ask: they share it, or the next one."""
-    wait_until(lambda: not is_copy(stranger(site.read.port, "/")), "the copy to be too old")
+    wait_until(lambda: not is_copy(get_anonymously(site.read.port, "/")), "the copy to be too old")
     pause_until(time.monotonic() + LIFETIME)  # that look made another
     site.proxy.seen.clear()
     with ExitStack() as stall:

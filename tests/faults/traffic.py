@@ -109,8 +109,8 @@ class Browser:
                     self.cookies[name] = morsel.value
 
 
-def stranger(port: int, path: str) -> Answer:
-    """Look at one page, once, without a cookie, on a connection of one's own: any process may answer."""
+def get_anonymously(port: int, path: str) -> Answer:
+    """Get one page without a cookie, on a new connection: any process may answer."""
     browser = Browser(port)
     try:
         return browser.get(path)

@@ -280,7 +280,7 @@ def test_an_error_on_the_fast_way_leaves_the_page_to_flask(
     front: FrontServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     front.ask("/")
-    monkeypatch.setattr(EarlyAnswers, "_to_stranger", lambda *_: 1 / 0)
+    monkeypatch.setattr(EarlyAnswers, "_to_anonymous", lambda *_: 1 / 0)
     reply = front.ask("/")
     assert (reply.status, reply.early) == (200, False)
     assert "ZeroDivisionError" in caplog.text
@@ -349,7 +349,7 @@ def test_a_request_leaves_nothing_for_the_garbage_collector(app: Flask, front: F
             front.ask(path, *headers)
 
     def left() -> Counter[str]:
-        kinds = (costs.Request, Visit, Exchange)
+        kinds = (costs.RequestStats, Visit, Exchange)
         return Counter(type(thing).__name__ for thing in gc.get_objects() if isinstance(thing, kinds))
 
     visit()

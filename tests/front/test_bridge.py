@@ -14,7 +14,7 @@ from flask import Flask, Response, request
 from app import costs
 from app.front import bridge as bridge_module
 from app.front.answers import Answer
-from app.front.bridge import IN_MEMORY, LARGEST_REQUEST, Bridge, DisconnectedError, Visit
+from app.front.bridge import IN_MEMORY, MAX_CONTENT_LENGTH, Bridge, DisconnectedError, Visit
 from tests.conftest import Log
 from tests.front import raw
 from tests.front.conftest import Run
@@ -40,7 +40,7 @@ def visit(*headers: tuple[bytes, bytes], method: str = "GET", path: bytes = b"/"
         "headers": list(headers),
         "server": ("127.0.0.1", 5000),
     }
-    return Visit(scope, method, dict(headers), "https", "192.0.2.1", costs.Request("an-id", 0.0))
+    return Visit(scope, method, dict(headers), "https", "192.0.2.1", costs.RequestStats("an-id", 0.0))
 
 
 def body(*parts: bytes, more: bool = False) -> Callable[[], Awaitable[Any]]:
@@ -418,7 +418,7 @@ def test_a_body_of_unknown_length_has_its_length_when_it_is_there(run: Run) -> N
     bridged(run, seen, test)
 
 
-@pytest.mark.parametrize("size", [LARGEST_REQUEST + 1, 10**12])
+@pytest.mark.parametrize("size", [MAX_CONTENT_LENGTH + 1, 10**12])
 def test_of_a_body_that_is_too_large_the_application_learns_only_the_size(run: Run, size: int) -> None:
     seen = Seen()
 
@@ -446,7 +446,7 @@ def test_a_body_of_unknown_length_is_read_no_further_than_is_allowed(run: Run) -
     async def test(bridge: Bridge) -> None:
         await bridge.answer(visit((b"transfer-encoding", b"chunked"), method="POST"), endless)
         assert seen.bodies == [b""]
-        assert LARGEST_REQUEST < int(seen.environs[0]["CONTENT_LENGTH"]) == read <= LARGEST_REQUEST + len(part)
+        assert MAX_CONTENT_LENGTH < int(seen.environs[0]["CONTENT_LENGTH"]) == read <= MAX_CONTENT_LENGTH + len(part)
 
     bridged(run, seen, test)
 
@@ -470,7 +470,7 @@ def test_a_form_that_is_cut_off_never_reaches_the_application(run: Run, head: tu
 
 
 def test_a_request_that_is_too_large_is_a_413_and_reaches_no_view(app: Flask, front: FrontServer) -> None:
-    for size, status in ((LARGEST_REQUEST - 100, 400), (LARGEST_REQUEST + 1, 413), (5 * LARGEST_REQUEST, 413)):
+    for size, status in ((MAX_CONTENT_LENGTH - 100, 400), (MAX_CONTENT_LENGTH + 1, 413), (5 * MAX_CONTENT_LENGTH, 413)):
         form = f"Content-Type: {FORM.decode()}"
         reply = front.ask("/login", form, method="POST", body=b"username=" + b"x" * (size - 9))
         assert reply.status == status, size

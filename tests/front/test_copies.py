@@ -431,7 +431,7 @@ class Alone:
     def __init__(self, store: Store) -> None:
         self.cache = PageCache(store, Invalidate(), 60, "v1")
         self.copies = Copies(self.cache)
-        self.copies.link.run = "run"
+        self.copies.link.run_id = "run"
         self.copies.link.tracks = True
         self.copies._proven = True
         self.copies._seen = cast(Any, AllSeen())

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.front.bridge import LARGEST_REQUEST
+from app.front.bridge import MAX_CONTENT_LENGTH
 from tests import servers
 from tests.front.raw import Answer, Connection, Conversation, talk
 from tests.servers import Pipit, wait_until
@@ -231,7 +231,7 @@ CODINGS: Table = {
 }
 
 # Chunked bodies of a POST.
-TOO_MUCH = "y" * LARGEST_REQUEST
+TOO_MUCH = "y" * MAX_CONTENT_LENGTH
 CHUNKS: Table = {
     "a chunk": (f"{CHUNK}{NOTHING}", AS_BODY),
     "two chunks": (f"5\r\nhello\r\n{CHUNK}{NOTHING}", AS_BODY),
@@ -707,7 +707,7 @@ def test_a_client_that_waits_for_100_continue_gets_it_once(server: Pipit) -> Non
 
 def test_a_client_that_waits_to_send_too_much_is_refused_instead(server: Pipit) -> None:
     conversation = talk(
-        server.port, f"POST /login HTTP/1.1\r\n{EXPECTING}Content-Length: {LARGEST_REQUEST + 1}\r\n\r\n".encode()
+        server.port, f"POST /login HTTP/1.1\r\n{EXPECTING}Content-Length: {MAX_CONTENT_LENGTH + 1}\r\n\r\n".encode()
     )
     check(conversation, (TOO_LARGE,))
 
@@ -787,30 +787,30 @@ def test_a_target_that_is_too_long_is_refused(server: Pipit) -> None:
 
 
 def test_the_largest_body_is_read(server: Pipit) -> None:
-    body = "body=" + "y" * (LARGEST_REQUEST - 5)
+    body = "body=" + "y" * (MAX_CONTENT_LENGTH - 5)
     conversation = talk(server.port, f"{LOGIN}Content-Length: {len(body)}\r\n\r\n{body}{LAST}".encode())
     assert conversation.statuses == (400, 200)  # the form has no CSRF token
 
 
-@pytest.mark.parametrize("length", [LARGEST_REQUEST + 1, 10**6, 10**12])
+@pytest.mark.parametrize("length", [MAX_CONTENT_LENGTH + 1, 10**6, 10**12])
 def test_a_body_too_large_is_refused_before_it_comes(length: int, server: Pipit) -> None:
     check(talk(server.port, f"{LOGIN}Content-Length: {length}\r\n\r\n".encode()), (TOO_LARGE,))
 
 
 def test_a_body_too_large_is_refused_while_it_comes(server: Pipit) -> None:
-    body = "y" * (LARGEST_REQUEST + 1)
+    body = "y" * (MAX_CONTENT_LENGTH + 1)
     check(talk(server.port, f"{LOGIN}Content-Length: {len(body)}\r\n\r\n{body}{LAST}".encode()), (TOO_LARGE,))
 
 
-@pytest.mark.parametrize("size", [1, 1000, 16_000, LARGEST_REQUEST + 1])
+@pytest.mark.parametrize("size", [1, 1000, 16_000, MAX_CONTENT_LENGTH + 1])
 def test_chunks_that_are_too_many_are_refused_before_the_last(size: int, server: Pipit) -> None:
     chunk = f"{size:x}\r\n{'y' * size}\r\n".encode()
-    chunks = chunk * (LARGEST_REQUEST // size + 1)
+    chunks = chunk * (MAX_CONTENT_LENGTH // size + 1)
     check(talk(server.port, f"{LOGIN}Transfer-Encoding: chunked\r\n\r\n".encode() + chunks), (TOO_LARGE,))
 
 
 def test_a_body_that_nobody_reads_does_not_keep_the_connection_either(server: Pipit) -> None:
-    body = "y" * (LARGEST_REQUEST + 1)
+    body = "y" * (MAX_CONTENT_LENGTH + 1)
     conversation = talk(server.port, f"{POST}Content-Length: {len(body)}\r\n\r\n{body}{LAST}".encode())
     check(conversation, (TOO_LARGE, ANSWERED_AND_CLOSED))
 

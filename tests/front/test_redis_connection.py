@@ -15,7 +15,7 @@ from redis import Redis
 from app.config import Config, RedisAddress, parse_redis_url
 from app.front import redis_connection
 from app.front.redis_connection import NAME, LostError, RedisConnection, RedisLink
-from app.redis_client import FAILURES_TO_OPEN, UNKNOWN_RUN, Store
+from app.redis_client import FAILURES_TO_OPEN, UNKNOWN_RUN_ID, Store
 from tests import servers
 from tests.front.conftest import OLD_SERVER, Run
 
@@ -529,13 +529,13 @@ def test_the_real_server_gives_everyone_their_own(
 def test_the_real_server_says_what_has_changed(run: Run, redis: Redis, redis_url: str) -> None:
     async def test() -> None:
         async with linked(redis_url) as link:
-            assert link.link.run == UNKNOWN_RUN
+            assert link.link.run_id == UNKNOWN_RUN_ID
             await link.ask("ECHO", "first")
             assert link.link.connection is not None
             link.link.connection.track_next()
             await link.ask("MGET", "one", "two")
             assert link.link.tracks
-            assert link.link.run == redis.info("server")["run_id"]
+            assert link.link.run_id == redis.info("server")["run_id"]
             for key in ("one", "three", "two"):
                 redis.set(key, "changed")
             assert await link.ask("GET", "one") == b"changed"
@@ -627,7 +627,7 @@ def test_a_server_older_than_resp3_is_spoken_to_as_it_understands(run: Run, pass
                 told = await link.told()
                 assert (told["db"], told["resp"]) == ("3", "2")
                 assert not link.link.tracks
-                assert link.link.run == admin.info("server")["run_id"]
+                assert link.link.run_id == admin.info("server")["run_id"]
                 await link.ask("SET", "a", "1")
                 assert await link.ask("GET", "a") == b"1"
                 assert await link.ask("GET", "b") is None
@@ -648,7 +648,7 @@ def test_what_a_user_may_not_ask_is_done_without(
         async with linked(redis_url.replace("redis://", "redis://mute:any@")) as link:
             assert await link.ask("ECHO", "hello") == b"hello"
             assert link.link.tracks == tracks
-            assert (link.link.run != UNKNOWN_RUN) == knows_run
+            assert (link.link.run_id != UNKNOWN_RUN_ID) == knows_run
 
     try:
         run(test)
@@ -663,7 +663,7 @@ def test_a_connection_that_is_lost_is_replaced_and_the_loss_told(run: Run, caplo
         with servers.valkey(port):
             async with linked(f"redis://127.0.0.1:{port}/0") as link:
                 first = await link.opened()
-                before = link.link.run
+                before = link.link.run_id
                 with Redis(port=port) as admin:
                     admin.client_kill_filter(_type="normal", skipme=True)
                 await asyncio.wait_for(first.lost, servers.PATIENCE)
@@ -676,7 +676,7 @@ def test_a_connection_that_is_lost_is_replaced_and_the_loss_told(run: Run, caplo
                 with servers.valkey(port):
                     assert await link.ask("ECHO", "hello") == b"hello"
                     assert not link.store.breaker.is_open
-                    assert link.link.run != before
+                    assert link.link.run_id != before
 
     run(test)
     assert caplog.text.count("Redis does not answer") == caplog.text.count("Redis answers again") == 1

@@ -12,7 +12,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from app.config import parse_redis_url
-from app.front.bridge import LARGEST_REQUEST
+from app.front.bridge import MAX_CONTENT_LENGTH
 from app.front.security import HEADERS
 from app.models import Post
 from tests.conftest import PASSWORD, SECRET_KEY, Visitor
@@ -50,7 +50,7 @@ def test_every_error_is_a_whole_page_with_its_status_and_all_headers(
         403: bob.client.post("/posts/1/delete", data={"csrf_token": token}),
         404: visitor.get("/nothing/here"),
         405: visitor.get("/logout"),
-        413: visitor.client.post("/login", data={"username": "x" * (LARGEST_REQUEST + 1)}),
+        413: visitor.client.post("/login", data={"username": "x" * (MAX_CONTENT_LENGTH + 1)}),
         503: visitor.get("/"),
     }
     for status, answer in answers.items():
@@ -73,7 +73,7 @@ def test_a_405_says_what_is_allowed(visitor: Visitor) -> None:
 
 @pytest.mark.parametrize("path", ["/posts", "/login", "/nothing/here", "/", "/healthz", "/logout"])
 def test_a_request_too_large_to_read_is_refused_wherever_it_is_sent(ada: Visitor, path: str) -> None:
-    answer = ada.client.post(path, data={"body": "x" * (LARGEST_REQUEST + 1)})
+    answer = ada.client.post(path, data={"body": "x" * (MAX_CONTENT_LENGTH + 1)})
     assert answer.status_code in {404, 405, 413}
     assert "xxxxx" not in answer.text
 
