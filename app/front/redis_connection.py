@@ -39,7 +39,11 @@ class LostError(Exception):
 
 
 class TimedOutError(LostError):
-    """It was closed because a reply took too long."""
+    """A reply took too long, so the connection was closed."""
+
+
+class OutOfStepError(Exception):
+    """The replies don't match the commands."""
 
 
 @dataclass(slots=True)
@@ -151,10 +155,11 @@ class RedisConnection(asyncio.Protocol):
                     self._on_push(reply)
                     if self._events:
                         self._events.append(reply)
-                elif not self._take(reply):
-                    return
-        except hiredis.ProtocolError as error:
-            self._out_of_step(f"{error}")
+                else:
+                    self._take(reply)
+        except (OutOfStepError, hiredis.ProtocolError) as error:
+            log.error("the connection to Redis is out of step (%s): closed, nothing it sent is used", error)  # noqa: TRY400
+            self.close(LostError("out of step"))
 
     # Details
 
@@ -175,24 +180,20 @@ class RedisConnection(asyncio.Protocol):
             self._deadline = self._loop.call_later(COMMAND_TIMEOUT, self._check_deadline)
         self._transport.write(data)
 
-    def _take(self, reply: Any) -> bool:
-        """Take a reply; return False if it shows that the connection is out of step."""
+    def _take(self, reply: Any) -> None:
+        """Keep a reply until its batch is complete. Raises OutOfStepError."""
         if not self._batches:
-            self._out_of_step("a reply came that nobody had asked for")
-            return False
+            raise OutOfStepError("a reply came that nobody had asked for")
         batch = self._batches[0]
         self._events.append(reply)
         self._replies += 1
         if self._replies < len(batch.callbacks) + (batch.token is not None):
             if batch.token is not None and reply == batch.token:
-                self._out_of_step("a batch's PING was answered too early")
-                return False
-            return True
+                raise OutOfStepError("a batch's PING was answered too early")
+            return
         if batch.token is not None and not self._proves(reply, batch.token):
-            self._out_of_step("a batch ended with another reply than its own PING's")
-            return False
+            raise OutOfStepError("a batch ended with another reply than its own PING's")
         self._release(batch)
-        return True
 
     @staticmethod
     def _proves(reply: Any, token: bytes) -> bool:
@@ -209,10 +210,6 @@ class RedisConnection(asyncio.Protocol):
                 self._on_push(event)
             elif callback := next(callbacks, None):
                 _give(callback, event)
-
-    def _out_of_step(self, what: str) -> None:
-        log.error("the connection to Redis is out of step (%s): closed, nothing it sent is used", what)
-        self.close(LostError("out of step"))
 
     def _check_deadline(self) -> None:
         """Close the connection if the oldest batch has waited too long."""
