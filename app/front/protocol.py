@@ -175,17 +175,12 @@ class FrontProtocol(HttpToolsProtocol):
         return True
 
     def shutdown(self) -> None:
-        """Finish what has begun, and close.
-
-        A connection that was opened or used just now may have a request on its way: it stays a moment longer.
-        """
+        """Close after the current request; an idle connection after LAST_CALL, since a request may be on its way."""
         self._stopping = True
-        if not self._is_idle():
-            self.cycle.keep_alive = False
-        elif self.cycle is not None and self._deadline - self.loop.time() < IDLE - LAST_CALL:
-            self._close_if_idle()
-        else:
+        if self._is_idle():
             self.loop.call_later(LAST_CALL, self._close_if_idle)
+        else:
+            self.cycle.keep_alive = False
 
     # Reading
 
@@ -333,8 +328,6 @@ class FrontProtocol(HttpToolsProtocol):
             reading = self._head_bytes is not None  # the head of a next request
             self._deadline = self._head_since + HEAD if reading else self.loop.time() + IDLE
             self.flow.resume_reading()
-            if self._stopping:
-                self._close_if_idle()
 
     def _refuse(self, status: int) -> None:
         """Answer without the application, in turn, and close."""
