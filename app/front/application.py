@@ -58,9 +58,9 @@ class Front:
         try:
             answer = await self._answer(visit, receive)
         except DisconnectedError as error:
-            self._write_line(visit, error.status)
+            request_log.write_request(visit.request, visit.method, scope["path"], error.status)
             return
-        self._write_line(visit, answer.status)
+        request_log.write_request(visit.request, visit.method, scope["path"], answer.status)
         headers = [*answer.headers, *security_headers(visit.scheme), (b"x-request-id", visit.request.id.encode())]
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await self._send_body(answer, send)
@@ -98,10 +98,6 @@ class Front:
             address = address_seen(joined.get(b"x-forwarded-for", b"").decode("latin-1"), hops, address)
             given_id = headers.get(b"x-request-id", b"").decode("latin-1")
         return Visit(scope, scope["method"], headers, scheme, address, costs.Request.begin(given_id))
-
-    @staticmethod
-    def _write_line(visit: Visit, status: int) -> None:
-        request_log.write_request(visit.request, visit.method, visit.scope["path"], status)
 
     @staticmethod
     async def _send_body(answer: Answer, send: Send) -> None:

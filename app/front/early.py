@@ -78,8 +78,11 @@ class EarlyAnswers:
                 return None  # it may hold a message to show
             sid = self._sessions.session_id(cookies, secure=scheme == "https")
         if sid is None:
-            answers = self._copies.get(name) or await self._look_up(name, connection, request)
-            return self._to_stranger(answers, headers, request)
+            page = self._copies.get(name) or await self._look_up(name, connection, request)
+            if page is None:
+                return None
+            request.cache_status = page.status
+            return page.to_stranger(headers)
         return await self._answer_with_session(sid, name, headers, connection, request)
 
     async def _answer_with_session(
@@ -97,28 +100,19 @@ class EarlyAnswers:
         wrote = session.get("wrote", 0) if session else 0
         if session and (FLASHES in session or is_due(session) or self._cache.may_lack(wrote)):
             return None
-        answers = found
-        if copy:  # it is looked for again: what Redis sent before the session has been read, news of a change too
-            answers = self._copies.get(name) if time.time() >= wrote + PAST_COPIES else None
-            answers = answers or await self._look_up(name, connection, request)
-        if session is None:
-            return self._to_stranger(answers, headers, request)
-        if answers is None:
+        page = found
+        if copy:  # get it again: an invalidation may have come before the session did
+            page = self._copies.get(name) if time.time() >= wrote + PAST_COPIES else None
+            page = page or await self._look_up(name, connection, request)
+        if page is None:
             return None
-        filling = self._filling(sid, session, name, answers)
-        if filling is None:
-            return None
-        request.cache_status = answers.status
-        return answers.to_viewer(filling, headers)
-
-    @staticmethod
-    def _to_stranger(
-        answers: PageAnswers | None, headers: Mapping[bytes, bytes], request: costs.Request
-    ) -> Answer | None:
-        if answers is None:
-            return None
-        request.cache_status = answers.status
-        return answers.to_stranger(headers)
+        filling = None
+        if session is not None:
+            filling = self._filling(sid, session, name, page)
+            if filling is None:
+                return None
+        request.cache_status = page.status
+        return page.to_viewer(filling, headers) if filling else page.to_stranger(headers)
 
     async def _look_up(self, name: str, connection: RedisConnection, request: costs.Request) -> PageAnswers | None:
         """Return the page as Redis has it, or None."""

@@ -280,7 +280,7 @@ def test_an_error_on_the_fast_way_leaves_the_page_to_flask(
     front: FrontServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     front.ask("/")
-    monkeypatch.setattr(EarlyAnswers, "_to_stranger", lambda *_: 1 / 0)
+    monkeypatch.setattr(EarlyAnswers, "answer", lambda *_: 1 / 0)
     reply = front.ask("/")
     assert (reply.status, reply.early) == (200, False)
     assert "ZeroDivisionError" in caplog.text
