@@ -21,11 +21,12 @@ def announce(config: Config, port: int) -> None:
     while missing := _missing(config, port):
         if pause > FIRST_PAUSE:
             for name in missing.keys() - told:
-                _say(f"{config.site_name} is not ready: {missing[name]}. {REMEDIES.get(name, '')}".strip())
+                text = f"{config.site_name} is not ready: {missing[name]}. {REMEDIES.get(name, '')}"
+                print(text.strip(), flush=True)
             told |= missing.keys()
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
-    _say(f"{config.site_name} is ready at http://localhost:{port}")
+    print(f"{config.site_name} is ready at http://localhost:{port}", flush=True)
 
 
 def _missing(config: Config, port: int) -> dict[str, str]:
@@ -43,7 +44,3 @@ def _missing(config: Config, port: int) -> dict[str, str]:
     if answer.status not in (200, 503):
         return {"web": f"it answers {answer.status}"}
     return {line.split()[0]: line for line in body.splitlines() if not line.endswith(" ok")}
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)

@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask
 from whitenoise import WhiteNoise
@@ -44,16 +44,18 @@ class Assets:
 
     def serve_before(self, application: "WSGIApplication") -> "WSGIApplication":
         """Return a WSGI application that serves the static files, and leaves the rest to `application`."""
+        options: dict[str, Any]
         if self._debug:
-            live: WSGIApplication = WhiteNoise(
-                application,
-                root=str(self._static),
-                prefix="static/",
-                autorefresh=True,
-                max_age=0,
-                allow_all_origins=False,
-            )
-            return live
+            folder, options = self._static, {"autorefresh": True, "max_age": 0}
+        else:
+            folder, options = self._prepared_folder(), {"max_age": 3600, "immutable_file_test": _is_immutable}
+        served: WSGIApplication = WhiteNoise(
+            application, root=str(folder), prefix="static/", allow_all_origins=False, **options
+        )
+        return served
+
+    def _prepared_folder(self) -> Path:
+        """Return a temporary folder with the files under both names, compressed."""
         folder = Path(tempfile.mkdtemp(prefix="pipit-static-"))
         atexit.register(_remove, folder, os.getpid())
         compressor = Compressor(quiet=True)
@@ -62,15 +64,11 @@ class Assets:
                 shutil.copyfile(self._static / name, copy)
                 if compressor.should_compress(copy.name):
                     compressor.compress(str(copy))
-        served: WSGIApplication = WhiteNoise(
-            application,
-            root=str(folder),
-            prefix="static/",
-            max_age=3600,
-            allow_all_origins=False,
-            immutable_file_test=lambda _path, url: bool(HASHED.search(url)),
-        )
-        return served
+        return folder
+
+
+def _is_immutable(_path: str, url: str) -> bool:
+    return bool(HASHED.search(url))
 
 
 def _remove(folder: Path, made_by: int) -> None:

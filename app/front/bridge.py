@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 from app import costs
-from app.front.answers import Answer, Headers
+from app.front.answers import Answer
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -182,7 +182,7 @@ def _collected(application: "WSGIApplication", environ: dict[str, Any]) -> Answe
 
     def start_response(status: str, headers: list[tuple[str, str]], *_exc_info: Any) -> Callable[[bytes], object]:
         answer.status = int(status[:3])
-        answer.headers = _encoded(headers)
+        answer.headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
         return written.append
 
     written: list[bytes] = []
@@ -216,7 +216,3 @@ def _whole(written: list[bytes], content: Iterable[bytes]) -> tuple[bytes | IO[b
     length = spool.tell()
     spool.seek(0)
     return spool, length
-
-
-def _encoded(headers: list[tuple[str, str]]) -> Headers:
-    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
