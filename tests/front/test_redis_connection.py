@@ -11,6 +11,8 @@ from typing import Any
 import hiredis
 import pytest
 from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from app import redis_client
 from app.config import Config, RedisAddress, parse_redis_url
@@ -682,7 +684,7 @@ def test_a_connection_that_is_lost_is_replaced_and_the_loss_told(run: Run, caplo
                 assert await link.opened() is not first
                 assert link.losses == 1
                 assert not link.store.breaker.is_open  # servers close idle connections
-                with Redis(port=port, retry=None) as admin, suppress(Exception):
+                with Redis(port=port, retry=Retry(NoBackoff(), 0)) as admin, suppress(Exception):
                     admin.shutdown(nosave=True)
                 await link.until(lambda: link.store.breaker.is_open)
                 with servers.valkey(port):
