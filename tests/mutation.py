@@ -36,7 +36,7 @@ TESTS = {  # which tests are to notice a change of a module
     "app/rate_limit.py": "tests/test_rate_limit.py",
     "app/web/pages.py": "tests/front/test_page_cache.py tests/web/test_holes.py tests/web/test_posts.py",
     "app/redis_client.py": "tests/test_redis_client.py",
-    "app/front/answers.py": "tests/front/test_page_cache.py tests/front/test_application.py",
+    "app/front/responses.py": "tests/front/test_page_cache.py tests/front/test_application.py",
     "app/front/application.py": "tests/front/test_application.py tests/front/test_security.py",
     "app/front/assets.py": "tests/front/test_assets.py",
     "app/front/bridge.py": "tests/front/test_bridge.py",

@@ -142,7 +142,7 @@ def test_the_checker_sees_what_is_forbidden(name: str, source: str, rule: str) -
         ("app.models.posts", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from app.web import posts"),
         ("app.sessions", "from redis import Redis"),
         ("app.front.redis_connection", "import hiredis\nfrom app.redis_client import Store"),
-        ("app.front.early", "from app.sessions import Session\nfrom app.front.answers import Answer"),
+        ("app.front.early", "from app.sessions import Session\nfrom app.front.responses import Response"),
     ],
 )
 def test_the_checker_lets_pass_what_is_allowed(name: str, source: str) -> None:

@@ -22,10 +22,10 @@ from flask import Flask
 from app import costs
 from app.config import Config
 from app.front import log as request_log
-from app.front.answers import Answer
 from app.front.bridge import Bridge, DisconnectedError, Receive, Scope, Visit
 from app.front.copies import Copies
-from app.front.early import EarlyAnswers
+from app.front.early import EarlyResponses
+from app.front.responses import Response
 from app.front.security import OPEN_PATHS, address_seen, scheme_seen, security_headers, to_https
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Front:
         self.app = app
         self._config: Config = app.extensions["config"]
         self._hops = self._config.trusted_proxies
-        self._early: EarlyAnswers | None = None
+        self._early: EarlyResponses | None = None
         self._bridge: Bridge
         self._copies: Copies
         self._tasks: list[asyncio.Task[None]] = []
@@ -56,21 +56,21 @@ class Front:
             return
         visit = self._visit(scope)
         try:
-            answer = await self._answer(visit, receive)
+            response = await self._answer(visit, receive)
         except DisconnectedError as error:
             request_log.write_request(visit.request, visit.method, scope["path"], error.status)
             return
-        request_log.write_request(visit.request, visit.method, scope["path"], answer.status)
-        headers = [*answer.headers, *security_headers(visit.scheme), (b"x-request-id", visit.request.id.encode())]
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await self._send_body(answer, send)
+        request_log.write_request(visit.request, visit.method, scope["path"], response.status)
+        headers = [*response.headers, *security_headers(visit.scheme), (b"x-request-id", visit.request.id.encode())]
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await self._send_body(response, send)
 
-    async def _answer(self, visit: Visit, receive: Receive) -> Answer:
+    async def _answer(self, visit: Visit, receive: Receive) -> Response:
         scope = visit.scope
         if self._config.on_heroku and visit.scheme == "http" and scope["path"] not in OPEN_PATHS:
             query = scope["query_string"].decode("latin-1")
             host = visit.headers.get(b"host", b"").decode("latin-1")
-            return Answer(*to_https(host, scope["path"], query, self._config.trusted_hosts), b"")
+            return Response(*to_https(host, scope["path"], query, self._config.trusted_hosts), b"")
         if (
             self._early is not None
             and visit.method in ("GET", "HEAD")
@@ -79,12 +79,12 @@ class Front:
             and not (b"content-length" in visit.headers or b"transfer-encoding" in visit.headers)
         ):
             try:
-                answer = await self._early.answer(scope["path"], visit.headers, visit.scheme, visit.request)
+                response = await self._early.answer(scope["path"], visit.headers, visit.scheme, visit.request)
             except Exception:  # a bug, or something odd in a session: Flask tries again, and has error pages
                 log.exception("a cached page could not be answered early")
-                answer = None
-            if answer is not None:
-                return answer
+                response = None
+            if response is not None:
+                return response
         return await self._bridge.answer(visit, receive)
 
     def _visit(self, scope: Scope) -> Visit:
@@ -100,8 +100,8 @@ class Front:
         return Visit(scope, scope["method"], headers, scheme, address, costs.Request.begin(given_id))
 
     @staticmethod
-    async def _send_body(answer: Answer, send: Send) -> None:
-        body = answer.body
+    async def _send_body(response: Response, send: Send) -> None:
+        body = response.body
         if isinstance(body, bytes):
             await send({"type": "http.response.body", "body": body})
             return
@@ -130,7 +130,9 @@ class Front:
             cache = extensions["page_cache"]
             self._copies = Copies(cache)
             interface: Any = self.app.session_interface
-            self._early = EarlyAnswers(extensions["pages"], cache, interface, self._copies, self._config.trusted_hosts)
+            self._early = EarlyResponses(
+                extensions["pages"], cache, interface, self._copies, self._config.trusted_hosts
+            )
             self._tasks += [
                 asyncio.create_task(_for_ever(self._copies.link.keep_open)),
                 asyncio.create_task(_for_ever(self._copies.prove_pushes)),

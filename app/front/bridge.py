@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 from app import costs
-from app.front.answers import Answer
+from app.front.responses import Response
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -63,14 +63,14 @@ class Bridge:
         self._loop = asyncio.get_running_loop()
         self._most = threads + MOST_WAITING
         self._under_way = 0
-        self._jobs: SimpleQueue[tuple[dict[str, Any], asyncio.Future[Answer]] | None] = SimpleQueue()
+        self._jobs: SimpleQueue[tuple[dict[str, Any], asyncio.Future[Response]] | None] = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"flask-{number}", daemon=True) for number in range(threads)
         ]
         for thread in self._threads:
             thread.start()
 
-    async def answer(self, visit: Visit, receive: Receive) -> Answer:
+    async def answer(self, visit: Visit, receive: Receive) -> Response:
         """Return the application's answer. Raises DisconnectedError if the request never becomes complete."""
         body, length = await _read(visit, receive)
         if self._under_way >= self._most:
@@ -78,11 +78,11 @@ class Bridge:
             text = b"Pipit is very busy right now. Try again in a few seconds.\n"
             plain = (b"content-type", b"text/plain; charset=utf-8")
             retry = (b"retry-after", RETRY_AFTER)
-            return Answer(503, [plain, retry, (b"content-length", b"%d" % len(text))], text)
-        answer: asyncio.Future[Answer] = self._loop.create_future()
+            return Response(503, [plain, retry, (b"content-length", b"%d" % len(text))], text)
+        response: asyncio.Future[Response] = self._loop.create_future()
         self._under_way += 1  # until the thread is done, even if the waiting task is cancelled
-        self._jobs.put((_environ(visit, body, length), answer))
-        return await answer
+        self._jobs.put((_environ(visit, body, length), response))
+        return await response
 
     def close(self) -> None:
         """End the threads when they have done what is queued."""
@@ -96,7 +96,7 @@ class Bridge:
             self._loop.call_soon_threadsafe(self._done, future, result)
             del job, environ, future, result  # or this thread would keep them until its next request
 
-    def _run(self, environ: dict[str, Any]) -> Answer | BaseException:
+    def _run(self, environ: dict[str, Any]) -> Response | BaseException:
         costs.this_thread.request = environ[costs.ENVIRON_KEY]
         try:
             return _collected(self._application, environ)
@@ -104,13 +104,13 @@ class Bridge:
             log.exception("a request failed outside of Flask")
             return error
 
-    def _done(self, future: "asyncio.Future[Answer]", result: Answer | BaseException) -> None:
+    def _done(self, future: "asyncio.Future[Response]", result: Response | BaseException) -> None:
         self._under_way -= 1
         if future.done():  # cancelled
             return
         if isinstance(result, BaseException):
             text = b"Something went wrong.\n"
-            result = Answer(500, [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(text))], text)
+            result = Response(500, [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(text))], text)
         future.set_result(result)
 
 
@@ -176,26 +176,26 @@ def _environ(visit: Visit, body: bytes, length: int) -> dict[str, Any]:
     return environ
 
 
-def _collected(application: "WSGIApplication", environ: dict[str, Any]) -> Answer:
+def _collected(application: "WSGIApplication", environ: dict[str, Any]) -> Response:
     """Return all that the application answers."""
-    answer = Answer(500, [], b"")
+    response = Response(500, [], b"")
 
     def start_response(status: str, headers: list[tuple[str, str]], *_exc_info: Any) -> Callable[[bytes], object]:
-        answer.status = int(status[:3])
-        answer.headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        response.status = int(status[:3])
+        response.headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
         return written.append
 
     written: list[bytes] = []
     content = application(environ, start_response)
     try:
-        answer.body, length = _whole(written, content)
+        response.body, length = _whole(written, content)
     finally:
         if hasattr(content, "close"):
             content.close()
-    has_body = environ["REQUEST_METHOD"] != "HEAD" and answer.status not in (204, 304)
-    if has_body and not any(name == b"content-length" for name, _ in answer.headers):
-        answer.headers.append((b"content-length", b"%d" % length))  # so that the client knows where the body ends
-    return answer
+    has_body = environ["REQUEST_METHOD"] != "HEAD" and response.status not in (204, 304)
+    if has_body and not any(name == b"content-length" for name, _ in response.headers):
+        response.headers.append((b"content-length", b"%d" % length))  # so that the client knows where the body ends
+    return response
 
 
 def _whole(written: list[bytes], content: Iterable[bytes]) -> tuple[bytes | IO[bytes], int]:

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from app.cache import WRITING, PageCache
-from app.front.answers import PageAnswers, SplitPage
 from app.front.redis_connection import LostError, RedisConnection, RedisLink
+from app.front.responses import PageResponses, SplitPage
 from app.redis_client import COMMAND_TIMEOUT, StoreUnavailableError
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class Copy:
     """A page in memory."""
 
     head: bytes  # its first line in Redis: the same line is the same page
-    answers: PageAnswers
+    responses: PageResponses
     expires: float  # on the loop's clock
     size: int  # bytes
 
@@ -54,7 +54,7 @@ class Copy:
 class Found:
     """What came of asking Redis for a page."""
 
-    answers: PageAnswers | None
+    responses: PageResponses | None
     missed: bool  # Redis answered, and does not have it
 
 
@@ -90,14 +90,14 @@ class Copies:
         self._proven = False  # pushes arrive on this connection
         self.link = RedisLink(self._store, self._on_push, self._on_lost)
 
-    def get(self, name: str) -> PageAnswers | None:
-        """Return the answers of the copy, or None if there is none that may be served."""
+    def get(self, name: str) -> PageResponses | None:
+        """Return the responses of the page's copy, or None if no copy may be served."""
         copy = self._copies.get(name)
         connection = self.link.connection
         if copy is None or connection is None or not connection.usable or self._loop.time() >= copy.expires:
             return None
         self._copies.move_to_end(name)
-        return copy.answers
+        return copy.responses
 
     def look_up(self, name: str, connection: RedisConnection) -> "asyncio.Future[Found]":
         """Ask Redis for a page, and keep a copy if it may be kept.
@@ -182,7 +182,7 @@ class Copies:
         head = value[: value.find(b"\n")]
         known = self._copies.get(name)
         if known and known.head == head:
-            split = known.answers.split
+            split = known.responses.split
         else:
             page = self._cache.decode(value, self.link.run)
             if page is None:
@@ -193,10 +193,10 @@ class Copies:
                 self._seen.popitem(last=False)
         status = f"Pipit; hit; ttl={self._cache.time_left(split.page)}"
         if lookup.tracked and self._proven and not (lease or b"").startswith(WRITING):
-            answers = PageAnswers(split, f"{status}; detail=memory")
+            responses = PageResponses(split, f"{status}; detail=memory")
             size = 2 * len(split.page.encoded) + len(split.page.compressed)
-            self._keep(name, Copy(head, answers, lookup.asked_at + COPY_LIFETIME, size))
-        return Found(PageAnswers(split, status), missed=False)
+            self._keep(name, Copy(head, responses, lookup.asked_at + COPY_LIFETIME, size))
+        return Found(PageResponses(split, status), missed=False)
 
     def _keep(self, name: str, copy: Copy) -> None:
         self._drop(name)

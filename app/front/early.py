@@ -17,9 +17,9 @@ from werkzeug.sansio.utils import host_is_trusted
 
 from app import costs
 from app.cache import PAST_COPIES, PageCache
-from app.front.answers import Answer, Filling, PageAnswers
 from app.front.copies import Copies
 from app.front.redis_connection import RedisConnection
+from app.front.responses import Filling, PageResponses, Response
 from app.sessions import FLASHES, PipitSessionInterface, cookie_name, has_cookie, is_due
 
 REMEMBERED_FILLINGS = 1_000  # of one viewer for one page each; some 4 MB
@@ -40,7 +40,7 @@ class Pages(Protocol):
         """Return what fills the holes for a session's owner, or None if that takes more than the session."""
 
 
-class EarlyAnswers:
+class EarlyResponses:
     """Answers those requests for cached pages that need no thread."""
 
     def __init__(
@@ -63,7 +63,7 @@ class EarlyAnswers:
 
     async def answer(
         self, path: str, headers: Mapping[bytes, bytes], scheme: str, request: costs.Request
-    ) -> Answer | None:
+    ) -> Response | None:
         """Return the answer to a GET without a query, or None if Flask has to give it."""
         name = self._pages.name_at(path)
         connection = self._copies.link.connection
@@ -82,7 +82,7 @@ class EarlyAnswers:
             if page is None:
                 return None
             request.cache_status = page.status
-            return page.to_stranger(headers)
+            return page.to_anonymous(headers)
         return await self._answer_with_session(sid, name, headers, connection, request)
 
     async def _answer_with_session(
@@ -92,7 +92,7 @@ class EarlyAnswers:
         headers: Mapping[bytes, bytes],
         connection: RedisConnection,
         request: costs.Request,
-    ) -> Answer | None:
+    ) -> Response | None:
         copy = self._copies.get(name)
         session, found = await self._read(sid, None if copy else name, connection, request)
         if session is None and request.session is None:  # Redis has not said whether there is one
@@ -112,40 +112,40 @@ class EarlyAnswers:
             if filling is None:
                 return None
         request.cache_status = page.status
-        return page.to_viewer(filling, headers) if filling else page.to_stranger(headers)
+        return page.to_viewer(filling, headers) if filling else page.to_anonymous(headers)
 
-    async def _look_up(self, name: str, connection: RedisConnection, request: costs.Request) -> PageAnswers | None:
+    async def _look_up(self, name: str, connection: RedisConnection, request: costs.Request) -> PageResponses | None:
         """Return the page as Redis has it, or None."""
         request.redis += 1
         found = await self._copies.look_up(name, connection)
         request.page_missed = found.missed
-        return found.answers
+        return found.responses
 
     async def _read(
         self, sid: str, name: str | None, connection: RedisConnection, request: costs.Request
-    ) -> tuple[Session | None, PageAnswers | None]:
+    ) -> tuple[Session | None, PageResponses | None]:
         """Return a session and, if a name is given, the page of that name, in one round trip."""
         reply: asyncio.Future[Any] = self._loop.create_future()
         connection.ask(reply.set_result, *self._sessions.read_command(sid))
         request.redis += 1
-        answers = await self._look_up(name, connection, request) if name else None
+        responses = await self._look_up(name, connection, request) if name else None
         value = await reply
         if isinstance(value, Exception):  # refused, or the connection is lost: Flask asks in its own way
-            return None, answers
+            return None, responses
         session = self._sessions.decode(value)
         request.session = sid, session
-        return session, answers
+        return session, responses
 
-    def _filling(self, sid: str, session: Session, name: str, answers: PageAnswers) -> Filling | None:
+    def _filling(self, sid: str, session: Session, name: str, responses: PageResponses) -> Filling | None:
         """Return what fills the page's holes for a session's owner, or None if that takes more than the session.
 
         The last rendering is reused: a name and its buttons don't change between two requests.
         """
         key = sid, session.get("csrf_token", ""), name  # the secret too: the forms' tokens are made from it
         known = self._fillings.get(key)
-        if known is not None and known.pieces.keys() == answers.split.marker_set:
+        if known is not None and known.pieces.keys() == responses.split.marker_set:
             return known
-        filling = self._pages.filling(answers.split.markers, session, known.pieces if known else {})
+        filling = self._pages.filling(responses.split.markers, session, known.pieces if known else {})
         if filling is not None:
             self._fillings[key] = filling
             if len(self._fillings) > REMEMBERED_FILLINGS:

@@ -33,13 +33,13 @@ async def read(copies: Copies, cache: PageCache, threads: ThreadPoolExecutor, na
     It begins as a request does, with a task's first turn: at least one turn of the loop after its bytes came.
     """
     await asyncio.sleep(0)
-    answers, missed = copies.get(name), False
+    responses, missed = copies.get(name), False
     connection = copies.link.connection
-    if answers is None and connection:
+    if responses is None and connection:
         found = await copies.look_up(name, connection)
-        answers, missed = found.answers, found.missed
-    if answers:
-        return answers.status, answers.split.page.encoded
+        responses, missed = found.responses, found.missed
+    if responses:
+        return responses.status, responses.split.page.encoded
     build = partial(cache.get_or_build, name, missed=missed)
     served = await asyncio.get_running_loop().run_in_executor(threads, build)
     return served.status, served.page.encoded

@@ -16,7 +16,7 @@ from redis import Redis
 from app import costs
 from app.config import parse_redis_url
 from app.front.bridge import Visit
-from app.front.early import EarlyAnswers
+from app.front.early import EarlyResponses
 from app.front.protocol import Exchange
 from app.front.redis_connection import NAME
 from app.front.security import HEADERS
@@ -280,7 +280,7 @@ def test_an_error_on_the_fast_way_leaves_the_page_to_flask(
     front: FrontServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     front.ask("/")
-    monkeypatch.setattr(EarlyAnswers, "answer", lambda *_: 1 / 0)
+    monkeypatch.setattr(EarlyResponses, "answer", lambda *_: 1 / 0)
     reply = front.ask("/")
     assert (reply.status, reply.early) == (200, False)
     assert "ZeroDivisionError" in caplog.text

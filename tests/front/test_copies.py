@@ -485,14 +485,14 @@ def test_one_question_for_a_page_is_on_its_way_and_one_waits_however_many_ask(al
         other = alone.look_up("user:ada")
         assert len(alone.connection.asked) == 2
         alone.connection.reply(alone.value("old"), None)
-        assert {future.result().answers.split.page.body for future in first} == {"old"}  # type: ignore[union-attr]
+        assert {future.result().responses.split.page.body for future in first} == {"old"}  # type: ignore[union-attr]
         assert not any(future.done() for future in [*later, other])
         assert len(alone.connection.asked) == 2
         alone.connection.reply(None, None)
         assert other.result() == Found(None, missed=True)
         alone.connection.written += 1
         alone.connection.reply(alone.value("new"), None)
-        assert {future.result().answers.split.page.body for future in later} == {"new"}  # type: ignore[union-attr]
+        assert {future.result().responses.split.page.body for future in later} == {"new"}  # type: ignore[union-attr]
         assert alone.connection.asked == []
 
     alone(test)
@@ -503,7 +503,7 @@ def test_a_page_is_kept_unless_a_write_holds_its_lease(alone: RunAlone, lease: b
     def test(alone: Alone) -> None:
         future = alone.look_up("latest")
         alone.connection.reply(alone.value(), lease)
-        found = future.result().answers
+        found = future.result().responses
         assert found is not None
         assert "detail=memory" not in found.status  # this one is from Redis
         assert alone.has("latest") == kept
@@ -610,9 +610,9 @@ def test_what_is_made_of_a_page_is_kept_while_the_page_stays_the_same(alone: Run
         def split(*value: Any) -> object:
             future = alone.look_up("latest")
             alone.connection.reply(alone.value(*value), None)
-            answers = future.result().answers
-            assert answers is not None
-            return answers.split
+            responses = future.result().responses
+            assert responses is not None
+            return responses.split
 
         first = split("body")
         assert split("body") is first
