@@ -41,14 +41,15 @@ TESTS = {  # which tests are to notice a change of a module
     "app/front/assets.py": "tests/front/test_assets.py",
     "app/front/bridge.py": "tests/front/test_bridge.py",
     "app/front/copies.py": "tests/front/test_copies.py",
-    "app/front/early.py": "tests/front/test_application.py tests/front/test_copies.py tests/web/test_holes.py",
+    "app/front/early_responses.py": "tests/front/test_application.py tests/front/test_copies.py "
+    "tests/web/test_holes.py",
     "app/front/log.py": "tests/front/test_log.py tests/front/test_application.py",
     "app/front/process.py": "tests/front/test_process.py",
     "app/front/protocol.py": "tests/front/test_framing.py tests/faults/test_shutdown.py "
     "tests/faults/test_slow_clients.py",
     "app/front/redis_connection.py": "tests/front/test_redis_connection.py",
     "app/front/security.py": "tests/front/test_security.py tests/front/test_log.py",
-    "app/front/wsgi.py": "tests/front/test_log.py tests/front/test_security.py",
+    "app/front/wsgi_middleware.py": "tests/front/test_log.py tests/front/test_security.py",
 }
 IN_ANNOTATIONS = "BitOr"  # `int | None`: a change there fails when the module is imported, which proves nothing
 TIMEOUT = 180  # s; a change may make the tests wait for ever, or the machine is too busy to tell

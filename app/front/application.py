@@ -2,14 +2,14 @@
 
     id, scheme, address   what the trusted proxies say
     HTTPS                 a redirect, where there is a router and the visitor came without TLS
-    early answer          a cached page, on the event loop (app/front/early.py)
+    early answer          a cached page, on the event loop (app/front/early_responses.py)
     bridge                everything else, on Flask's threads (app/front/bridge.py)
     line in the log       with what it has cost
     security headers      on every answer
 
 Static files go through the bridge, too. Requests that can't be taken are refused before they get here (protocol.py).
 
-It knows no routes. What it must know of the pages, Flask's side gives it as an object (early.Pages).
+It knows no routes. What it must know of the pages, Flask's side gives it as an object (early_responses.Pages).
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from app.config import Config
 from app.front import log as request_log
 from app.front.bridge import Bridge, DisconnectedError, Receive, Scope, Visit
 from app.front.copies import Copies
-from app.front.early import EarlyResponses
+from app.front.early_responses import EarlyResponses
 from app.front.responses import Response
 from app.front.security import OPEN_PATHS, address_seen, scheme_seen, security_headers, to_https
 

@@ -1,6 +1,6 @@
 """Security headers for every response, HTTPS redirects, and the visitor's scheme and address behind proxies.
 
-Plain functions: the front calls them for every request, and app/front/wsgi.py does where there is no front.
+Plain functions: the front calls them for every request, and app/front/wsgi_middleware.py does where there is no front.
 """
 
 import ipaddress

@@ -16,7 +16,7 @@ from redis import Redis
 from app import costs
 from app.config import parse_redis_url
 from app.front.bridge import Visit
-from app.front.early import EarlyResponses
+from app.front.early_responses import EarlyResponses
 from app.front.protocol import Exchange
 from app.front.redis_connection import NAME
 from app.front.security import HEADERS
@@ -167,7 +167,7 @@ def test_each_sees_their_own_page_early(app: Flask, front: FrontServer) -> None:
 def test_what_fills_the_holes_is_drawn_once_for_each_visitor_and_page_and_the_oldest_is_forgotten(
     app: Flask, front: FrontServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.front.early.REMEMBERED_FILLINGS", 2)
+    monkeypatch.setattr("app.front.early_responses.REMEMBERED_FILLINGS", 2)
     everyone = [signed_in(app, name) for name in ("ada", "bob", "cyd")]
     early: Any = front.front._early
     drawn: list[str] = []

@@ -309,7 +309,7 @@ def test_an_author_reads_past_the_copies_for_two_seconds_after_their_own_write(
     wrote = json.loads(str(redis.get(f"session:{ada.session_id()}")))["wrote"]
     for later, past_copies in ((0.0, True), (PAST_COPIES - 0.1, True), (PAST_COPIES + 0.1, False)):
         wait_until(lambda: front.has_copy("/"), "a copy")
-        monkeypatch.setattr("app.front.early.time", SimpleNamespace(time=lambda: wrote + later))  # noqa: B023
+        monkeypatch.setattr("app.front.early_responses.time", SimpleNamespace(time=lambda: wrote + later))  # noqa: B023
         with commands_sent(redis) as commands:
             reply = front.ask("/", cookie)
         assert reply.early

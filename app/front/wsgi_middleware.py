@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 
-class WSGIFront:
+class FrontMiddleware:
     """The outermost WSGI layer."""
 
     def __init__(self, application: "WSGIApplication", config: Config) -> None:
