@@ -45,7 +45,7 @@ TESTS = {  # which tests are to notice a change of a module
     "tests/web/test_holes.py",
     "app/front/log.py": "tests/front/test_log.py tests/front/test_application.py",
     "app/front/process.py": "tests/front/test_process.py",
-    "app/front/protocol.py": "tests/front/test_framing.py tests/faults/test_shutdown.py "
+    "app/front/protocol.py": "tests/front/test_framing.py tests/front/test_protocol.py tests/faults/test_shutdown.py "
     "tests/faults/test_slow_clients.py",
     "app/front/redis_connection.py": "tests/front/test_redis_connection.py",
     "app/front/security.py": "tests/front/test_security.py tests/front/test_log.py",

@@ -119,6 +119,16 @@ class FrontServer:
     def loop(self) -> asyncio.AbstractEventLoop:
         return self.front._bridge._loop
 
+    @property
+    def connections(self) -> set[Any]:
+        """The open connections, each with its protocol."""
+        return self._server.server_state.connections
+
+    @property
+    def total_requests(self) -> int:
+        """Requests that were answered; uvicorn ends the process at its limit."""
+        return self._server.server_state.total_requests
+
     def wait_for_proof(self) -> None:
         """Wait until copies are kept: the front knows that it hears of changes."""
         wait_until(lambda: self.copies._proven, "a proof that changes are pushed")
