@@ -18,7 +18,7 @@ than a second.
 A Redis that restarts from disk, or a replica that takes over, may have forgotten the last deletions. So each page
 carries the run id of the server that stored it, and only that run may serve it.
 
-The front keeps copies of pages in memory (app/front/copies.py). Redis tells it of each change to a page or its lease.
+The front keeps copies of pages in memory (app/front/local_cache.py). Redis tells it when a page or its lease changes.
 
 What a write does beyond that is a Strategy, one of three; docs/cache.md compares them.
 """

@@ -13,7 +13,7 @@ import uvicorn
 from flask import Flask
 
 from app.front.application import Front
-from app.front.copies import Copies
+from app.front.local_cache import LocalCache
 from app.front.protocol import FrontProtocol
 from tests.servers import PATIENCE, wait_until
 
@@ -112,8 +112,8 @@ class FrontServer:
     # The test's side
 
     @property
-    def copies(self) -> Copies:
-        return self.front._copies
+    def local_cache(self) -> LocalCache:
+        return self.front._local_cache
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -131,7 +131,7 @@ class FrontServer:
 
     def wait_for_proof(self) -> None:
         """Wait until copies are kept: the front knows that it hears of changes."""
-        wait_until(lambda: self.copies._proven, "a proof that changes are pushed")
+        wait_until(lambda: self.local_cache._proven, "a proof that changes are pushed")
 
     def has_copy(self, path: str = "/", *headers: str) -> bool:
         """Return whether a look at a page is answered from memory."""

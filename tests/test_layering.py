@@ -112,7 +112,7 @@ def test_every_module_stands_on_a_floor(modules: list[Module]) -> None:
         ("app.models.posts", "import werkzeug.exceptions", "app.models.posts knows of HTTP: werkzeug.exceptions"),
         ("app.models.posts", "import redis", "app.models.posts speaks Redis: redis"),
         ("app.web.posts", "from redis.client import Redis", "app.web.posts speaks Redis: redis.client"),
-        ("app.front.copies", "import hiredis", "app.front.copies speaks Redis: hiredis"),
+        ("app.front.local_cache", "import hiredis", "app.front.local_cache speaks Redis: hiredis"),
         (
             "app.front.early_responses",
             "from app.web.pages import Pages",

@@ -23,8 +23,8 @@ from app import costs
 from app.config import Config
 from app.front import log as request_log
 from app.front.bridge import Bridge, DisconnectedError, Receive, Scope, Visit
-from app.front.copies import Copies
 from app.front.early_responses import EarlyResponses
+from app.front.local_cache import LocalCache
 from app.front.responses import Response
 from app.front.security import OPEN_PATHS, address_seen, scheme_seen, security_headers, to_https
 
@@ -46,7 +46,7 @@ class Front:
         self._hops = self._config.trusted_proxies
         self._early: EarlyResponses | None = None
         self._bridge: Bridge
-        self._copies: Copies
+        self._local_cache: LocalCache
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -128,19 +128,19 @@ class Front:
         self._first_look = asyncio.create_task(asyncio.to_thread(extensions["store"].report))
         if self._config.redis_max_connections > 1:  # with only one, the threads' pool needs it
             cache = extensions["page_cache"]
-            self._copies = Copies(cache)
+            self._local_cache = LocalCache(cache)
             interface: Any = self.app.session_interface
             self._early = EarlyResponses(
-                extensions["pages"], cache, interface, self._copies, self._config.trusted_hosts
+                extensions["pages"], cache, interface, self._local_cache, self._config.trusted_hosts
             )
             self._tasks += [
-                asyncio.create_task(_for_ever(self._copies.link.keep_open)),
-                asyncio.create_task(_for_ever(self._copies.prove_pushes)),
+                asyncio.create_task(_for_ever(self._local_cache.link.keep_open)),
+                asyncio.create_task(_for_ever(self._local_cache.prove_pushes)),
             ]
 
     async def _stop(self) -> None:
         if self._early is not None:
-            self._copies.link.close()
+            self._local_cache.link.close()
         for task in self._tasks:
             task.cancel()
         self._bridge.close()

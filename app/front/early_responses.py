@@ -17,7 +17,7 @@ from werkzeug.sansio.utils import host_is_trusted
 
 from app import costs
 from app.cache import PAST_COPIES, PageCache
-from app.front.copies import Copies
+from app.front.local_cache import LocalCache
 from app.front.redis_connection import RedisConnection
 from app.front.responses import Filling, PageResponses, Response
 from app.sessions import FLASHES, PipitSessionInterface, cookie_name, has_cookie, is_due
@@ -48,13 +48,13 @@ class EarlyResponses:
         pages: Pages,
         cache: PageCache,
         sessions: PipitSessionInterface,
-        copies: Copies,
+        local_cache: LocalCache,
         trusted_hosts: tuple[str, ...],
     ) -> None:
         self._pages = pages
         self._cache = cache
         self._sessions = sessions
-        self._copies = copies
+        self._local_cache = local_cache
         self._loop = asyncio.get_running_loop()
         self._fillings: OrderedDict[tuple[str, str, str], Filling] = OrderedDict()  # by session, CSRF secret, page
         self._is_ours = lru_cache(maxsize=100)(
@@ -66,7 +66,7 @@ class EarlyResponses:
     ) -> Response | None:
         """Return the answer to a GET without a query, or None if Flask has to give it."""
         name = self._pages.name_at(path)
-        connection = self._copies.link.connection
+        connection = self._local_cache.link.connection
         if name is None or connection is None or not self._is_ours(headers.get(b"host", b"").decode("latin-1")):
             return None
         sid = None
@@ -78,7 +78,7 @@ class EarlyResponses:
                 return None  # it may hold a message to show
             sid = self._sessions.session_id(cookies, secure=scheme == "https")
         if sid is None:
-            page = self._copies.get(name) or await self._look_up(name, connection, request)
+            page = self._local_cache.get(name) or await self._look_up(name, connection, request)
             if page is None:
                 return None
             request.cache_status = page.status
@@ -93,7 +93,7 @@ class EarlyResponses:
         connection: RedisConnection,
         request: costs.Request,
     ) -> Response | None:
-        copy = self._copies.get(name)
+        copy = self._local_cache.get(name)
         session, found = await self._read(sid, None if copy else name, connection, request)
         if session is None and request.session is None:  # Redis has not said whether there is one
             return None
@@ -102,7 +102,7 @@ class EarlyResponses:
             return None
         page = found
         if copy:  # get it again: an invalidation may have come before the session did
-            page = self._copies.get(name) if time.time() >= wrote + PAST_COPIES else None
+            page = self._local_cache.get(name) if time.time() >= wrote + PAST_COPIES else None
             page = page or await self._look_up(name, connection, request)
         if page is None:
             return None
@@ -117,7 +117,7 @@ class EarlyResponses:
     async def _look_up(self, name: str, connection: RedisConnection, request: costs.Request) -> PageResponses | None:
         """Return the page as Redis has it, or None."""
         request.redis += 1
-        found = await self._copies.look_up(name, connection)
+        found = await self._local_cache.look_up(name, connection)
         request.page_missed = found.missed
         return found.responses
 

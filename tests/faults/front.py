@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from app.cache import PageCache
-from app.front.copies import Copies
+from app.front.local_cache import LocalCache
 
 
 @asynccontextmanager
-async def kept_true(copies: Copies) -> AsyncIterator[None]:
+async def kept_true(copies: LocalCache) -> AsyncIterator[None]:
     """Keep the copies true until the end of the block."""
     tasks = [asyncio.create_task(for_ever(work)) for work in (copies.link.keep_open, copies.prove_pushes)]
     try:
@@ -27,7 +27,7 @@ async def for_ever(work: Callable[[], Awaitable[None]]) -> None:
         await work()
 
 
-async def read(copies: Copies, cache: PageCache, threads: ThreadPoolExecutor, name: str) -> tuple[str, bytes]:
+async def read(copies: LocalCache, cache: PageCache, threads: ThreadPoolExecutor, name: str) -> tuple[str, bytes]:
     """Return how a page is served, and the page: by the front if it can, else by the cache in a thread.
 
     It begins as a request does, with a task's first turn: at least one turn of the loop after its bytes came.

@@ -16,7 +16,7 @@ Run = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
 @pytest.fixture(autouse=True)
 def quick_proofs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a front that has just started keep copies after 25 ms instead of 250."""
-    monkeypatch.setattr("app.front.copies.PROOF_INTERVAL", 0.1)
+    monkeypatch.setattr("app.front.local_cache.PROOF_INTERVAL", 0.1)
 
 
 @pytest.fixture(params=["asyncio in debug mode", "uvloop"])

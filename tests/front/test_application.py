@@ -191,7 +191,7 @@ def test_the_log_says_what_an_early_hit_has_asked_of_redis(app: Flask, front: Fr
     front.wait_for_proof()
     wait_until(lambda: front.has_copy("/", header), "a copy")
     assert log.lines()[-1].endswith(" redis=1 sql=0 cache=hit")  # the session; the page was a copy
-    front.on_loop(front.copies.drop_all)
+    front.on_loop(front.local_cache.drop_all)
     front.ask("/", header)
     assert log.lines()[-1].endswith(" redis=2 sql=0 cache=hit")
 
@@ -377,7 +377,7 @@ def test_while_redis_is_away_flask_builds_the_pages_and_then_they_are_early_agai
         app = make_app(redis=parse_redis_url(f"redis://127.0.0.1:{port}/0"))
         ada, front = signed_in(app, "ada"), serve(app)
         wait_until(lambda: front.ask("/", cookie(ada)).early, "an early answer")
-    wait_until(lambda: front.copies.link.connection is None, "the loss to be noticed")
+    wait_until(lambda: front.local_cache.link.connection is None, "the loss to be noticed")
     before = len(log.lines())
     for headers in ((), (cookie(ada),)):
         reply = front.ask("/", *headers)

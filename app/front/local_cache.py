@@ -72,7 +72,7 @@ UNKNOWN = Found(None, missed=False)
 MISSED = Found(None, missed=True)
 
 
-class Copies:
+class LocalCache:
     """The copies of one process."""
 
     def __init__(self, cache: PageCache) -> None:
