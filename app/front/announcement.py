@@ -1,4 +1,4 @@
-"""Prints where Pipit is once it is ready, or what is missing; not on Heroku."""
+"""Prints Pipit's URL once it is ready, or what is missing; not used on Heroku."""
 
 import time
 from http.client import HTTPConnection, HTTPException
@@ -6,7 +6,7 @@ from http.client import HTTPConnection, HTTPException
 from app.config import Config
 
 FIRST_PAUSE = 1.0  # s; a Redis that starts beside Pipit takes less
-LONGEST_PAUSE = 16.0  # s; each look at /readyz is a line in the log
+LONGEST_PAUSE = 16.0  # s; each request for /readyz is a line in the log
 
 REMEDIES = {
     "redis": "`flask local redis` starts one on this machine; REDIS_URL names another.",
@@ -30,7 +30,7 @@ def announce(config: Config, port: int) -> None:
 
 
 def _missing(config: Config, port: int) -> dict[str, str]:
-    """Return what /readyz says of each store that is not well, by its name."""
+    """Return what /readyz says about each store that is not ready, by name."""
     host = config.trusted_hosts[0].lstrip(".") if config.trusted_hosts else "localhost"
     connection = HTTPConnection("127.0.0.1", port, timeout=10)
     try:

@@ -2,14 +2,14 @@
 
     id, scheme, address   what the trusted proxies say
     HTTPS                 a redirect, where there is a router and the visitor came without TLS
-    early answer          a cached page, on the event loop (app/front/early_responses.py)
+    early response        a cached page, on the event loop (app/front/early_responses.py)
     bridge                everything else, on Flask's threads (app/front/bridge.py)
-    line in the log       with what it has cost
-    security headers      on every answer
+    log line              with what the request has cost
+    security headers      on every response
 
-Static files go through the bridge, too. Requests that can't be taken are refused before they get here (protocol.py).
+Static files go through the bridge, too. protocol.py refuses malformed and oversized requests before they get here.
 
-It knows no routes. What it must know of the pages, Flask's side gives it as an object (early_responses.Pages).
+The front knows no routes. Flask's side tells it about the cached pages (early_responses.Pages).
 """
 
 import asyncio
@@ -30,8 +30,8 @@ from app.front.security import OPEN_PATHS, address_seen, scheme_seen, security_h
 
 log = logging.getLogger(__name__)
 
-CHUNK = 64 * 1024  # bytes of a long answer that are read from its file at a time
-TICK = 0.025  # s between two looks at whether the loop is late
+CHUNK = 64 * 1024  # bytes of a long response that are read from its file at a time
+TICK = 0.025  # s between two checks of whether the loop is late
 BLOCKED = 0.05  # s of lag that are worth a warning
 
 Send = Callable[[Any], Awaitable[None]]
@@ -80,7 +80,7 @@ class Front:
         ):
             try:
                 response = await self._early.answer(scope["path"], visit.headers, visit.scheme, visit.request)
-            except Exception:  # a bug, or something odd in a session: Flask tries again, and has error pages
+            except Exception:  # a bug, or an odd session: Flask tries again, and has error pages
                 log.exception("a cached page could not be answered early")
                 response = None
             if response is not None:
@@ -110,7 +110,7 @@ class Front:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
-    # From the worker's start to its end
+    # Start and stop
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -121,12 +121,12 @@ class Front:
         await send({"type": "lifespan.shutdown.complete"})
 
     def _start(self) -> None:
-        """Begin what belongs to this process: threads, the connection to Redis. After the fork, so in the worker."""
+        """Start the threads and the connection to Redis. Runs in the worker, after the fork."""
         extensions = self.app.extensions
         self._bridge = Bridge(self.app.wsgi_app, self._config.threads)
         self._tasks = [asyncio.create_task(_for_ever(_watch_the_loop))]
         self._first_look = asyncio.create_task(asyncio.to_thread(extensions["store"].report))
-        if self._config.redis_max_connections > 1:  # with only one, the threads' pool needs it
+        if self._config.redis_max_connections > 1:  # the threads' pool needs one
             cache = extensions["page_cache"]
             self._local_cache = LocalCache(cache)
             interface: Any = self.app.session_interface
@@ -156,12 +156,12 @@ def _joined(pairs: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 
 async def _for_ever(work: Callable[[], Awaitable[None]]) -> None:
-    """Do something again and again until cancelled; should it fail, the log says so, and it is tried again."""
+    """Repeat some work until cancelled. If it raises, log that, wait a second, and go on."""
     while True:
         try:
             await work()
-        except Exception:  # the front can serve without it, and must not stop trying
-            log.exception("something in the background failed, and starts again")
+        except Exception:  # the front serves without it, and must keep trying
+            log.exception("a background task failed, and starts again")
             await asyncio.sleep(1)
 
 

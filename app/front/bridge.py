@@ -1,8 +1,8 @@
-"""The bridge to Flask: complete requests go to threads, and whole answers come back.
+"""The bridge to Flask: complete requests go to threads, and whole responses come back.
 
-A thread never waits for a client. It gets a request only when its body is complete and its length right, and gives the
-answer back whole; a long one in a temporary file. So a client that sends slowly, reads slowly or hangs up costs no
-thread. Written for this, because `a2wsgi` streams the body, and `asgiref` runs all requests on one thread.
+A thread never waits for a client. It gets a request only when the body is complete and of the right length, and hands
+back a whole response; a long one in a temporary file. So a client that sends slowly, reads slowly or hangs up costs no
+thread. No library does all of this: `a2wsgi` streams the body, and `asgiref` runs all requests on one thread.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ Receive = Callable[[], Awaitable[Any]]
 
 @dataclass(slots=True)
 class Visit:
-    """A request as the front sees it."""
+    """A request, with what the front knows about it."""
 
     scope: Scope
     method: str
@@ -48,7 +48,7 @@ class Visit:
 
 
 class DisconnectedError(Exception):
-    """The client is gone, or was too slow, before its request was complete; `status` is for the log."""
+    """The client disconnected or was too slow before its request was complete; `status` is for the log."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -71,7 +71,7 @@ class Bridge:
             thread.start()
 
     async def answer(self, visit: Visit, receive: Receive) -> Response:
-        """Return the application's answer. Raises DisconnectedError if the request never becomes complete."""
+        """Return the application's response. Raises DisconnectedError if the request never becomes complete."""
         body, length = await _read(visit, receive)
         if self._under_way >= self._most:
             log.error("%d requests wait for a thread already: 503", MOST_WAITING)
@@ -85,7 +85,7 @@ class Bridge:
         return await response
 
     def close(self) -> None:
-        """End the threads when they have done what is queued."""
+        """End the threads after the queued requests."""
         for _ in self._threads:
             self._jobs.put(None)
 
@@ -94,7 +94,7 @@ class Bridge:
             environ, future = job
             result = contextvars.Context().run(self._run, environ)
             self._loop.call_soon_threadsafe(self._done, future, result)
-            del job, environ, future, result  # or this thread would keep them until its next request
+            del job, environ, future, result  # or this thread would keep them alive until its next request
 
     def _run(self, environ: dict[str, Any]) -> Response | BaseException:
         costs.this_thread.request = environ[costs.ENVIRON_KEY]
@@ -115,7 +115,7 @@ class Bridge:
 
 
 async def _read(visit: Visit, receive: Receive) -> tuple[bytes, int]:
-    """Return a request's whole body and its length; of one that is too large nothing, and the length that it says.
+    """Return a request's whole body and its length. If it is too large, return no body and the declared length.
 
     Raises DisconnectedError.
     """
@@ -172,12 +172,12 @@ def _environ(visit: Visit, body: bytes, length: int) -> dict[str, Any]:
             text = f"{environ[key]}{'; ' if key == 'HTTP_COOKIE' else ','}{text}"
         environ[key] = text
     if "HTTP_HOST" in environ:
-        environ["HTTP_HOST"] = environ["HTTP_HOST"].lower()  # TRUSTED_HOSTS and the URLs made of it don't mind the case
+        environ["HTTP_HOST"] = environ["HTTP_HOST"].lower()  # host names are case-insensitive
     return environ
 
 
 def _collected(application: "WSGIApplication", environ: dict[str, Any]) -> Response:
-    """Return all that the application answers."""
+    """Run the application, and return its whole response."""
     response = Response(500, [], b"")
 
     def start_response(status: str, headers: list[tuple[str, str]], *_exc_info: Any) -> Callable[[bytes], object]:

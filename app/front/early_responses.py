@@ -1,8 +1,8 @@
-"""Early answers: a cached page, on the event loop, without Flask.
+"""Early responses: cached pages, served on the event loop without Flask.
 
-For a stranger that is a copy in memory, or one command to Redis. For a signed-in visitor it is one round trip: the
-session, and the page with it where there is no copy; then the page's holes are filled. Anything unusual (a
-flash message to show, a session due to be written, a page to be built) goes to Flask, with what was already read.
+An anonymous visitor gets the copy in memory, or costs one command to Redis. A signed-in visitor costs one round trip,
+which reads the session, and the page if there is no copy; then the page's holes are filled. Flask answers anything
+unusual (a flash message to show, a session due to be written, a page to be built), and gets what was already read.
 """
 
 import asyncio
@@ -22,17 +22,17 @@ from app.front.redis_connection import RedisConnection
 from app.front.responses import Filling, PageResponses, Response
 from app.sessions import FLASHES, PipitSessionInterface, cookie_name, has_cookie, is_due
 
-REMEMBERED_FILLINGS = 1_000  # of one viewer for one page each; some 4 MB
-LONGEST_COOKIES = 1_000  # characters; Pipit's own take 250, and nobody must be able to fill the memory with theirs
+REMEMBERED_FILLINGS = 1_000  # each of one viewer for one page; some 4 MB
+LONGEST_COOKIES = 1_000  # characters; Pipit's own take 250. Longer ones could fill the memory
 
 Session = dict[str, Any]
 
 
 class Pages(Protocol):
-    """What the front knows of the pages; app/web/pages.py has it."""
+    """What the front needs to know about pages; app/web/pages.py implements it."""
 
     def name_at(self, path: str) -> str | None:
-        """Return the cache's name for the page at a path, None if no cached page is there."""
+        """Return the cache's name for the page at a path, or None if that page is not cached."""
 
     def filling(
         self, markers: Iterable[bytes], session: Mapping[str, Any], known: Mapping[bytes, bytes]
@@ -41,7 +41,7 @@ class Pages(Protocol):
 
 
 class EarlyResponses:
-    """Answers those requests for cached pages that need no thread."""
+    """Answers requests for cached pages that need no thread."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class EarlyResponses:
     async def answer(
         self, path: str, headers: Mapping[bytes, bytes], scheme: str, request: costs.Request
     ) -> Response | None:
-        """Return the answer to a GET without a query, or None if Flask has to give it."""
+        """Return the response to a GET without a query, or None if Flask has to answer."""
         name = self._pages.name_at(path)
         connection = self._local_cache.link.connection
         if name is None or connection is None or not self._is_ours(headers.get(b"host", b"").decode("latin-1")):
@@ -75,7 +75,7 @@ class EarlyResponses:
                 return None
             cookies = _our_cookies(headers[b"cookie"])
             if cookie_name("visitor", secure=scheme == "https") in cookies:
-                return None  # it may hold a message to show
+                return None  # there may be a flash message to show
             sid = self._sessions.session_id(cookies, secure=scheme == "https")
         if sid is None:
             page = self._local_cache.get(name) or await self._look_up(name, connection, request)
@@ -95,7 +95,7 @@ class EarlyResponses:
     ) -> Response | None:
         copy = self._local_cache.get(name)
         session, found = await self._read(sid, None if copy else name, connection, request)
-        if session is None and request.session is None:  # Redis has not said whether there is one
+        if session is None and request.session is None:  # Redis did not answer
             return None
         wrote = session.get("wrote", 0) if session else 0
         if session and (FLASHES in session or is_due(session) or self._cache.may_lack(wrote)):
@@ -130,7 +130,7 @@ class EarlyResponses:
         request.redis += 1
         responses = await self._look_up(name, connection, request) if name else None
         value = await reply
-        if isinstance(value, Exception):  # refused, or the connection is lost: Flask asks in its own way
+        if isinstance(value, Exception):  # refused, or the connection is lost: Flask tries with its own
             return None, responses
         session = self._sessions.decode(value)
         request.session = sid, session
@@ -141,7 +141,7 @@ class EarlyResponses:
 
         The last rendering is reused: a name and its buttons don't change between two requests.
         """
-        key = sid, session.get("csrf_token", ""), name  # the secret too: the forms' tokens are made from it
+        key = sid, session.get("csrf_token", ""), name  # with the secret, from which the forms' tokens are made
         known = self._fillings.get(key)
         if known is not None and known.pieces.keys() == responses.split.marker_set:
             return known
@@ -153,8 +153,8 @@ class EarlyResponses:
         return filling
 
 
-@lru_cache(maxsize=1_000)  # browsers send the same ones each time
+@lru_cache(maxsize=1_000)  # a browser sends the same cookies each time
 def _our_cookies(header: bytes) -> Mapping[str, str]:
-    """Return a browser's cookies if any of them is ours, else none."""
+    """Return a browser's cookies if any of them is ours, else an empty mapping."""
     cookies = parse_cookie(header.decode("latin-1"))
     return cookies if has_cookie(cookies) else {}

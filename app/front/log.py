@@ -23,7 +23,7 @@ PLAIN = re.compile(r"[!#-<>-\[\]-~]+")  # visible ASCII except " = and \\
 # The end of what itsdangerous has signed, such as a link to reset a password: without it the rest is of no use.
 SIGNATURE = re.compile(r"\.[\w-]{6}\.[\w-]{27}", re.ASCII)
 FLUSH_INTERVAL = 0.1  # s a line may wait
-MOST_LINES = 20_000  # that may wait; whoever reads the log has stalled
+MOST_LINES = 20_000  # that may wait; with more, the reader of the log has stalled
 MOST_REMEMBERED = 200  # characters of a value whose quoted form is remembered
 
 

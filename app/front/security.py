@@ -1,6 +1,6 @@
 """Security headers for every response, HTTPS redirects, and the visitor's scheme and address behind proxies.
 
-Plain functions: the front calls them for every request, and app/front/wsgi_middleware.py does where there is no front.
+Plain functions: the front calls them for every request, and app/front/wsgi_middleware.py where there is no front.
 """
 
 import ipaddress
@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from werkzeug.sansio.utils import host_is_trusted
 
-# Nothing inline, nothing from elsewhere: a script that somebody managed to put into a page would not run.
+# Nothing inline, nothing from other sites: an injected script does not run.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "manifest-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -33,7 +33,7 @@ LARGEST_PORT = 65_535
 LONGEST_HOST = 260  # characters: a name of 253 and a port
 WITH_PORT = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::[0-9]+)?|([0-9.]+):[0-9]+")  # how some proxies write an address
 PATH_CHARACTERS = "/:@!$&'()*+,;=~"  # that need no percent-encoding (RFC 3986, section 3.3)
-OPEN_PATHS = ("/healthz", "/readyz")  # platforms look at these from inside, without TLS
+OPEN_PATHS = ("/healthz", "/readyz")  # platforms check these from inside, without TLS
 
 
 def security_headers(scheme: str) -> list[tuple[bytes, bytes]]:
