@@ -35,15 +35,15 @@ class Assets:
             hashed = f"{path.stem}.{_digest(path.read_bytes())}{path.suffix}"
             self._names[path.name] = path.name if self._debug else hashed
         templates = b"".join(path.read_bytes() for path in sorted((root / "templates").rglob("*.html")))
-        # Of static files and templates: a deployment that changes them must not serve pages made with others.
+        # Of static files and templates: a deployment that changes either must not serve pages made with the old ones.
         self.version = _digest("".join(self._names.values()).encode() + templates)
 
     def url(self, name: str) -> str:
-        """Return the URL of a static file. Raises KeyError if there is none of that name."""
+        """Return the URL of a static file. Raises KeyError if there is no file of that name."""
         return f"/static/{self._names[name]}"
 
     def serve_before(self, application: "WSGIApplication") -> "WSGIApplication":
-        """Return a WSGI application that serves the static files, and leaves the rest to `application`."""
+        """Return a WSGI application that serves the static files, and passes other requests to `application`."""
         options: dict[str, Any]
         if self._debug:
             folder, options = self._static, {"autorefresh": True, "max_age": 0}
@@ -72,7 +72,7 @@ def _is_immutable(_path: str, url: str) -> bool:
 
 
 def _remove(folder: Path, made_by: int) -> None:
-    """Remove the folder at the end of the process that made it; one that was forked from it only uses the folder."""
+    """Remove the folder when the process that made it ends; forked processes only use the folder."""
     if os.getpid() == made_by:
         shutil.rmtree(folder, ignore_errors=True)
 

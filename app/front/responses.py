@@ -1,4 +1,4 @@
-"""The responses to a request for a cached page: one for all anonymous visitors; for a viewer, with the holes filled."""
+"""The responses for a cached page: one for all anonymous visitors, and for each viewer one with the holes filled."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ from app.cache import Page, Served, etag_of
 
 Headers = list[tuple[bytes, bytes]]
 
-GZIP = re.compile(rb"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?(?:\s*,|\s*$))")  # accepted, and not with q=0
+GZIP = re.compile(rb"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?(?:\s*,|\s*$))")  # accepted, unless with q=0
 CSRF_TOKEN = re.compile(
     rb'(name="csrf_token"[^>]*value="[^".]*)[^"]*'
 )  # the timestamp and the signature follow the first dot
@@ -29,17 +29,17 @@ class Response:
 
 
 class Filling:
-    """What fills the holes of a page for one viewer: a piece of HTML for each marker."""
+    """The contents of a page's holes for one viewer: a piece of HTML for each marker."""
 
     def __init__(self, pieces: Mapping[bytes, bytes]) -> None:
         self.pieces = pieces
-        # A CSRF token carries its time, but all tokens of a session are equally valid: pages that differ only there
-        # share a weak ETag. The session's secret counts, so that after a new login no browser keeps dead forms.
+        # A CSRF token has a timestamp, but all tokens of a session are equally valid: pages that differ only there
+        # share a weak ETag. The session's secret counts, so that after a new login no browser keeps invalid forms.
         self.etag = etag_of(CSRF_TOKEN.sub(rb"\1", b"".join(pieces.values()))).encode()
 
 
 class SplitPage:
-    """A cached page, taken apart at its holes."""
+    """A cached page, split at its holes."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
@@ -94,8 +94,8 @@ class PageResponses:
     def to_viewer(self, filling: Filling, headers: Mapping[bytes, bytes]) -> Response:
         """Return the response for one viewer, with the holes filled.
 
-        It is not compressed: it holds a CSRF token, and the length of a compressed page leaks what is in it (the BREACH
-        attack).
+        It is not compressed, because it holds a CSRF token: the length of a compressed page leaks its content (the
+        BREACH attack).
         """
         etag = b"%s-%s" % (self._etag, filling.etag)
         fields = [(b"cache-control", b"private, no-cache"), self._status, (b"etag", b'W/"%s"' % etag), VARY_BY_COOKIE]
@@ -122,7 +122,7 @@ def headers_by_name(pairs: Iterable[tuple[str, str]]) -> dict[bytes, bytes]:
 
 
 def _is_known(etag: bytes, known: bytes) -> bool:
-    """Return whether the browser has this already, by weak comparison (RFC 9110, section 13.1.2)."""
+    """Return whether the browser already has this page, by weak comparison (RFC 9110, section 13.1.2)."""
     return b'"%s"' % etag in known or known.strip() == b"*"
 
 
