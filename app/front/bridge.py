@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 from app import costs
-from app.front.responses import Response
+from app.front.responses import Response, plain_text
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -76,9 +76,7 @@ class Bridge:
         if self._under_way >= self._most:
             log.error("%d requests wait for a thread already: 503", MOST_WAITING)
             text = b"Pipit is very busy right now. Try again in a few seconds.\n"
-            plain = (b"content-type", b"text/plain; charset=utf-8")
-            retry = (b"retry-after", RETRY_AFTER)
-            return Response(503, [plain, retry, (b"content-length", b"%d" % len(text))], text)
+            return plain_text(503, text, (b"retry-after", RETRY_AFTER))
         response: asyncio.Future[Response] = self._loop.create_future()
         self._under_way += 1  # until the thread is done, even if the waiting task is cancelled
         self._jobs.put((_environ(visit, body, length), response))
@@ -92,26 +90,22 @@ class Bridge:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             environ, future = job
-            result = contextvars.Context().run(self._run, environ)
-            self._loop.call_soon_threadsafe(self._done, future, result)
-            del job, environ, future, result  # or this thread would keep them alive until its next request
+            response = contextvars.Context().run(self._run, environ)
+            self._loop.call_soon_threadsafe(self._done, future, response)
+            del job, environ, future, response  # or this thread would keep them alive until its next request
 
-    def _run(self, environ: dict[str, Any]) -> Response | BaseException:
+    def _run(self, environ: dict[str, Any]) -> Response:
         costs.this_thread.request = environ[costs.ENVIRON_KEY]
         try:
             return _collected(self._application, environ)
-        except BaseException as error:  # Flask answers its own errors; a sys.exit() would end the thread
+        except BaseException:  # Flask answers its own errors; a sys.exit() would end the thread
             log.exception("a request failed outside of Flask")
-            return error
+            return plain_text(500, b"Something went wrong.\n")
 
-    def _done(self, future: "asyncio.Future[Response]", result: Response | BaseException) -> None:
+    def _done(self, future: "asyncio.Future[Response]", response: Response) -> None:
         self._under_way -= 1
-        if future.done():  # cancelled
-            return
-        if isinstance(result, BaseException):
-            text = b"Something went wrong.\n"
-            result = Response(500, [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(text))], text)
-        future.set_result(result)
+        if not future.done():  # the waiting task may have been cancelled
+            future.set_result(response)
 
 
 async def _read(visit: Visit, receive: Receive) -> tuple[bytes, int]:

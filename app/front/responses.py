@@ -16,6 +16,7 @@ CSRF_TOKEN = re.compile(
 )  # the timestamp and the signature follow the first dot
 HOLE = re.compile(rb"<!--\[([^>]*)-->.*?<!--\]-->", re.DOTALL)
 HTML = (b"content-type", b"text/html; charset=utf-8")
+PLAIN = (b"content-type", b"text/plain; charset=utf-8")
 VARY_BY_COOKIE = (b"vary", b"Cookie")
 
 
@@ -114,6 +115,11 @@ class PageResponses:
     def _compressed(self) -> Response:
         body = self.split.page.compressed
         return Response(200, [*self._headers, HTML, (b"content-encoding", b"gzip"), _length(body)], body)
+
+
+def plain_text(status: int, text: bytes, *headers: tuple[bytes, bytes]) -> Response:
+    """Return a response that is a line of text."""
+    return Response(status, [PLAIN, _length(text), *headers], text)
 
 
 def headers_by_name(pairs: Iterable[tuple[str, str]]) -> dict[bytes, bytes]:
