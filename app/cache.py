@@ -18,7 +18,7 @@ take longer than a second.
 A Redis that restarts from disk, or a replica that takes over, may have forgotten the last deletions. So each page
 carries the `run_id` of the server that stored it, and counts only in a reply from that same run.
 
-The front keeps copies of pages in memory (app/front/copies.py); Redis notifies it of changes to a page or its lease.
+The front keeps copies of pages in memory (app/front/local_cache.py). Redis tells it when a page or its lease changes.
 
 What else a write does is up to one of three strategies; docs/cache.md compares them.
 """

@@ -32,23 +32,24 @@ from tests.servers import ROOT, clean_environ
 
 TESTS = {  # which tests are to notice a change of a module
     "app/sessions.py": "tests/test_sessions.py tests/front/test_application.py",
-    "app/cache.py": "tests/test_cache.py tests/front/test_copies.py",
+    "app/cache.py": "tests/test_cache.py tests/front/test_local_cache.py",
     "app/rate_limit.py": "tests/test_rate_limit.py",
     "app/web/pages.py": "tests/front/test_page_cache.py tests/web/test_holes.py tests/web/test_posts.py",
     "app/redis_client.py": "tests/test_redis_client.py",
-    "app/front/answers.py": "tests/front/test_page_cache.py tests/front/test_application.py",
+    "app/front/responses.py": "tests/front/test_page_cache.py tests/front/test_application.py",
     "app/front/application.py": "tests/front/test_application.py tests/front/test_security.py",
     "app/front/assets.py": "tests/front/test_assets.py",
     "app/front/bridge.py": "tests/front/test_bridge.py",
-    "app/front/copies.py": "tests/front/test_copies.py",
-    "app/front/early.py": "tests/front/test_application.py tests/front/test_copies.py tests/web/test_holes.py",
+    "app/front/local_cache.py": "tests/front/test_local_cache.py",
+    "app/front/early_responses.py": "tests/front/test_application.py tests/front/test_local_cache.py "
+    "tests/web/test_holes.py",
     "app/front/log.py": "tests/front/test_log.py tests/front/test_application.py",
     "app/front/process.py": "tests/front/test_process.py",
-    "app/front/protocol.py": "tests/front/test_framing.py tests/faults/test_shutdown.py "
+    "app/front/protocol.py": "tests/front/test_framing.py tests/front/test_protocol.py tests/faults/test_shutdown.py "
     "tests/faults/test_slow_clients.py",
     "app/front/redis_connection.py": "tests/front/test_redis_connection.py",
     "app/front/security.py": "tests/front/test_security.py tests/front/test_log.py",
-    "app/front/wsgi.py": "tests/front/test_log.py tests/front/test_security.py",
+    "app/front/wsgi_middleware.py": "tests/front/test_log.py tests/front/test_security.py",
 }
 IN_ANNOTATIONS = "BitOr"  # `int | None`: a change there fails when the module is imported, which proves nothing
 TIMEOUT = 180  # s; a change may make the tests wait for ever, or the machine is too busy to tell

@@ -13,7 +13,7 @@ import uvicorn
 from flask import Flask
 
 from app.front.application import Front
-from app.front.copies import Copies
+from app.front.local_cache import LocalCache
 from app.front.protocol import FrontProtocol
 from tests.servers import PATIENCE, wait_until
 
@@ -52,6 +52,14 @@ class Reply:
         return self.status, headers, TOKEN.sub(rb"\1", self.body)
 
 
+class Server(uvicorn.Server):
+    """uvicorn's server, which notices at once that it has to stop, and not a tenth of a second later."""
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):
+            await asyncio.sleep(0.005)
+
+
 class FrontServer:
     """A front that serves an app on a port of this machine."""
 
@@ -71,7 +79,7 @@ class FrontServer:
             access_log=False,
             log_config=None,
         )
-        self._server = uvicorn.Server(config)
+        self._server = Server(config)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener]}, name="loop")
@@ -104,16 +112,26 @@ class FrontServer:
     # The test's side
 
     @property
-    def copies(self) -> Copies:
-        return self.front._copies
+    def local_cache(self) -> LocalCache:
+        return self.front._local_cache
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         return self.front._bridge._loop
 
+    @property
+    def connections(self) -> set[Any]:
+        """The open connections, each with its protocol."""
+        return self._server.server_state.connections
+
+    @property
+    def total_requests(self) -> int:
+        """Requests that were answered; uvicorn ends the process at its limit."""
+        return self._server.server_state.total_requests
+
     def wait_for_proof(self) -> None:
         """Wait until copies are kept: the front knows that it hears of changes."""
-        wait_until(lambda: self.copies._proven, "a proof that changes are pushed")
+        wait_until(lambda: self.local_cache._proven, "a proof that changes are pushed")
 
     def has_copy(self, path: str = "/", *headers: str) -> bool:
         """Return whether a look at a page is answered from memory."""

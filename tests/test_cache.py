@@ -32,7 +32,7 @@ from app.cache import (
 )
 from app.config import Config, parse_redis_url
 from app.extensions import SQL_TIMEOUT
-from app.front.copies import COPY_LIFETIME
+from app.front.local_cache import COPY_LIFETIME
 from app.redis_client import Store, StoreUnavailableError
 from tests.conftest import Visitor, finish, in_threads
 from tests.counting import commands_sent

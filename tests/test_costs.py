@@ -17,7 +17,7 @@ from flask import Flask
 from redis import Connection, Redis
 
 from app.extensions import db
-from app.front.copies import COPY_LIFETIME
+from app.front.local_cache import COPY_LIFETIME
 from app.front.redis_connection import Batch, RedisConnection
 from app.models import Follow, Post, User
 from bench import growth

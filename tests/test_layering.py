@@ -112,8 +112,12 @@ def test_every_module_stands_on_a_floor(modules: list[Module]) -> None:
         ("app.models.posts", "import werkzeug.exceptions", "app.models.posts knows of HTTP: werkzeug.exceptions"),
         ("app.models.posts", "import redis", "app.models.posts speaks Redis: redis"),
         ("app.web.posts", "from redis.client import Redis", "app.web.posts speaks Redis: redis.client"),
-        ("app.front.copies", "import hiredis", "app.front.copies speaks Redis: hiredis"),
-        ("app.front.early", "from app.web.pages import Pages", "app.front.early imports app.web.pages"),
+        ("app.front.local_cache", "import hiredis", "app.front.local_cache speaks Redis: hiredis"),
+        (
+            "app.front.early_responses",
+            "from app.web.pages import Pages",
+            "app.front.early_responses imports app.web.pages",
+        ),
         ("app.models.posts", "from app.front.log import output", "app.models.posts imports app.front.log"),
         ("app.web.posts", "from sqlalchemy import func", "app.web.posts speaks SQL: sqlalchemy"),
         ("app.web.posts", "select(Post)", "app.web.posts speaks SQL: select("),
@@ -142,7 +146,7 @@ def test_the_checker_sees_what_is_forbidden(name: str, source: str, rule: str) -
         ("app.models.posts", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from app.web import posts"),
         ("app.sessions", "from redis import Redis"),
         ("app.front.redis_connection", "import hiredis\nfrom app.redis_client import Store"),
-        ("app.front.early", "from app.sessions import Session\nfrom app.front.answers import Answer"),
+        ("app.front.early_responses", "from app.sessions import Session\nfrom app.front.responses import Response"),
     ],
 )
 def test_the_checker_lets_pass_what_is_allowed(name: str, source: str) -> None:

@@ -1,4 +1,4 @@
-"""Prints where Pipit is once it is ready, or what is missing; not on Heroku."""
+"""Prints Pipit's URL once it is ready, or what is missing; not used on Heroku."""
 
 import time
 from http.client import HTTPConnection, HTTPException
@@ -6,7 +6,7 @@ from http.client import HTTPConnection, HTTPException
 from app.config import Config
 
 FIRST_PAUSE = 1.0  # s; a Redis that starts beside Pipit takes less
-LONGEST_PAUSE = 16.0  # s; each look at /readyz is a line in the log
+LONGEST_PAUSE = 16.0  # s; each request for /readyz is a line in the log
 
 REMEDIES = {
     "redis": "`flask local redis` starts one on this machine; REDIS_URL names another.",
@@ -21,15 +21,16 @@ def announce(config: Config, port: int) -> None:
     while missing := _missing(config, port):
         if pause > FIRST_PAUSE:
             for name in missing.keys() - told:
-                _say(f"{config.site_name} is not ready: {missing[name]}. {REMEDIES.get(name, '')}".strip())
+                text = f"{config.site_name} is not ready: {missing[name]}. {REMEDIES.get(name, '')}"
+                print(text.strip(), flush=True)
             told |= missing.keys()
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
-    _say(f"{config.site_name} is ready at http://localhost:{port}")
+    print(f"{config.site_name} is ready at http://localhost:{port}", flush=True)
 
 
 def _missing(config: Config, port: int) -> dict[str, str]:
-    """Return what /readyz says of each store that is not well, by its name."""
+    """Return what /readyz says about each store that is not ready, by name."""
     host = config.trusted_hosts[0].lstrip(".") if config.trusted_hosts else "localhost"
     connection = HTTPConnection("127.0.0.1", port, timeout=10)
     try:
@@ -43,7 +44,3 @@ def _missing(config: Config, port: int) -> dict[str, str]:
     if answer.status not in (200, 503):
         return {"web": f"it answers {answer.status}"}
     return {line.split()[0]: line for line in body.splitlines() if not line.endswith(" ok")}
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)

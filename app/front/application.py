@@ -2,14 +2,14 @@
 
     id, scheme, address   what the trusted proxies say
     HTTPS                 a redirect, where there is a router and the visitor came without TLS
-    early answer          a cached page, on the event loop (app/front/early.py)
+    early response        a cached page, on the event loop (app/front/early_responses.py)
     bridge                everything else, on Flask's threads (app/front/bridge.py)
-    line in the log       with what it has cost
-    security headers      on every answer
+    log line              with what the request has cost
+    security headers      on every response
 
-Static files go through the bridge, too. Requests that can't be taken are refused before they get here (protocol.py).
+Static files go through the bridge, too. protocol.py refuses malformed and oversized requests before they get here.
 
-It knows no routes. What it must know of the pages, Flask's side gives it as an object (early.Pages).
+The front knows no routes. Flask's side tells it about the cached pages (early_responses.Pages).
 """
 
 import asyncio
@@ -22,16 +22,16 @@ from flask import Flask
 from app import costs
 from app.config import Config
 from app.front import log as request_log
-from app.front.answers import Answer
 from app.front.bridge import Bridge, DisconnectedError, Receive, Scope, Visit
-from app.front.copies import Copies
-from app.front.early import EarlyAnswers
+from app.front.early_responses import EarlyResponses
+from app.front.local_cache import LocalCache
+from app.front.responses import Response
 from app.front.security import OPEN_PATHS, address_seen, scheme_seen, security_headers, to_https
 
 log = logging.getLogger(__name__)
 
-CHUNK = 64 * 1024  # bytes of a long answer that are read from its file at a time
-TICK = 0.025  # s between two looks at whether the loop is late
+CHUNK = 64 * 1024  # bytes of a long response that are read from its file at a time
+TICK = 0.025  # s between two checks of whether the loop is late
 BLOCKED = 0.05  # s of lag that are worth a warning
 
 Send = Callable[[Any], Awaitable[None]]
@@ -44,9 +44,9 @@ class Front:
         self.app = app
         self._config: Config = app.extensions["config"]
         self._hops = self._config.trusted_proxies
-        self._early: EarlyAnswers | None = None
+        self._early: EarlyResponses | None = None
         self._bridge: Bridge
-        self._copies: Copies
+        self._local_cache: LocalCache
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,21 +56,21 @@ class Front:
             return
         visit = self._visit(scope)
         try:
-            answer = await self._answer(visit, receive)
+            response = await self._answer(visit, receive)
         except DisconnectedError as error:
-            self._write_line(visit, error.status)
+            request_log.write_request(visit.request, visit.method, scope["path"], error.status)
             return
-        self._write_line(visit, answer.status)
-        headers = [*answer.headers, *security_headers(visit.scheme), (b"x-request-id", visit.request.id.encode())]
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await self._send_body(answer, send)
+        request_log.write_request(visit.request, visit.method, scope["path"], response.status)
+        headers = [*response.headers, *security_headers(visit.scheme), (b"x-request-id", visit.request.id.encode())]
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await self._send_body(response, send)
 
-    async def _answer(self, visit: Visit, receive: Receive) -> Answer:
+    async def _answer(self, visit: Visit, receive: Receive) -> Response:
         scope = visit.scope
         if self._config.on_heroku and visit.scheme == "http" and scope["path"] not in OPEN_PATHS:
             query = scope["query_string"].decode("latin-1")
             host = visit.headers.get(b"host", b"").decode("latin-1")
-            return Answer(*to_https(host, scope["path"], query, self._config.trusted_hosts), b"")
+            return Response(*to_https(host, scope["path"], query, self._config.trusted_hosts), b"")
         if (
             self._early is not None
             and visit.method in ("GET", "HEAD")
@@ -79,12 +79,12 @@ class Front:
             and not (b"content-length" in visit.headers or b"transfer-encoding" in visit.headers)
         ):
             try:
-                answer = await self._early.answer(scope["path"], visit.headers, visit.scheme, visit.request)
-            except Exception:  # a bug, or something odd in a session: Flask tries again, and has error pages
+                response = await self._early.answer(scope["path"], visit.headers, visit.scheme, visit.request)
+            except Exception:  # a bug, or an odd session: Flask tries again, and has error pages
                 log.exception("a cached page could not be answered early")
-                answer = None
-            if answer is not None:
-                return answer
+                response = None
+            if response is not None:
+                return response
         return await self._bridge.answer(visit, receive)
 
     def _visit(self, scope: Scope) -> Visit:
@@ -100,12 +100,8 @@ class Front:
         return Visit(scope, scope["method"], headers, scheme, address, costs.RequestStats.begin(given_id))
 
     @staticmethod
-    def _write_line(visit: Visit, status: int) -> None:
-        request_log.write_request(visit.request, visit.method, visit.scope["path"], status)
-
-    @staticmethod
-    async def _send_body(answer: Answer, send: Send) -> None:
-        body = answer.body
+    async def _send_body(response: Response, send: Send) -> None:
+        body = response.body
         if isinstance(body, bytes):
             await send({"type": "http.response.body", "body": body})
             return
@@ -114,7 +110,7 @@ class Front:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
-    # From the worker's start to its end
+    # Start and stop
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -125,24 +121,26 @@ class Front:
         await send({"type": "lifespan.shutdown.complete"})
 
     def _start(self) -> None:
-        """Begin what belongs to this process: threads, the connection to Redis. After the fork, so in the worker."""
+        """Start the threads and the connection to Redis. Runs in the worker, after the fork."""
         extensions = self.app.extensions
         self._bridge = Bridge(self.app.wsgi_app, self._config.threads)
         self._tasks = [asyncio.create_task(_for_ever(_watch_the_loop))]
         self._first_look = asyncio.create_task(asyncio.to_thread(extensions["store"].report))
-        if self._config.redis_max_connections > 1:  # with only one, the threads' pool needs it
+        if self._config.redis_max_connections > 1:  # the threads' pool needs one
             cache = extensions["page_cache"]
-            self._copies = Copies(cache)
+            self._local_cache = LocalCache(cache)
             interface: Any = self.app.session_interface
-            self._early = EarlyAnswers(extensions["pages"], cache, interface, self._copies, self._config.trusted_hosts)
+            self._early = EarlyResponses(
+                extensions["pages"], cache, interface, self._local_cache, self._config.trusted_hosts
+            )
             self._tasks += [
-                asyncio.create_task(_for_ever(self._copies.link.keep_open)),
-                asyncio.create_task(_for_ever(self._copies.prove_pushes)),
+                asyncio.create_task(_for_ever(self._local_cache.link.keep_open)),
+                asyncio.create_task(_for_ever(self._local_cache.prove_pushes)),
             ]
 
     async def _stop(self) -> None:
         if self._early is not None:
-            self._copies.link.close()
+            self._local_cache.link.close()
         for task in self._tasks:
             task.cancel()
         self._bridge.close()
@@ -158,12 +156,12 @@ def _joined(pairs: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 
 async def _for_ever(work: Callable[[], Awaitable[None]]) -> None:
-    """Do something again and again until cancelled; should it fail, the log says so, and it is tried again."""
+    """Repeat some work until cancelled. If it raises, log that, wait a second, and go on."""
     while True:
         try:
             await work()
-        except Exception:  # the front can serve without it, and must not stop trying
-            log.exception("something in the background failed, and starts again")
+        except Exception:  # the front serves without it, and must keep trying
+            log.exception("a background task failed, and starts again")
             await asyncio.sleep(1)
 
 

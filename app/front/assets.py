@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask
 from whitenoise import WhiteNoise
@@ -35,25 +35,27 @@ class Assets:
             hashed = f"{path.stem}.{_digest(path.read_bytes())}{path.suffix}"
             self._names[path.name] = path.name if self._debug else hashed
         templates = b"".join(path.read_bytes() for path in sorted((root / "templates").rglob("*.html")))
-        # Of static files and templates: a deployment that changes them must not serve pages made with others.
+        # Of static files and templates: a deployment that changes either must not serve pages made with the old ones.
         self.version = _digest("".join(self._names.values()).encode() + templates)
 
     def url(self, name: str) -> str:
-        """Return the URL of a static file. Raises KeyError if there is none of that name."""
+        """Return the URL of a static file. Raises KeyError if there is no file of that name."""
         return f"/static/{self._names[name]}"
 
     def serve_before(self, application: "WSGIApplication") -> "WSGIApplication":
-        """Return a WSGI application that serves the static files, and leaves the rest to `application`."""
+        """Return a WSGI application that serves the static files, and passes other requests to `application`."""
+        options: dict[str, Any]
         if self._debug:
-            live: WSGIApplication = WhiteNoise(
-                application,
-                root=str(self._static),
-                prefix="static/",
-                autorefresh=True,
-                max_age=0,
-                allow_all_origins=False,
-            )
-            return live
+            folder, options = self._static, {"autorefresh": True, "max_age": 0}
+        else:
+            folder, options = self._prepared_folder(), {"max_age": 3600, "immutable_file_test": _is_immutable}
+        served: WSGIApplication = WhiteNoise(
+            application, root=str(folder), prefix="static/", allow_all_origins=False, **options
+        )
+        return served
+
+    def _prepared_folder(self) -> Path:
+        """Return a temporary folder with the files under both names, compressed."""
         folder = Path(tempfile.mkdtemp(prefix="pipit-static-"))
         atexit.register(_remove, folder, os.getpid())
         compressor = Compressor(quiet=True)
@@ -62,19 +64,15 @@ class Assets:
                 shutil.copyfile(self._static / name, copy)
                 if compressor.should_compress(copy.name):
                     compressor.compress(str(copy))
-        served: WSGIApplication = WhiteNoise(
-            application,
-            root=str(folder),
-            prefix="static/",
-            max_age=3600,
-            allow_all_origins=False,
-            immutable_file_test=lambda _path, url: bool(HASHED.search(url)),
-        )
-        return served
+        return folder
+
+
+def _is_immutable(_path: str, url: str) -> bool:
+    return bool(HASHED.search(url))
 
 
 def _remove(folder: Path, made_by: int) -> None:
-    """Remove the folder at the end of the process that made it; one that was forked from it only uses the folder."""
+    """Remove the folder when the process that made it ends; forked processes only use the folder."""
     if os.getpid() == made_by:
         shutil.rmtree(folder, ignore_errors=True)
 

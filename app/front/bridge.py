@@ -1,8 +1,8 @@
-"""The bridge to Flask: complete requests go to threads, and whole answers come back.
+"""The bridge to Flask: complete requests go to threads, and whole responses come back.
 
-A thread never waits for a client. It gets a request only when its body is complete and its length right, and gives the
-answer back whole; a long one in a temporary file. So a client that sends slowly, reads slowly or hangs up costs no
-thread. Written for this, because `a2wsgi` streams the body, and `asgiref` runs all requests on one thread.
+A thread never waits for a client. It gets a request only when the body is complete and of the right length, and hands
+back a whole response; a long one in a temporary file. So a client that sends slowly, reads slowly or hangs up costs no
+thread. No library does all of this: `a2wsgi` streams the body, and `asgiref` runs all requests on one thread.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 from app import costs
-from app.front.answers import Answer, Headers
+from app.front.responses import Response, plain_text
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -37,7 +37,7 @@ Receive = Callable[[], Awaitable[Any]]
 
 @dataclass(slots=True)
 class Visit:
-    """A request as the front sees it."""
+    """A request, with what the front knows about it."""
 
     scope: Scope
     method: str
@@ -48,7 +48,7 @@ class Visit:
 
 
 class DisconnectedError(Exception):
-    """The client is gone, or was too slow, before its request was complete; `status` is for the log."""
+    """The client disconnected or was too slow before its request was complete; `status` is for the log."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -63,59 +63,53 @@ class Bridge:
         self._loop = asyncio.get_running_loop()
         self._most = threads + MOST_WAITING
         self._under_way = 0
-        self._jobs: SimpleQueue[tuple[dict[str, Any], asyncio.Future[Answer]] | None] = SimpleQueue()
+        self._jobs: SimpleQueue[tuple[dict[str, Any], asyncio.Future[Response]] | None] = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"flask-{number}", daemon=True) for number in range(threads)
         ]
         for thread in self._threads:
             thread.start()
 
-    async def answer(self, visit: Visit, receive: Receive) -> Answer:
-        """Return the application's answer. Raises DisconnectedError if the request never becomes complete."""
+    async def answer(self, visit: Visit, receive: Receive) -> Response:
+        """Return the application's response. Raises DisconnectedError if the request never becomes complete."""
         body, length = await _read(visit, receive)
         if self._under_way >= self._most:
             log.error("%d requests wait for a thread already: 503", MOST_WAITING)
             text = b"Pipit is very busy right now. Try again in a few seconds.\n"
-            plain = (b"content-type", b"text/plain; charset=utf-8")
-            retry = (b"retry-after", RETRY_AFTER)
-            return Answer(503, [plain, retry, (b"content-length", b"%d" % len(text))], text)
-        answer: asyncio.Future[Answer] = self._loop.create_future()
+            return plain_text(503, text, (b"retry-after", RETRY_AFTER))
+        response: asyncio.Future[Response] = self._loop.create_future()
         self._under_way += 1  # until the thread is done, even if the waiting task is cancelled
-        self._jobs.put((_environ(visit, body, length), answer))
-        return await answer
+        self._jobs.put((_environ(visit, body, length), response))
+        return await response
 
     def close(self) -> None:
-        """End the threads when they have done what is queued."""
+        """End the threads after the queued requests."""
         for _ in self._threads:
             self._jobs.put(None)
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             environ, future = job
-            result = contextvars.Context().run(self._run, environ)
-            self._loop.call_soon_threadsafe(self._done, future, result)
-            del job, environ, future, result  # or this thread would keep them until its next request
+            response = contextvars.Context().run(self._run, environ)
+            self._loop.call_soon_threadsafe(self._done, future, response)
+            del job, environ, future, response  # or this thread would keep them alive until its next request
 
-    def _run(self, environ: dict[str, Any]) -> Answer | BaseException:
+    def _run(self, environ: dict[str, Any]) -> Response:
         costs.this_thread.request = environ[costs.ENVIRON_KEY]
         try:
             return _collected(self._application, environ)
-        except BaseException as error:  # Flask answers its own errors; a sys.exit() would end the thread
+        except BaseException:  # Flask answers its own errors; a sys.exit() would end the thread
             log.exception("a request failed outside of Flask")
-            return error
+            return plain_text(500, b"Something went wrong.\n")
 
-    def _done(self, future: "asyncio.Future[Answer]", result: Answer | BaseException) -> None:
+    def _done(self, future: "asyncio.Future[Response]", response: Response) -> None:
         self._under_way -= 1
-        if future.done():  # cancelled
-            return
-        if isinstance(result, BaseException):
-            text = b"Something went wrong.\n"
-            result = Answer(500, [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(text))], text)
-        future.set_result(result)
+        if not future.done():  # the waiting task may have been cancelled
+            future.set_result(response)
 
 
 async def _read(visit: Visit, receive: Receive) -> tuple[bytes, int]:
-    """Return a request's whole body and its length; of one that is too large nothing, and the length that it says.
+    """Return a request's whole body and its length. If it is too large, return no body and the declared length.
 
     Raises DisconnectedError.
     """
@@ -172,30 +166,30 @@ def _environ(visit: Visit, body: bytes, length: int) -> dict[str, Any]:
             text = f"{environ[key]}{'; ' if key == 'HTTP_COOKIE' else ','}{text}"
         environ[key] = text
     if "HTTP_HOST" in environ:
-        environ["HTTP_HOST"] = environ["HTTP_HOST"].lower()  # TRUSTED_HOSTS and the URLs made of it don't mind the case
+        environ["HTTP_HOST"] = environ["HTTP_HOST"].lower()  # host names are case-insensitive
     return environ
 
 
-def _collected(application: "WSGIApplication", environ: dict[str, Any]) -> Answer:
-    """Return all that the application answers."""
-    answer = Answer(500, [], b"")
+def _collected(application: "WSGIApplication", environ: dict[str, Any]) -> Response:
+    """Run the application, and return its whole response."""
+    response = Response(500, [], b"")
 
     def start_response(status: str, headers: list[tuple[str, str]], *_exc_info: Any) -> Callable[[bytes], object]:
-        answer.status = int(status[:3])
-        answer.headers = _encoded(headers)
+        response.status = int(status[:3])
+        response.headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
         return written.append
 
     written: list[bytes] = []
     content = application(environ, start_response)
     try:
-        answer.body, length = _whole(written, content)
+        response.body, length = _whole(written, content)
     finally:
         if hasattr(content, "close"):
             content.close()
-    has_body = environ["REQUEST_METHOD"] != "HEAD" and answer.status not in (204, 304)
-    if has_body and not any(name == b"content-length" for name, _ in answer.headers):
-        answer.headers.append((b"content-length", b"%d" % length))  # so that the client knows where the body ends
-    return answer
+    has_body = environ["REQUEST_METHOD"] != "HEAD" and response.status not in (204, 304)
+    if has_body and not any(name == b"content-length" for name, _ in response.headers):
+        response.headers.append((b"content-length", b"%d" % length))  # so that the client knows where the body ends
+    return response
 
 
 def _whole(written: list[bytes], content: Iterable[bytes]) -> tuple[bytes | IO[bytes], int]:
@@ -216,7 +210,3 @@ def _whole(written: list[bytes], content: Iterable[bytes]) -> tuple[bytes | IO[b
     length = spool.tell()
     spool.seek(0)
     return spool, length
-
-
-def _encoded(headers: list[tuple[str, str]]) -> Headers:
-    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]

@@ -1,4 +1,4 @@
-"""The log: one line for each request and for each event, in logfmt, which people read and machines parse.
+"""The log: one line for each request and for each event, in logfmt, which people can read and machines can parse.
 
     method=GET path=/ status=200 ms=3 request_id=5e1f… redis=1 sql=0 cache=hit
 
@@ -20,18 +20,18 @@ from app import costs
 
 CACHE_RESULT = re.compile(r"\bfwd=(\w+)|\bhit\b")
 PLAIN = re.compile(r"[!#-<>-\[\]-~]+")  # visible ASCII except " = and \\
-# The end of what itsdangerous has signed, such as a link to reset a password: without it the rest is of no use.
+# The end of a token signed by itsdangerous, such as a password reset link: the rest is useless without it.
 SIGNATURE = re.compile(r"\.[\w-]{6}\.[\w-]{27}", re.ASCII)
 FLUSH_INTERVAL = 0.1  # s a line may wait
-MOST_LINES = 20_000  # that may wait; whoever reads the log has stalled
+MOST_LINES = 20_000  # that may wait; with more, the reader of the log has stalled
 MOST_REMEMBERED = 200  # characters of a value whose quoted form is remembered
 
 
 def write_request(request: costs.RequestStats, method: str, path: str, status: int) -> None:
     """Write a request's line.
 
-    It is formatted at once: records kept for later would be scanned by the garbage collector again and again, which
-    costs more than formatting them.
+    The line is formatted at once: the garbage collector would scan unformatted records again and again, which costs
+    more than formatting them.
     """
     output.put(
         f"method={method if method.isalpha() else _quoted(method)} path={_quoted(path)} status={status} "
@@ -64,10 +64,10 @@ class Output:
 
     def __init__(self) -> None:
         self.begin()
-        os.register_at_fork(after_in_child=self.begin)  # threads don't survive a fork, and the lines are the parent's
+        os.register_at_fork(after_in_child=self.begin)  # a fork keeps no threads, and the lines are the parent's
 
     def begin(self) -> None:
-        """Begin with no lines and no thread."""
+        """Start with no lines and no thread."""
         self._lines: deque[str] = deque()
         self._lock = threading.Lock()
         self._soon = threading.Event()
@@ -75,7 +75,7 @@ class Output:
         self._has_thread = False
 
     def put(self, line: str, *, at_once: bool = False) -> None:
-        """Have a line written; if too many are waiting, it is only counted."""
+        """Queue a line to be written; if too many are waiting, drop and count it."""
         if len(self._lines) < MOST_LINES:
             self._lines.append(line)
         else:
@@ -105,7 +105,7 @@ class Output:
     def _start(self) -> None:
         with self._lock:
             if not self._has_thread:
-                with suppress(RuntimeError):  # the system gives no thread: the next line tries again
+                with suppress(RuntimeError):  # no thread to be had: the next line tries again
                     threading.Thread(target=self._flush_often, name="log", daemon=True).start()
                     self._has_thread = True
 
@@ -117,7 +117,7 @@ class Output:
 
 
 class OutputHandler(logging.Handler):
-    """Sends log records to the output, in order with the requests' lines."""
+    """Sends log records to the output, in order with the request lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record's line."""
@@ -129,7 +129,7 @@ atexit.register(output.flush)
 
 
 def init_log() -> None:
-    """Send what Pipit logs to standard output, as Heroku and honcho want it."""
+    """Send Pipit's log to standard output, where Heroku and honcho expect it."""
     logger = logging.getLogger("app")
     logger.setLevel(logging.INFO)
     if not any(isinstance(handler, OutputHandler) for handler in logger.handlers):
@@ -140,13 +140,13 @@ def init_log() -> None:
 
 @lru_cache(maxsize=1_000)  # it changes once a second
 def _cache_result(cache_status: str) -> str:
-    """Return what a Cache-Status says in a word: hit, miss, bypass, request; "-" for what is not a cached page."""
+    """Return a Cache-Status in one word: hit, miss, bypass or request; "-" if the page is not cached."""
     found = CACHE_RESULT.search(cache_status)
     return (found[1] or "hit") if found else "-"
 
 
 def _quoted(value: str) -> str:
-    """Return a value in logfmt: plain ones as they are, others in quotes, with nothing invisible in them."""
+    """Return a value in logfmt: as it is if plain, else in quotes, with invisible characters escaped."""
     return _quote_once(value) if len(value) <= MOST_REMEMBERED else _quote(value)
 
 

@@ -1,4 +1,4 @@
-"""What a web process sets up for itself, once, before its first visitor."""
+"""Settings of a web process that are made once, before its first request."""
 
 import ctypes
 import resource
@@ -9,14 +9,14 @@ from app.front import protocol
 
 SEND_BUFFER = 64 * 1024  # bytes the kernel keeps for a client that doesn't read
 UNREAD = 10_000  # ms the kernel keeps what a client doesn't take; by default it is a minute and more
-SPARE_FILES = 200  # descriptors kept for other things than visitors
+SPARE_FILES = 200  # descriptors kept for anything but connections of visitors
 SWITCH_INTERVAL = 0.0002  # s a thread may compute before the event loop gets its turn; docs/performance.md has figures
 M_MMAP_THRESHOLD = -3  # mallopt(3)
 MMAP_FROM = 1024 * 1024  # bytes
 
 
 def prepare(sockets: list[socket.socket]) -> None:
-    """Set up this process, which will serve what comes in on the sockets."""
+    """Set up this process, which will serve the connections to these sockets."""
     for one in sockets:  # connections inherit this
         one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
@@ -29,9 +29,9 @@ def prepare(sockets: list[socket.socket]) -> None:
 
 
 def _files_allowed(wanted: int) -> int:
-    """Have the system allow this process so many open files, if it may have them; return how many it has of those.
+    """Raise this process's limit of open files to `wanted`, as far as the system lets it; return the limit.
 
-    No more than wanted: macOS calls its limit infinite, and refuses to set it so.
+    Never asks for more: macOS reports an infinite limit, but refuses to set one.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY:
@@ -44,7 +44,7 @@ def _files_allowed(wanted: int) -> int:
 def _give_back_large_blocks() -> None:
     """Make glibc return the 19 MiB that each password hash takes (Argon2), instead of keeping them for each thread.
 
-    By default its threshold for that grows up to 32 MiB with what is freed. Other C libraries don't have this call.
+    By default glibc raises its threshold up to 32 MiB as large blocks are freed. Other C libraries have no such call.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:

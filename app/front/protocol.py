@@ -1,13 +1,13 @@
-"""HTTP on a connection: uvicorn's protocol, with the deadlines and bounds that it lacks.
+"""One HTTP connection: uvicorn's protocol, with the deadlines and limits that uvicorn lacks.
 
-A connection is waiting for one thing at a time, and has a deadline for it:
+A connection waits for one thing at a time, and has a deadline for it:
 
-    a head     HEAD_TIMEOUT s from the connection's opening, or from the first byte of a later request
-    a body     BODY_TIMEOUT s from the end of its head
-    a reader   STALLED s in which the client reads less than SLOWEST of its answer
-    nothing    IDLE_TIMEOUT s without a request
+    a head            HEAD_TIMEOUT s from the connection's opening, or from the first byte of a later request
+    a body            BODY_TIMEOUT s from the end of its head
+    a slow reader     SEND_TIMEOUT s in which the client reads less than LEAST_SENT of its response
+    a next request    KEEPALIVE_TIMEOUT s
 
-A request that can't be taken gets its answer in its turn, after those that came before it on the connection.
+A refusal is sent in its turn, after the responses to the earlier requests on the connection.
 
 Ambiguous requests (request smuggling) are refused (RFC 9112, sections 6 and 11.2). uvicorn's parser, llhttp, refuses
 most of them; what it lets pass is refused here.
@@ -28,18 +28,18 @@ from app.front.security import HEADERS, is_host
 
 HEAD_TIMEOUT = 10.0  # s; on the slowest of mobile networks a head takes one
 BODY_TIMEOUT = 10.0  # s for a whole body; 64 kB takes 8 on such a network
-STALLED = 10.0  # s in which a client takes less than SLOWEST of its answer
-SLOWEST = 4 * 1024  # bytes
-IDLE_TIMEOUT = 100.0  # s; longer than the 90 of Heroku's router, so that it hangs up first
-LINGER = 2.0  # s to read on after an early answer, so that the client sees the answer and not a reset
-LAST_CALL = 0.3  # s a connection stays open at shutdown, for a request that is on its way
-LOOK = 1.0  # s between two looks at the deadlines
+SEND_TIMEOUT = 10.0  # s in which a client may read less than LEAST_SENT of its response
+LEAST_SENT = 4 * 1024  # bytes
+KEEPALIVE_TIMEOUT = 100.0  # s; longer than the 90 of Heroku's router, so that it hangs up first
+LINGERING_TIME = 2.0  # s to read on after a refusal, so that the client gets the response and not a reset
+SHUTDOWN_GRACE = 0.3  # s an idle connection stays open at shutdown: a request may be on its way
+CHECK_INTERVAL = 1.0  # s between two checks of the deadlines
 
 LARGEST_HEAD = 32 * 1024  # bytes
 MOST_RAW_BODY = 2 * MAX_CONTENT_LENGTH  # bytes of a body with its chunk heads and trailers
 MOST_FIELDS = 100
 MOST_CONNECTIONS = 5_000  # app/front/process.py lowers it where a process may have fewer files
-MOST_REFUSED = 50  # connections beyond that which are told so; the others are closed without a word
+MOST_REFUSED = 50  # connections beyond MOST_CONNECTIONS that get a 503; any more are closed at once
 MOST_BUFFERED = 48_000_000  # bytes of unfinished bodies and unread answers in one process
 MOST_PIPELINED = 20  # requests that wait for the answer to an earlier one
 
@@ -107,13 +107,13 @@ class Exchange(RequestResponseCycle):
         return b"".join(parts)
 
 
-class Everyone:
-    """What all connections of this process share; not on their class, where each change would slow them all down."""
+class Totals:
+    """Sums over all connections. Not attributes of their class: changing one would empty Python's attribute caches."""
 
     buffered = 0  # bytes of unfinished bodies and unread answers
 
 
-everyone = Everyone()
+totals = Totals()
 
 
 class FrontProtocol(HttpToolsProtocol):
@@ -121,29 +121,29 @@ class FrontProtocol(HttpToolsProtocol):
 
     most_connections = MOST_CONNECTIONS
     cycle: Exchange  # the newest
-    pipeline: deque[Any]  # those that wait for their turn, each with its application; the newest first
+    pipeline: deque[Any]  # queued requests, each with its application; the newest first
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._deadline = 0.0  # on the loop's clock, for what the connection waits for; 0 while Pipit is working
-        self._head_bytes: int | None = None  # of the head that is being read; None between two
+        self._deadline = 0.0  # on the loop's clock; 0 while Pipit is working
+        self._head_bytes: int | None = None  # of the head being read; None if none is
         self._head_since = 0.0
-        self._body_bytes = 0  # of the body that is being read, as it comes over the wire
-        self._refusal: int | None = None  # the status of a last answer, to be given when its turn comes
-        self._discarding = False  # what the client still sends is ignored
-        self._half_closed = False  # the client sends nothing more, and may still read
+        self._body_bytes = 0  # of the body being read, with its chunk headers
+        self._refusal: int | None = None  # a status to send when its turn comes, before closing
+        self._discarding = False  # ignore what the client still sends
+        self._half_closed = False  # the client has closed its sending side
         self._stopping = False
-        self._buffered = 0  # bytes, of those that everyone buffers
+        self._buffered = 0  # this connection's part of totals.buffered
         self._unsent = 0  # bytes when the client last made progress
         self._stalled_since = 0.0
-        self._watch: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
-    # From the opening to the loss
+    # Opening and closing
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a head."""
+        """Wait for a head, or refuse one connection too many."""
         super().connection_made(transport)
-        self._watch = self.loop.call_later(LOOK, self._look)
+        self._timer = self.loop.call_later(CHECK_INTERVAL, self._check_deadlines)
         if len(self.connections) > self.most_connections + MOST_REFUSED:
             transport.abort()
         elif len(self.connections) > self.most_connections:
@@ -152,15 +152,15 @@ class FrontProtocol(HttpToolsProtocol):
             self._deadline = self.loop.time() + HEAD_TIMEOUT
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let go of everything."""
+        """Cancel the timer, and drop what was waiting."""
         super().connection_lost(exc)
-        if self._watch:
-            self._watch.cancel()
+        if self._timer:
+            self._timer.cancel()
         self.pipeline.clear()
         self._count_buffered(0)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio asks for one
-        """Answer a client that has sent its last request and still reads; otherwise close the connection."""
+        """Keep the connection if the client, which sends no more, still waits for responses."""
         self._half_closed = True
         if self._discarding or self._is_idle():
             return False
@@ -175,22 +175,17 @@ class FrontProtocol(HttpToolsProtocol):
         return True
 
     def shutdown(self) -> None:
-        """Finish what has begun, and close.
-
-        A connection that was opened or used just now may have a request on its way: it stays a moment longer.
-        """
+        """Close after the current request, or after SHUTDOWN_GRACE: a request may be on its way."""
         self._stopping = True
-        if not self._is_idle():
-            self.cycle.keep_alive = False
-        elif self.cycle is not None and self._deadline - self.loop.time() < IDLE_TIMEOUT - LAST_CALL:
-            self._close_if_idle()
+        if self._is_idle():
+            self.loop.call_later(SHUTDOWN_GRACE, self._close_if_idle)
         else:
-            self.loop.call_later(LAST_CALL, self._close_if_idle)
+            self.cycle.keep_alive = False
 
     # Reading
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came."""
+        """Parse the data, and refuse a head or a body that is too large."""
         if self._discarding or self._refusal:
             return
         newest, in_body = self.cycle, self.cycle is not None and self.cycle.more_body
@@ -203,7 +198,7 @@ class FrontProtocol(HttpToolsProtocol):
             cause = error.__context__
             self._refuse(cause.status if isinstance(cause, RefusedError) else 400)
             return
-        if self.cycle is not newest:  # several requests in one piece; the limits are checked from the next read on
+        if self.cycle is not newest:  # several requests in one read: the limits are checked from the next read on
             return
         if self._head_bytes is not None and not in_body:
             self._head_bytes += len(data)
@@ -215,7 +210,7 @@ class FrontProtocol(HttpToolsProtocol):
                 self._refuse(413)
 
     def on_message_begin(self) -> None:
-        """Begin to read a head; the first one's deadline began when the connection was opened."""
+        """Start to read a head. The deadline of the first one has run since the connection was opened."""
         super().on_message_begin()
         self._fields = 0
         self._size = 0
@@ -225,15 +220,15 @@ class FrontProtocol(HttpToolsProtocol):
             self._deadline = self._head_since + HEAD_TIMEOUT
 
     def on_url(self, url: bytes) -> None:
-        """Take a part of the target."""
+        """Add a part of the request target."""
         self.url += url
         if len(self.url) > LARGEST_HEAD:
             raise RefusedError(414)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a field of the head.
+        """Add a header of the request.
 
-        Dropped: a trailer's fields, and names with an underscore, which CGI and some proxies take for a hyphen.
+        Trailers are dropped. So are names with an underscore, which CGI and some proxies read as a hyphen.
         """
         self._fields += 1
         self._size += len(name) + len(value)
@@ -243,7 +238,7 @@ class FrontProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Begin to answer a request whose head is complete."""
+        """Start the request, or queue it behind an earlier one."""
         version = self.parser.get_http_version()
         self._check_framing(version)
         target = httptools.parse_url(self.url)
@@ -282,7 +277,7 @@ class FrontProtocol(HttpToolsProtocol):
         self.cycle = exchange
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of the body; no more than would be read of it."""
+        """Add a part of the body; once it is too large, only count it."""
         self.cycle.received += len(body)
         if self.cycle.received - len(body) <= MAX_CONTENT_LENGTH:
             super().on_body(body)
@@ -290,7 +285,7 @@ class FrontProtocol(HttpToolsProtocol):
                 raise RefusedError(503)
 
     def on_message_complete(self) -> None:
-        """Note that the whole request is there: from now on it is Pipit's turn."""
+        """Note that the request is complete: there is no deadline until Pipit has responded."""
         exchange = self.cycle
         exchange.more_body = False
         exchange.keep_alive = exchange.keep_alive and self.parser.should_keep_alive()  # a trailer may have ended that
@@ -313,7 +308,7 @@ class FrontProtocol(HttpToolsProtocol):
     # Answering
 
     def answered(self, exchange: Exchange) -> None:
-        """Go on after an answer: with the next request of the pipeline, or by waiting, or by closing."""
+        """After a response, start the next request of the pipeline, wait for one, or close."""
         self.server_state.total_requests += 1
         if self.transport.is_closing() or self._discarding:
             return
@@ -331,19 +326,17 @@ class FrontProtocol(HttpToolsProtocol):
             self._answer_plainly(self._refusal)
         else:
             reading = self._head_bytes is not None  # the head of a next request
-            self._deadline = self._head_since + HEAD_TIMEOUT if reading else self.loop.time() + IDLE_TIMEOUT
+            self._deadline = self._head_since + HEAD_TIMEOUT if reading else self.loop.time() + KEEPALIVE_TIMEOUT
             self.flow.resume_reading()
-            if self._stopping:
-                self._close_if_idle()
 
     def _refuse(self, status: int) -> None:
-        """Answer without the application, in turn, and close."""
+        """Respond without the application, in turn, and close."""
         exchange = self.cycle
         if exchange is None or exchange.response_complete:
             log.write_request(costs.RequestStats.begin(), "-", "-", status)
             self._answer_plainly(status)
-        elif exchange.more_body and not self.pipeline:  # it is the request that is being answered
-            exchange.refused = status  # the front writes its line
+        elif exchange.more_body and not self.pipeline:  # the request in progress
+            exchange.refused = status  # the front logs it
             exchange.disconnected = True
             exchange.message_event.set()
             if exchange.response_started:
@@ -357,7 +350,7 @@ class FrontProtocol(HttpToolsProtocol):
             self._refusal = status
 
     def _answer_plainly(self, status: int) -> None:
-        """Answer in a few words, and close."""
+        """Send a short response, and close."""
         text = TEXTS[status]
         head = [STATUS_LINE[status], b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n" % len(text)]
         head += [b"%s: %s\r\n" % header for header in (*self.server_state.default_headers, *HEADERS)]
@@ -365,9 +358,9 @@ class FrontProtocol(HttpToolsProtocol):
         self._linger()
 
     def _linger(self) -> None:
-        """Say that nothing more will be sent, and read on for a moment before the connection is closed."""
+        """Close the sending side, and read on for a moment before closing the connection."""
         self._discarding = True
-        self._deadline = self.loop.time() + LINGER
+        self._deadline = self.loop.time() + LINGERING_TIME
         if self._half_closed:
             self.transport.close()
             return
@@ -376,40 +369,40 @@ class FrontProtocol(HttpToolsProtocol):
             self.transport.write_eof()
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Say nothing: browsers ask for an upgrade to HTTP/2 as a matter of course."""
+        """Log nothing: some clients ask for HTTP/2 with every request."""
 
     # Deadlines
 
-    def _look(self) -> None:
-        """Let go of a client that takes too long."""
+    def _check_deadlines(self) -> None:
+        """Close the connection if a deadline has passed."""
         now = self.loop.time()
         if not self._makes_progress(now):
             self.transport.abort()
         elif 0 < self._deadline <= now:
-            self._give_up()
-        self._watch = self.loop.call_later(LOOK, self._look)
+            self._time_out()
+        self._timer = self.loop.call_later(CHECK_INTERVAL, self._check_deadlines)
 
     def _makes_progress(self, now: float) -> bool:
-        """Return whether the client reads its answer."""
+        """Return whether the client reads its response fast enough."""
         unsent = self.transport.get_write_buffer_size()
-        if unsent == 0 or not self._unsent - SLOWEST < unsent <= self._unsent:
+        if unsent == 0 or not self._unsent - LEAST_SENT < unsent <= self._unsent:
             self._unsent, self._stalled_since = unsent, now
             self._within_bounds()
             return True
-        return now - self._stalled_since < STALLED and self._within_bounds()
+        return now - self._stalled_since < SEND_TIMEOUT and self._within_bounds()
 
     def _within_bounds(self) -> bool:
-        """Count what is buffered for this connection; return whether all together hold no more than they may."""
+        """Update what this connection buffers; return whether all connections together stay within MOST_BUFFERED."""
         body = self.cycle.received if self.cycle is not None and self.cycle.more_body else 0
         self._count_buffered(body + self.transport.get_write_buffer_size())
-        return everyone.buffered <= MOST_BUFFERED
+        return totals.buffered <= MOST_BUFFERED
 
     def _count_buffered(self, size: int) -> None:
         if size != self._buffered:
-            everyone.buffered += size - self._buffered
+            totals.buffered += size - self._buffered
             self._buffered = size
 
-    def _give_up(self) -> None:
+    def _time_out(self) -> None:
         self._deadline = 0.0
         if self._discarding:
             self.transport.abort()
@@ -419,7 +412,7 @@ class FrontProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _is_idle(self) -> bool:
-        """Return whether no request is being answered or waits for it."""
+        """Return whether no request is in progress or queued."""
         return self.cycle is None or (self.cycle.response_complete and not self.pipeline)
 
     def _close_if_idle(self) -> None:

@@ -1,13 +1,13 @@
 """One RESP3 connection to Redis, on which an event loop multiplexes the commands of all its requests.
 
-The commands of one turn of the loop are written together, and their replies come in the order of the commands. If
+The commands of one turn of the loop are written together as a batch, and their replies arrive in the same order. If
 that order were ever lost (a proxy that repeats a reply, a bug), one visitor would get another's session. So every batch
-is checked: it ends with `PING <token>`, and its replies are released only when exactly that token has come after
-exactly as many replies. If not, the connection is closed, and each request of the batch goes on without an answer. A
-connection that timed out is closed too, never used again: that is how redis-py once mixed up replies (CVE-2023-28858).
+ends with `PING <token>`, and its replies are released only when that token arrives after exactly the expected number of
+replies. Otherwise the connection is closed, and each request of the batch goes on without a reply. A connection that
+timed out is closed too, and never used again: reusing one is how redis-py once mixed up replies (CVE-2023-28858).
 
-Threads don't use this connection; they have redis-py's pool (app/redis_client.py). It belongs to the process that made
-it: the front makes it after the fork.
+Threads use redis-py's pool instead (app/redis_client.py). The connection belongs to one process, which opens it after
+the fork.
 """
 
 import asyncio
@@ -39,7 +39,11 @@ class LostError(Exception):
 
 
 class TimedOutError(LostError):
-    """It was closed because a reply took too long."""
+    """A reply took too long, so the connection was closed."""
+
+
+class OutOfStepError(Exception):
+    """The replies don't match the commands."""
 
 
 @dataclass(slots=True)
@@ -47,15 +51,15 @@ class Batch:
     """Commands that were written together."""
 
     callbacks: list[Callback]
-    token: bytes | None  # that proves their count; None while the connection is being opened
+    token: bytes | None  # of the PING that proves their count; None while the connection is being opened
     written_at: float
 
 
 class RedisConnection(asyncio.Protocol):
     """One connection, from its opening to its loss.
 
-    on_push: called with each push message, as soon as it is read. A push that comes between a command's reply and that
-        reply's release is passed on a second time right after the reply, so that the invalidation wins.
+    on_push: called with each push message, as soon as it is read. If a push arrives between a command's reply and that
+        reply's release, on_push is called again right after the reply, so that the invalidation wins.
     """
 
     def __init__(self, on_push: Callable[[list[Any]], None]) -> None:
@@ -64,9 +68,9 @@ class RedisConnection(asyncio.Protocol):
         self._reader = hiredis.Reader(notEnoughData=NOT_ENOUGH)
         self._transport: Any = None
         self._commands: list[bytes] = []  # to be written at the end of this turn of the loop
-        self._callbacks: list[Callback] = []  # theirs
+        self._callbacks: list[Callback] = []  # of these commands
         self._batches: deque[Batch] = deque()  # written, oldest first
-        self._events: list[Any] = []  # what has come for the oldest batch: replies, and pushes in between
+        self._events: list[Any] = []  # of the oldest batch: its replies so far, and pushes in between
         self._replies = 0  # among the events
         self._salt = secrets.token_hex(8).encode()
         self._deadline: asyncio.TimerHandle | None = None
@@ -82,7 +86,7 @@ class RedisConnection(asyncio.Protocol):
     def ask(self, callback: Callback, *command: str | bytes | int) -> None:
         """Send a command at the end of this turn; `callback` gets the reply, or an exception, once.
 
-        Raises RuntimeError in another process than the one that made the connection: its replies would go to either.
+        Raises RuntimeError in a process other than the one that opened it: either might read the reply.
         """
         if os.getpid() != self._process:
             raise RuntimeError("the front's connection to Redis was made before the fork")
@@ -118,7 +122,7 @@ class RedisConnection(asyncio.Protocol):
         return await replies
 
     def close(self, cause: LostError) -> None:
-        """Close the connection, and tell everyone who waits for a reply."""
+        """Close the connection, and give the cause to every callback that waits for a reply."""
         if self.lost.done():
             return
         self.lost.set_result(cause)
@@ -132,7 +136,7 @@ class RedisConnection(asyncio.Protocol):
         for callback in waiting:
             _give(callback, cause)
 
-    # What asyncio calls
+    # asyncio's callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
@@ -143,7 +147,7 @@ class RedisConnection(asyncio.Protocol):
         self.close(LostError(f"connection lost: {type(error).__name__}" if error else "the server hung up"))
 
     def data_received(self, data: bytes) -> None:
-        """Take what Redis sends."""
+        """Read replies and push messages."""
         self._reader.feed(data)
         try:
             while (reply := self._reader.gets()) is not NOT_ENOUGH:
@@ -151,10 +155,11 @@ class RedisConnection(asyncio.Protocol):
                     self._on_push(reply)
                     if self._events:
                         self._events.append(reply)
-                elif not self._take(reply):
-                    return
-        except hiredis.ProtocolError as error:
-            self._out_of_step(f"{error}")
+                else:
+                    self._take(reply)
+        except (OutOfStepError, hiredis.ProtocolError) as error:
+            log.error("the connection to Redis is out of step (%s): closed, nothing it sent is used", error)  # noqa: TRY400
+            self.close(LostError("out of step"))
 
     # Details
 
@@ -175,24 +180,20 @@ class RedisConnection(asyncio.Protocol):
             self._deadline = self._loop.call_later(COMMAND_TIMEOUT, self._check_deadline)
         self._transport.write(data)
 
-    def _take(self, reply: Any) -> bool:
-        """Take a reply; return False if it shows that the connection is out of step."""
+    def _take(self, reply: Any) -> None:
+        """Keep a reply until its batch is complete. Raises OutOfStepError."""
         if not self._batches:
-            self._out_of_step("a reply came that nobody had asked for")
-            return False
+            raise OutOfStepError("a reply came that nobody had asked for")
         batch = self._batches[0]
         self._events.append(reply)
         self._replies += 1
         if self._replies < len(batch.callbacks) + (batch.token is not None):
             if batch.token is not None and reply == batch.token:
-                self._out_of_step("a batch's PING was answered too early")
-                return False
-            return True
+                raise OutOfStepError("a batch's PING was answered too early")
+            return
         if batch.token is not None and not self._proves(reply, batch.token):
-            self._out_of_step("a batch ended with another reply than its own PING's")
-            return False
+            raise OutOfStepError("a batch ended with another reply than its own PING's")
         self._release(batch)
-        return True
 
     @staticmethod
     def _proves(reply: Any, token: bytes) -> bool:
@@ -200,7 +201,7 @@ class RedisConnection(asyncio.Protocol):
         return bool(reply == token)
 
     def _release(self, batch: Batch) -> None:
-        """Give the replies to whoever asked, in order with the pushes."""
+        """Pass the replies to their callbacks, in order with the pushes."""
         self._batches.popleft()
         events, self._events, self._replies = self._events, [], 0
         callbacks = iter(batch.callbacks)
@@ -209,10 +210,6 @@ class RedisConnection(asyncio.Protocol):
                 self._on_push(event)
             elif callback := next(callbacks, None):
                 _give(callback, event)
-
-    def _out_of_step(self, what: str) -> None:
-        log.error("the connection to Redis is out of step (%s): closed, nothing it sent is used", what)
-        self.close(LostError("out of step"))
 
     def _check_deadline(self) -> None:
         """Close the connection if the oldest batch has waited too long."""
@@ -227,7 +224,7 @@ class RedisConnection(asyncio.Protocol):
 
 
 class RedisLink:
-    """Keeps one RedisConnection open as long as the front runs, and tells the circuit breaker what it sees.
+    """Keeps one RedisConnection open while the front runs, and reports failures to the circuit breaker.
 
     on_push, on_lost: called with each push message, and when a connection is lost.
     """
@@ -238,8 +235,8 @@ class RedisLink:
         self._on_lost = on_lost
         self.connection: RedisConnection | None = None
         self.run_id = UNKNOWN_RUN_ID  # of the server
-        self.tracks = False  # whether the server says what has changed
-        self._refused = False  # log that once
+        self.tracks = False  # whether the server pushes invalidations
+        self._refused = False  # so that it is logged once
         self._tls = _tls_context(store.config) if store.config.redis.tls else None
 
     async def keep_open(self) -> None:
@@ -302,7 +299,7 @@ class RedisLink:
 
 
 def _tls_context(config: Config) -> ssl.SSLContext:
-    """Return how TLS is spoken; made once, since reading the system's certificates takes 20 ms."""
+    """Return the TLS settings. Made once: reading the system's certificates takes 20 ms."""
     context = ssl.create_default_context()
     if not config.redis_tls_verify:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -310,18 +307,18 @@ def _tls_context(config: Config) -> ssl.SSLContext:
 
 
 def _ignore(_reply: Any) -> None:
-    """Take a reply that says nothing."""
+    """Ignore a reply."""
 
 
 def _give(callback: Callback, reply: Any) -> None:
     try:
         callback(reply)
-    except asyncio.InvalidStateError:  # a future whose waiter was cancelled
+    except asyncio.InvalidStateError:  # the waiting task was cancelled
         log.debug("nobody waits for this reply any more")
     except Exception:  # a bug; the others of the batch must get their replies all the same
         log.exception("a reply from Redis could not be used")
 
 
 def packed(*command: str | bytes | int) -> bytes:
-    """Return a command as Redis reads it."""
+    """Return a command in the Redis protocol."""
     return bytes(hiredis.pack_command(command))  # type: ignore[arg-type]  # declared as a tuple of one

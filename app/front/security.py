@@ -1,6 +1,6 @@
 """Security headers for every response, HTTPS redirects, and the visitor's scheme and address behind proxies.
 
-Plain functions: the front calls them for every request, and app/front/wsgi.py does where there is no front.
+Plain functions: the front calls them for every request, and app/front/wsgi_middleware.py where there is no front.
 """
 
 import ipaddress
@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from werkzeug.sansio.utils import host_is_trusted
 
-# Nothing inline, nothing from elsewhere: a script that somebody managed to put into a page would not run.
+# Nothing inline, nothing from other sites: an injected script does not run.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "manifest-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -19,7 +19,7 @@ CONTENT_SECURITY_POLICY = (
 HEADERS = [
     (b"content-security-policy", CONTENT_SECURITY_POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"same-origin"),  # don't tell other sites what was read
+    (b"referrer-policy", b"same-origin"),  # don't tell other sites which page a visitor came from
     (b"x-frame-options", b"DENY"),  # for browsers older than frame-ancestors
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
@@ -33,7 +33,7 @@ LARGEST_PORT = 65_535
 LONGEST_HOST = 260  # characters: a name of 253 and a port
 WITH_PORT = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::[0-9]+)?|([0-9.]+):[0-9]+")  # how some proxies write an address
 PATH_CHARACTERS = "/:@!$&'()*+,;=~"  # that need no percent-encoding (RFC 3986, section 3.3)
-OPEN_PATHS = ("/healthz", "/readyz")  # platforms look at these from inside, without TLS
+OPEN_PATHS = ("/healthz", "/readyz")  # platforms check these from inside, without TLS
 
 
 def security_headers(scheme: str) -> list[tuple[bytes, bytes]]:
@@ -54,7 +54,7 @@ def is_host(value: bytes) -> bool:
 
 
 def to_https(host: str, path: str, query: str, trusted_hosts: Sequence[str]) -> tuple[int, list[tuple[bytes, bytes]]]:
-    """Return the status and the headers for a visitor who came without TLS: a redirect, if this site has that name.
+    """Return the status and the headers for a visitor without TLS: a redirect if the host is this site's, else a 400.
 
     path: as text, percent-decoded.
     """
@@ -62,13 +62,13 @@ def to_https(host: str, path: str, query: str, trusted_hosts: Sequence[str]) -> 
     if not is_host(host.encode("latin-1")) or not host_is_trusted(host.lower(), list(trusted_hosts) or None):
         return 400, [no_body]
     location = f"https://{host}{quote(path, safe=PATH_CHARACTERS)}{'?' if query else ''}{query}"
-    return 308, [(b"location", location.encode()), no_body]  # 308: a form that was sent is sent again as it was
+    return 308, [(b"location", location.encode()), no_body]  # 308: the browser sends a form again unchanged
 
 
 def seen_by_proxy(forwarded: str, hops: int) -> str:
-    """Return what the outermost trusted proxy put into an X-Forwarded-* header; "" if it put nothing there.
+    """Return the entry of the outermost trusted proxy in an X-Forwarded-* header; "" if there is none.
 
-    Each proxy appends what it saw. What stands further to the left came with the request, and may be forged.
+    Each proxy appends what it saw. Entries further to the left came with the request, and may be forged.
 
     forwarded: the header's value; several headers of one name joined with commas.
     hops: trusted proxies between the visitor and Pipit.
@@ -78,13 +78,13 @@ def seen_by_proxy(forwarded: str, hops: int) -> str:
 
 
 def scheme_seen(forwarded_proto: str, hops: int, own: str) -> str:
-    """Return the scheme that the visitor came with, as the trusted proxies say; `own` without any, or if they don't."""
+    """Return the scheme that the visitor came with, according to the trusted proxies; `own` if they don't say."""
     scheme = seen_by_proxy(forwarded_proto, hops).lower()
     return scheme if scheme in ("http", "https") else own
 
 
 def address_seen(forwarded_for: str, hops: int, own: str) -> str:
-    """Return the visitor's address, as the trusted proxies say; `own` without any, or if they don't."""
+    """Return the visitor's address, according to the trusted proxies; `own` if they don't say."""
     address = seen_by_proxy(forwarded_for, hops)
     with_port = WITH_PORT.fullmatch(address)
     return (with_port[1] or with_port[2]) if with_port else (address or own)

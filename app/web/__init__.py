@@ -7,7 +7,7 @@ from app.config import Config
 from app.front.assets import Assets
 from app.front.bridge import MAX_CONTENT_LENGTH
 from app.front.log import init_log
-from app.front.wsgi import WSGIFront
+from app.front.wsgi_middleware import FrontMiddleware
 from app.web import accounts, errors, health, holes, limits, pages, people, posts, well_known
 from app.web.converters import IdConverter
 from app.web.viewer import signed_in
@@ -34,5 +34,5 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
     app.context_processor(
         lambda: {"viewer": signed_in(), "site_name": config.site_name, "csrf_token": holes.csrf_token_for_visitor}
     )
-    app.wsgi_app = WSGIFront(assets.serve_before(app.wsgi_app), config)  # type: ignore[method-assign]  # Flask's own way
+    app.wsgi_app = FrontMiddleware(assets.serve_before(app.wsgi_app), config)  # type: ignore[method-assign]
     init_log()

@@ -17,8 +17,8 @@ from werkzeug.exceptions import HTTPException
 
 from app import costs
 from app.cache import PageCache, PageKind, current_cache
-from app.front.answers import Filling, PageAnswers, headers_by_name
 from app.front.assets import Assets
+from app.front.responses import Filling, PageResponses, headers_by_name
 from app.models import Post
 from app.models.accounts import MOST_COUNTED
 from app.models.post_text import BIDI_CONTROL, Piece, pieces
@@ -63,7 +63,7 @@ def cached(kind: PageKind) -> Callable[[View], View]:
             except NotAPageError as error:
                 return error.answer
             costs.current().cache_status = served.status
-            return _answer(PageAnswers.of(served))
+            return _answer(PageResponses.of(served))
 
         serve.cached_as = kind  # type: ignore[attr-defined]  # read by init_pages()
         return serve
@@ -140,15 +140,15 @@ def _page_name(kind: PageKind, arguments: Mapping[str, Any]) -> str:
     return kind(*(arguments[name] for name in sorted(arguments)))
 
 
-def _answer(answers: PageAnswers) -> Response:
+def _answer(responses: PageResponses) -> Response:
     """Return a cached page for the visitor at hand."""
     headers = headers_by_name(request.headers.items())
     if not has_cookie(request.cookies):
-        answer = answers.to_anonymous(headers)
+        answer = responses.to_anonymous(headers)
     else:
         holes = current_holes()
-        drawn = {marker: holes.fill_for_visitor(marker.decode()).encode() for marker in answers.split.markers}
-        answer = answers.to_viewer(Filling(drawn), headers)
+        drawn = {marker: holes.fill_for_visitor(marker.decode()).encode() for marker in responses.split.markers}
+        answer = responses.to_viewer(Filling(drawn), headers)
     return Response(answer.body, answer.status, [(name.decode(), value.decode()) for name, value in answer.headers])
 
 

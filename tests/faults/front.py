@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from app.cache import PageCache
-from app.front.copies import Copies
+from app.front.local_cache import LocalCache
 
 
 @asynccontextmanager
-async def kept_true(copies: Copies) -> AsyncIterator[None]:
+async def kept_true(copies: LocalCache) -> AsyncIterator[None]:
     """Keep the copies true until the end of the block."""
     tasks = [asyncio.create_task(for_ever(work)) for work in (copies.link.keep_open, copies.prove_pushes)]
     try:
@@ -27,19 +27,19 @@ async def for_ever(work: Callable[[], Awaitable[None]]) -> None:
         await work()
 
 
-async def read(copies: Copies, cache: PageCache, threads: ThreadPoolExecutor, name: str) -> tuple[str, bytes]:
+async def read(copies: LocalCache, cache: PageCache, threads: ThreadPoolExecutor, name: str) -> tuple[str, bytes]:
     """Return how a page is served, and the page: by the front if it can, else by the cache in a thread.
 
     It begins as a request does, with a task's first turn: at least one turn of the loop after its bytes came.
     """
     await asyncio.sleep(0)
-    answers, missed = copies.get(name), False
+    responses, missed = copies.get(name), False
     connection = copies.link.connection
-    if answers is None and connection:
+    if responses is None and connection:
         found = await copies.look_up(name, connection)
-        answers, missed = found.answers, found.missed
-    if answers:
-        return answers.status, answers.split.page.encoded
+        responses, missed = found.responses, found.missed
+    if responses:
+        return responses.status, responses.split.page.encoded
     build = partial(cache.get_or_build, name, missed=missed)
     served = await asyncio.get_running_loop().run_in_executor(threads, build)
     return served.status, served.page.encoded

@@ -29,7 +29,7 @@ from redis import Redis
 from app import cache as cache_module
 from app.cache import STRATEGIES, Page, PageCache, PageKind
 from app.config import Config, parse_redis_url
-from app.front.copies import COPY_LIFETIME, Copies
+from app.front.local_cache import COPY_LIFETIME, LocalCache
 from app.redis_client import Store, StoreUnavailableError
 from tests.faults.front import kept_true, read
 
@@ -117,14 +117,14 @@ class CarelessCache(PageCache):
         return True
 
 
-class NoCopies(Copies):
+class NoCopies(LocalCache):
     """A front that asks Redis each time."""
 
     def get(self, name: str) -> None:
         return None
 
 
-class DeafCopies(Copies):
+class DeafCopies(LocalCache):
     """Copies that hear of no change, though the proof that they would succeeds."""
 
     def _on_push(self, push: list[Any]) -> None:
@@ -140,7 +140,7 @@ class Worker:
     url: str
     strategy: str
     cache: type[PageCache]
-    copies: type[Copies]
+    copies: type[LocalCache]
     table: Table
     start: Any
     stop: Flag
@@ -209,7 +209,7 @@ class Worker:
         self.table.count(self.number, "writes")
 
     async def _read_on(
-        self, copies: Copies, cache: PageCache, threads: ThreadPoolExecutor, chance: random.Random
+        self, copies: LocalCache, cache: PageCache, threads: ThreadPoolExecutor, chance: random.Random
     ) -> None:
         while not self.stop.is_set():
             page = chance.randrange(PAGES)
@@ -246,7 +246,7 @@ class Stress:
     url: str
     strategy: str
     cache: type[PageCache] = PageCache
-    copies: type[Copies] = Copies
+    copies: type[LocalCache] = LocalCache
     doomed: int = 0  # processes that are killed over and over; then only they write
 
     def run(
@@ -308,7 +308,7 @@ def strategy(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=[NoCopies, Copies], ids=["redis alone", "with copies"])
+@pytest.fixture(params=[NoCopies, LocalCache], ids=["redis alone", "with copies"])
 def copies(request: pytest.FixtureRequest) -> Any:
     return request.param
 
@@ -319,15 +319,15 @@ def assert_nothing_stale(table: Table) -> None:
 
 
 def test_nobody_is_served_a_page_older_than_an_acknowledged_write(
-    table: Table, redis: Redis, redis_url: str, strategy: str, copies: type[Copies]
+    table: Table, redis: Redis, redis_url: str, strategy: str, copies: type[LocalCache]
 ) -> None:
-    Stress(table, redis_url, strategy, copies=copies).run(least_copies=100 if copies is Copies else 0)
+    Stress(table, redis_url, strategy, copies=copies).run(least_copies=100 if copies is LocalCache else 0)
     assert_nothing_stale(table)
     assert table.total("refused") == 0
 
 
 def test_nor_when_redis_forgets_everything_or_hangs_up_at_random(
-    table: Table, redis: Redis, redis_url: str, strategy: str, copies: type[Copies]
+    table: Table, redis: Redis, redis_url: str, strategy: str, copies: type[LocalCache]
 ) -> None:
     chance = random.Random(SEED)
 
@@ -340,7 +340,7 @@ def test_nor_when_redis_forgets_everything_or_hangs_up_at_random(
             hang_up(redis, "pipit-front")
 
     stress = Stress(table, redis_url, strategy, copies=copies)
-    stress.run(disturb, seconds=2 * SECONDS, least_copies=20 if copies is Copies else 0)
+    stress.run(disturb, seconds=2 * SECONDS, least_copies=20 if copies is LocalCache else 0)
     assert_nothing_stale(table)
 
 
@@ -352,7 +352,7 @@ def hang_up(redis: Redis, name: str) -> None:
 
 
 def test_nor_when_writers_are_killed_in_the_middle_of_a_write(
-    table: Table, redis: Redis, redis_url: str, strategy: str, copies: type[Copies]
+    table: Table, redis: Redis, redis_url: str, strategy: str, copies: type[LocalCache]
 ) -> None:
     Stress(table, redis_url, strategy, copies=copies, doomed=2).run()
     assert_nothing_stale(table)

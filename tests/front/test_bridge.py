@@ -13,8 +13,8 @@ from flask import Flask, Response, request
 
 from app import costs
 from app.front import bridge as bridge_module
-from app.front.answers import Answer
 from app.front.bridge import IN_MEMORY, MAX_CONTENT_LENGTH, Bridge, DisconnectedError, Visit
+from app.front.responses import Response as FrontResponse
 from tests.conftest import Log
 from tests.front import raw
 from tests.front.conftest import Run
@@ -209,7 +209,7 @@ def test_what_an_application_returns_is_closed_once_whatever_happens(
     assert ("LookupError: the cause" in caplog.text) == fails
 
 
-def bytes_of(answer: Answer) -> bytes:
+def bytes_of(answer: FrontResponse) -> bytes:
     assert isinstance(answer.body, bytes)
     return answer.body
 

@@ -609,20 +609,12 @@ def check(conversation: Conversation, readings: tuple[Reading, ...]) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 def test_a_request_ends_in_one_place_or_is_refused(shape: Shape, server: Pipit) -> None:
+    """Whether it comes in one piece, behind another request, or byte by byte."""
     check(talk(server.port, shape.raw), shape.readings)
-
-
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
-def test_a_request_that_comes_byte_by_byte_ends_in_the_same_place(shape: Shape, server: Pipit) -> None:
-    pieces = (shape.raw[at : at + 1] for at in range(len(shape.raw)))
-    if len(shape.raw) > 10_000:
-        pieces = (shape.raw[at : at + 1000] for at in range(0, len(shape.raw), 1000))
-    check(talk(server.port, *pieces), shape.readings)
-
-
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
-def test_a_request_behind_another_is_answered_after_it(shape: Shape, server: Pipit) -> None:
     check(talk(server.port, FIRST + shape.raw), tuple((200, *reading) for reading in shape.readings))
+    size = 1 if len(shape.raw) <= 10_000 else 1000
+    pieces = (shape.raw[at : at + size] for at in range(0, len(shape.raw), size))
+    check(talk(server.port, *pieces), shape.readings)
 
 
 def test_a_chunked_form_is_read_as_it_was_meant(server: Pipit) -> None:

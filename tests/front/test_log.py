@@ -14,7 +14,7 @@ from werkzeug.test import create_environ, run_wsgi_app
 
 from app.config import Config
 from app.front.log import Output
-from app.front.wsgi import WSGIFront
+from app.front.wsgi_middleware import FrontMiddleware
 from tests.conftest import PASSWORD, Log, Visitor
 from tests.servers import wait_until
 
@@ -55,7 +55,7 @@ def test_an_error_ahead_of_flask_has_its_line_too(log: Log, config: Config) -> N
         raise RuntimeError("the cause")
 
     with pytest.raises(RuntimeError, match="the cause"):
-        run_wsgi_app(WSGIFront(fails, config), create_environ("/odd"))
+        run_wsgi_app(FrontMiddleware(fails, config), create_environ("/odd"))
     (line,) = log.lines()
     assert line.startswith("method=GET path=/odd status=500 ")
 

@@ -11,7 +11,10 @@ from typing import Any
 import hiredis
 import pytest
 from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
+from app import redis_client
 from app.config import Config, RedisAddress, parse_redis_url
 from app.front import redis_connection
 from app.front.redis_connection import NAME, LostError, RedisConnection, RedisLink
@@ -487,6 +490,14 @@ class Link:
         return dict(field.split("=", 1) for field in info.split())
 
 
+@pytest.fixture
+def quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try to reach a lost server again a few milliseconds later."""
+    for module in (redis_connection, redis_client):
+        monkeypatch.setattr(module, "PROBE_INTERVAL", 0.01)
+    monkeypatch.setattr(redis_connection, "OPEN_TIMEOUT", 0.3)
+
+
 @asynccontextmanager
 async def linked(url: str, **settings: Any) -> AsyncIterator[Link]:
     store = Store(replace(Config(parse_redis_url(url), "", ""), **settings))
@@ -505,22 +516,22 @@ async def linked(url: str, **settings: Any) -> AsyncIterator[Link]:
 def test_the_real_server_gives_everyone_their_own(
     run: Run, redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # One turn of a loop in debug mode, with 500 tasks under coverage, may take longer than a command may.
+    # One turn of a loop in debug mode, with so many tasks under coverage, may take longer than a command may.
     monkeypatch.setattr(redis_connection, "COMMAND_TIMEOUT", servers.PATIENCE)
-    redis.mset({f"key:{number}": f"value {number}" for number in range(500)})
+    redis.mset({f"key:{number}": f"value {number}" for number in range(200)})
     redis.lpush("a list", "x")
 
     async def test() -> None:
         async with linked(redis_url) as link:
 
             async def look(number: int) -> None:
-                for _ in range(5):
+                for _ in range(3):
                     assert await link.ask("GET", f"key:{number}") == f"value {number}".encode()
                     assert await link.ask("GET", f"nothing:{number}") is None
                     assert isinstance(await link.ask("GET", "a list"), hiredis.ReplyError)
                     await asyncio.sleep(0)
 
-            await asyncio.gather(*(look(number) for number in range(500)))
+            await asyncio.gather(*(look(number) for number in range(200)))
             assert link.losses == 0
 
     run(test)
@@ -575,6 +586,7 @@ def test_it_opens_with_the_password_the_user_and_the_database_of_the_url(run: Ru
         run(test)
 
 
+@pytest.mark.usefixtures("quick_probes")
 @pytest.mark.parametrize(
     "url", ["redis://:wr0ng@{}/0", "redis://nobody:wr0ng@{}/0", "redis://{}/0", "redis://:s3cret@{}/99"]
 )
@@ -595,6 +607,7 @@ def test_what_the_server_refuses_is_logged_once_without_a_password(
     assert "s3cret" not in caplog.text
 
 
+@pytest.mark.usefixtures("quick_probes")
 def test_a_server_that_refuses_the_front_is_still_there_for_the_threads(run: Run, redis_url: str) -> None:
     """As when all connections of a plan are taken: those that the pool has open go on working."""
     with servers.valkey() as server, Redis(port=server.port) as admin:
@@ -656,6 +669,7 @@ def test_what_a_user_may_not_ask_is_done_without(
         redis.acl_deluser("mute")
 
 
+@pytest.mark.usefixtures("quick_probes")
 def test_a_connection_that_is_lost_is_replaced_and_the_loss_told(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     port = servers.free_port()
 
@@ -670,7 +684,7 @@ def test_a_connection_that_is_lost_is_replaced_and_the_loss_told(run: Run, caplo
                 assert await link.opened() is not first
                 assert link.losses == 1
                 assert not link.store.breaker.is_open  # servers close idle connections
-                with Redis(port=port) as admin, suppress(Exception):
+                with Redis(port=port, retry=Retry(NoBackoff(), 0)) as admin, suppress(Exception):
                     admin.shutdown(nosave=True)
                 await link.until(lambda: link.store.breaker.is_open)
                 with servers.valkey(port):
@@ -704,6 +718,7 @@ def test_a_link_ends_at_whichever_instant_it_is_cancelled(run: Run) -> None:
     run(test)
 
 
+@pytest.mark.usefixtures("quick_probes")
 def test_a_server_that_accepts_and_says_nothing_opens_the_circuit(run: Run) -> None:
     async def test() -> None:
         kept: list[asyncio.StreamWriter] = []  # one that nobody holds closes its connection

@@ -15,8 +15,8 @@ from redis import Redis
 
 from app.cache import PAST_COPIES, Invalidate, Page, PageCache, PageKind
 from app.config import Config, parse_redis_url
-from app.front import copies as copies_module
-from app.front.copies import COPY_LIFETIME, Copies, Found
+from app.front import local_cache as local_cache_module
+from app.front.local_cache import COPY_LIFETIME, Found, LocalCache
 from app.front.redis_connection import LostError
 from app.redis_client import Store
 from app.web.pages import cached, init_pages
@@ -207,9 +207,9 @@ def test_a_server_that_forgets_everything_takes_the_copies_with_it(
 def test_no_page_is_kept_before_the_first_proof_that_news_comes(
     process: Callable[..., FrontServer], redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    change = Copies._change_proof_key
+    change = LocalCache._change_proof_key
     tried: list[None] = []
-    monkeypatch.setattr(Copies, "_change_proof_key", lambda _copies: tried.append(None))  # nobody pushes anything
+    monkeypatch.setattr(LocalCache, "_change_proof_key", lambda _copies: tried.append(None))  # nobody pushes anything
     front = process()
     front.ask("/number")
     wait_until(lambda: len(tried) > 1, "a second try")
@@ -219,7 +219,7 @@ def test_no_page_is_kept_before_the_first_proof_that_news_comes(
             assert reply.early
             assert "detail=memory" not in reply.header("cache-status")
     assert len(commands) == 5
-    monkeypatch.setattr(Copies, "_change_proof_key", change)
+    monkeypatch.setattr(LocalCache, "_change_proof_key", change)
     wait_for_copies(front)
 
 
@@ -228,15 +228,15 @@ def test_a_process_that_gets_no_news_any_more_keeps_no_copies(
 ) -> None:
     front = process()
     wait_for_copies(front)
-    first = front.copies.link.connection
-    change = Copies._change_proof_key
-    monkeypatch.setattr(Copies, "_change_proof_key", lambda _copies: None)
-    wait_until(lambda: not front.copies._proven, "the silence to be noticed")
+    first = front.local_cache.link.connection
+    change = LocalCache._change_proof_key
+    monkeypatch.setattr(LocalCache, "_change_proof_key", lambda _copies: None)
+    wait_until(lambda: not front.local_cache._proven, "the silence to be noticed")
     assert not front.has_copy("/number")
-    wait_until(lambda: front.copies.link.connection not in (None, first), "another connection")
+    wait_until(lambda: front.local_cache.link.connection not in (None, first), "another connection")
     assert not front.has_copy("/number")
     assert "no page is kept in memory" in caplog.text
-    monkeypatch.setattr(Copies, "_change_proof_key", change)
+    monkeypatch.setattr(LocalCache, "_change_proof_key", change)
     wait_for_copies(front)
 
 
@@ -245,7 +245,7 @@ def test_a_process_that_has_lost_its_connection_keeps_no_copies_until_it_hears_o
 ) -> None:
     front = process()
     wait_for_copies(front)
-    connection = front.copies.link.connection
+    connection = front.local_cache.link.connection
     assert connection
     address = "{}:{}".format(*connection._transport.get_extra_info("sockname"))
     assert redis.client_kill_filter(addr=address) == 1
@@ -261,14 +261,14 @@ def test_a_process_that_has_lost_its_connection_keeps_no_copies_until_it_hears_o
 def hits_are_early_and_from_redis(front: FrontServer, redis: Redis) -> None:
     front.ask("/number")
     wait_until(lambda: front.ask("/number").early, "an early answer")
-    assert not front.copies.link.tracks
+    assert not front.local_cache.link.tracks
     with commands_sent(redis) as commands:
         for _ in range(5):
             reply = front.ask("/number")
             assert reply.early
             assert re.fullmatch(r"Pipit; hit; ttl=\d+", reply.header("cache-status"))
     assert len(commands) == 5
-    assert not front.copies._copies
+    assert not front.local_cache._copies
 
 
 def test_a_user_that_may_not_hear_of_changes_has_no_copies_and_one_command_a_hit(
@@ -309,7 +309,7 @@ def test_an_author_reads_past_the_copies_for_two_seconds_after_their_own_write(
     wrote = json.loads(str(redis.get(f"session:{ada.session_id()}")))["wrote"]
     for later, past_copies in ((0.0, True), (PAST_COPIES - 0.1, True), (PAST_COPIES + 0.1, False)):
         wait_until(lambda: front.has_copy("/"), "a copy")
-        monkeypatch.setattr("app.front.early.time", SimpleNamespace(time=lambda: wrote + later))  # noqa: B023
+        monkeypatch.setattr("app.front.early_responses.time", SimpleNamespace(time=lambda: wrote + later))  # noqa: B023
         with commands_sent(redis) as commands:
             reply = front.ask("/", cookie)
         assert reply.early
@@ -430,17 +430,17 @@ class Alone:
 
     def __init__(self, store: Store) -> None:
         self.cache = PageCache(store, Invalidate(), 60, "v1")
-        self.copies = Copies(self.cache)
-        self.copies.link.run_id = "run"
-        self.copies.link.tracks = True
-        self.copies._proven = True
-        self.copies._seen = cast(Any, AllSeen())
-        self.clock = self.copies._loop = cast(Any, Clock())
+        self.local_cache = LocalCache(self.cache)
+        self.local_cache.link.run_id = "run"
+        self.local_cache.link.tracks = True
+        self.local_cache._proven = True
+        self.local_cache._seen = cast(Any, AllSeen())
+        self.clock = self.local_cache._loop = cast(Any, Clock())
         self.connection = Connection()
-        self.copies.link.connection = cast(Any, self.connection)
+        self.local_cache.link.connection = cast(Any, self.connection)
 
     def look_up(self, name: str) -> "asyncio.Future[Found]":
-        return self.copies.look_up(name, cast(Any, self.connection))
+        return self.local_cache.look_up(name, cast(Any, self.connection))
 
     def value(self, body: str = "body", built_at: float = 0.0, run: str = "run") -> bytes:
         return self.cache.encode(Page(body.encode(), body, built_at), run)
@@ -452,10 +452,10 @@ class Alone:
         self.connection.reply(self.value(body), lease)
 
     def has(self, name: str) -> bool:
-        return self.copies.get(name) is not None
+        return self.local_cache.get(name) is not None
 
     def push(self, *keys: bytes) -> None:
-        self.copies._on_push([b"invalidate", list(keys)])
+        self.local_cache._on_push([b"invalidate", list(keys)])
 
 
 @pytest.fixture
@@ -485,14 +485,14 @@ def test_one_question_for_a_page_is_on_its_way_and_one_waits_however_many_ask(al
         other = alone.look_up("user:ada")
         assert len(alone.connection.asked) == 2
         alone.connection.reply(alone.value("old"), None)
-        assert {future.result().answers.split.page.body for future in first} == {"old"}  # type: ignore[union-attr]
+        assert {future.result().responses.split.page.body for future in first} == {"old"}  # type: ignore[union-attr]
         assert not any(future.done() for future in [*later, other])
         assert len(alone.connection.asked) == 2
         alone.connection.reply(None, None)
         assert other.result() == Found(None, missed=True)
         alone.connection.written += 1
         alone.connection.reply(alone.value("new"), None)
-        assert {future.result().answers.split.page.body for future in later} == {"new"}  # type: ignore[union-attr]
+        assert {future.result().responses.split.page.body for future in later} == {"new"}  # type: ignore[union-attr]
         assert alone.connection.asked == []
 
     alone(test)
@@ -503,7 +503,7 @@ def test_a_page_is_kept_unless_a_write_holds_its_lease(alone: RunAlone, lease: b
     def test(alone: Alone) -> None:
         future = alone.look_up("latest")
         alone.connection.reply(alone.value(), lease)
-        found = future.result().answers
+        found = future.result().responses
         assert found is not None
         assert "detail=memory" not in found.status  # this one is from Redis
         assert alone.has("latest") == kept
@@ -513,7 +513,7 @@ def test_a_page_is_kept_unless_a_write_holds_its_lease(alone: RunAlone, lease: b
 
 def test_nothing_is_kept_without_a_proof_that_news_comes(alone: RunAlone) -> None:
     def test(alone: Alone) -> None:
-        alone.copies._proven = False
+        alone.local_cache._proven = False
         alone.keep("latest")
         assert not alone.has("latest")
 
@@ -554,11 +554,11 @@ def test_news_of_a_page_or_its_lease_drops_its_copy_and_no_other(alone: RunAlone
         alone.push(b"other", key)
         assert not alone.has("latest")
         assert alone.has("user:ada")
-        alone.copies._on_push([b"message", b"channel", b"page:user:ada"])
+        alone.local_cache._on_push([b"message", b"channel", b"page:user:ada"])
         assert alone.has("user:ada")
-        alone.copies._on_push([b"invalidate", None])
+        alone.local_cache._on_push([b"invalidate", None])
         assert not alone.has("user:ada")
-        assert alone.copies._bytes == 0
+        assert alone.local_cache._bytes == 0
 
     alone(test)
 
@@ -568,7 +568,7 @@ def test_no_copy_is_served_on_a_connection_that_is_being_closed(alone: RunAlone)
         alone.keep("latest")
         alone.connection.usable = False
         assert not alone.has("latest")
-        alone.copies.link.connection = None
+        alone.local_cache.link.connection = None
         assert not alone.has("latest")
 
     alone(test)
@@ -581,7 +581,7 @@ def test_a_lost_connection_takes_all_copies_and_all_who_wait_go_on_without(alone
         alone.connection.written += 1
         second = alone.look_up("latest")
         alone.connection.reply(LostError("gone"))
-        alone.copies._on_lost()
+        alone.local_cache._on_lost()
         for future in (first, second):
             assert future.result() == Found(None, missed=False)
         assert not alone.has("user:ada")
@@ -610,9 +610,9 @@ def test_what_is_made_of_a_page_is_kept_while_the_page_stays_the_same(alone: Run
         def split(*value: Any) -> object:
             future = alone.look_up("latest")
             alone.connection.reply(alone.value(*value), None)
-            answers = future.result().answers
-            assert answers is not None
-            return answers.split
+            responses = future.result().responses
+            assert responses is not None
+            return responses.split
 
         first = split("body")
         assert split("body") is first
@@ -627,18 +627,18 @@ def test_copies_take_no_more_than_their_share_of_memory_and_the_least_used_go_fi
 ) -> None:
     def test(alone: Alone) -> None:
         alone.keep("page:0")
-        size = alone.copies._bytes
+        size = alone.local_cache._bytes
         assert size > 2 * len("body")
-        monkeypatch.setattr(copies_module, "MOST_BYTES", 3 * size + size // 2)
+        monkeypatch.setattr(local_cache_module, "MOST_BYTES", 3 * size + size // 2)
         for number in range(1, 30):
             alone.keep(f"page:{number}")
             assert alone.has("page:0")  # which makes it the last used
-            assert alone.copies._bytes == size * len(alone.copies._copies) <= copies_module.MOST_BYTES
-        assert list(alone.copies._copies) == ["page:28", "page:29", "page:0"]
+            assert alone.local_cache._bytes == size * len(alone.local_cache._copies) <= local_cache_module.MOST_BYTES
+        assert list(alone.local_cache._copies) == ["page:28", "page:29", "page:0"]
         alone.keep("page:0", "another " * 10)
-        assert alone.copies._bytes == sum(copy.size for copy in alone.copies._copies.values())
-        monkeypatch.setattr(copies_module, "MOST_BYTES", size - 1)
+        assert alone.local_cache._bytes == sum(copy.size for copy in alone.local_cache._copies.values())
+        monkeypatch.setattr(local_cache_module, "MOST_BYTES", size - 1)
         alone.keep("page:too large")
-        assert (len(alone.copies._copies), alone.copies._bytes) == (0, 0)
+        assert (len(alone.local_cache._copies), alone.local_cache._bytes) == (0, 0)
 
     alone(test)

@@ -3,18 +3,18 @@
 Redis remembers which keys the front's connection has read, and sends a push message when one changes (server-assisted
 client-side caching, https://redis.io/docs/latest/develop/reference/client-side-caching/). What this guarantees:
 
-- A page is asked for together with its lease, and kept only if no write holds the lease. Replies and pushes come in
-  order on one connection, and pushes that arrive while a reply waits for its batch's PING are replayed right after it.
-  So no push is missed.
-- A write puts its mark into the lease before it commits, so every process has dropped its copy by then, and none keeps
-  another until the write is settled. The writer waits until Redis has sent that news (PageCache.wait_until_told).
-- Every request is answered at least one turn of the loop after its bytes were read, so a process that was stopped reads
-  the news before it answers.
-- Redis remembers only pages that were seen to exist (tracking is OPTIN). It would remember a missing one for ever, and
-  whoever asks for a hundred thousand of those could fill it.
-- A copy is asked for again COPY_LIFETIME after it was asked for: if news is lost, that is how old it can be. And while
-  there are copies, the process changes a small key once a second, through the pool, as writers do. If no push follows,
-  there are no copies until one does.
+- The front reads a page and its lease together, and keeps the page only if no write holds the lease. Replies and pushes
+  arrive in order on one connection. A push that arrives while a reply waits for its batch's PING is replayed after
+  that reply. So no push is missed.
+- A write puts its mark into the lease before it commits. By then every process has dropped its copy, and none keeps
+  another until the write is settled. The writer waits until Redis has sent the pushes (PageCache.wait_until_told).
+- The front answers every request at least one turn of the loop after it read the request. So a process that was stopped
+  reads the pushes before it answers.
+- Redis tracks only pages that have existed (tracking is OPTIN). It would track a missing page for ever, so a client
+  that asks for a hundred thousand missing pages could fill it.
+- A copy expires COPY_LIFETIME after the front asked for it, even if a push was lost. While it has copies, the process
+  also changes a small key once a second, through the pool, as writers do. If no push follows, the process keeps no
+  copies until one does.
 """
 
 import asyncio
@@ -25,19 +25,19 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from app.cache import WRITING, PageCache
-from app.front.answers import PageAnswers, SplitPage
 from app.front.redis_connection import LostError, RedisConnection, RedisLink
+from app.front.responses import PageResponses, SplitPage
 from app.redis_client import COMMAND_TIMEOUT, StoreUnavailableError
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-COPY_LIFETIME = 1.0  # s from the moment a copy was asked for: how old a page is if news of a change is lost
+COPY_LIFETIME = 1.0  # s since the front asked Redis for the page: the age limit of a copy if a push is lost
 MOST_BYTES = 8_000_000  # of copies in one process
 MOST_SEEN = 2_000  # names of pages that are known to exist
 PROOF_INTERVAL = 1.0  # s between two proofs that pushes arrive
-PROOF_KEY_LIFETIME = 10_000  # ms; a dead process leaves nothing behind
+PROOF_KEY_LIFETIME = 10_000  # ms; so that a dead process leaves nothing behind
 
 
 @dataclass(slots=True)
@@ -45,26 +45,26 @@ class Copy:
     """A page in memory."""
 
     head: bytes  # its first line in Redis: the same line is the same page
-    answers: PageAnswers
+    responses: PageResponses
     expires: float  # on the loop's clock
     size: int  # bytes
 
 
 @dataclass(slots=True)
 class Found:
-    """What came of asking Redis for a page."""
+    """The result of a lookup."""
 
-    answers: PageAnswers | None
-    missed: bool  # Redis answered, and does not have it
+    responses: PageResponses | None
+    missed: bool  # Redis answered that it does not have the page
 
 
 @dataclass(slots=True)
 class Lookup:
-    """A question for a page; many requests may wait for its answer."""
+    """An MGET of a page and its lease; many requests may wait for its result."""
 
     found: "asyncio.Future[Found]"
-    tracked: bool = False  # Redis will say when the page changes
-    batch: int = 0  # the number of the batch that it is sent in
+    tracked: bool = False  # Redis will push a message when the page changes
+    batch: int = 0  # the number of the batch that contains it
     asked_at: float = 0.0
 
 
@@ -72,7 +72,7 @@ UNKNOWN = Found(None, missed=False)
 MISSED = Found(None, missed=True)
 
 
-class Copies:
+class LocalCache:
     """The copies of one process."""
 
     def __init__(self, cache: PageCache) -> None:
@@ -81,29 +81,29 @@ class Copies:
         self._loop = asyncio.get_running_loop()
         self._copies: OrderedDict[str, Copy] = OrderedDict()  # least recently used first
         self._bytes = 0
-        self._seen: OrderedDict[str, None] = OrderedDict()  # names of pages that were in Redis, the oldest first
+        self._seen: OrderedDict[str, None] = OrderedDict()  # names of pages that were in Redis, oldest first
         self._flying: dict[str, Lookup] = {}  # at most one for a page
-        self._waiting: dict[str, Lookup] = {}  # to be asked when that one is back
+        self._waiting: dict[str, Lookup] = {}  # to be sent when that one is back
         self._page_prefix = self._store.key("page:").encode()
         self._proof_key = self._store.key(f"front:{secrets.token_hex(8)}")
         self._proof = asyncio.Event()
         self._proven = False  # pushes arrive on this connection
         self.link = RedisLink(self._store, self._on_push, self._on_lost)
 
-    def get(self, name: str) -> PageAnswers | None:
-        """Return the answers of the copy, or None if there is none that may be served."""
+    def get(self, name: str) -> PageResponses | None:
+        """Return the responses of the page's copy, or None if no copy may be served."""
         copy = self._copies.get(name)
         connection = self.link.connection
         if copy is None or connection is None or not connection.usable or self._loop.time() >= copy.expires:
             return None
         self._copies.move_to_end(name)
-        return copy.answers
+        return copy.responses
 
     def look_up(self, name: str, connection: RedisConnection) -> "asyncio.Future[Found]":
         """Ask Redis for a page, and keep a copy if it may be kept.
 
-        At most one question for a page is on its way, and one waits to be sent. Nobody joins one that was sent before
-        they came: its answer may be older than a write that they know of.
+        For each page at most one lookup is on its way, and one waits to be sent. A request never joins a lookup that
+        was sent before the request came: the result may be older than a write that the visitor has seen.
         """
         flying = self._flying.get(name)
         if flying is None:
@@ -135,7 +135,7 @@ class Copies:
         self._bytes = 0
 
     async def _is_pushed(self, connection: RedisConnection) -> bool:
-        """Return whether a change by the pool is pushed to the connection."""
+        """Return whether Redis pushes a change that the pool made to the connection."""
         self._proof.clear()
         tracked: asyncio.Future[Any] = self._loop.create_future()
         connection.track_next()
@@ -165,7 +165,7 @@ class Copies:
         connection.ask(lambda reply: self._on_reply(name, lookup, connection, reply), "MGET", *self._cache.keys(name))
 
     def _on_reply(self, name: str, lookup: Lookup, connection: RedisConnection, reply: Any) -> None:
-        """Keep the page if it may be kept; at once, before any push that is replayed after this reply."""
+        """Keep the page if allowed; at once, before any push is replayed after this reply."""
         del self._flying[name]
         waiting = self._waiting.pop(name, None)
         is_answer = isinstance(reply, list)
@@ -182,7 +182,7 @@ class Copies:
         head = value[: value.find(b"\n")]
         known = self._copies.get(name)
         if known and known.head == head:
-            split = known.answers.split
+            split = known.responses.split
         else:
             page = self._cache.decode(value, self.link.run_id)
             if page is None:
@@ -193,10 +193,10 @@ class Copies:
                 self._seen.popitem(last=False)
         status = f"Pipit; hit; ttl={self._cache.time_left(split.page)}"
         if lookup.tracked and self._proven and not (lease or b"").startswith(WRITING):
-            answers = PageAnswers(split, f"{status}; detail=memory")
+            responses = PageResponses(split, f"{status}; detail=memory")
             size = 2 * len(split.page.encoded) + len(split.page.compressed)
-            self._keep(name, Copy(head, answers, lookup.asked_at + COPY_LIFETIME, size))
-        return Found(PageAnswers(split, status), missed=False)
+            self._keep(name, Copy(head, responses, lookup.asked_at + COPY_LIFETIME, size))
+        return Found(PageResponses(split, status), missed=False)
 
     def _keep(self, name: str, copy: Copy) -> None:
         self._drop(name)
@@ -211,7 +211,7 @@ class Copies:
             self._bytes -= copy.size
 
     def _on_push(self, push: list[Any]) -> None:
-        """Drop what has changed."""
+        """Drop the copies that have changed."""
         if push[0] != b"invalidate":
             return
         if push[1] is None:  # everything: FLUSHALL
@@ -229,5 +229,5 @@ class Copies:
 
 
 def _settle(future: "asyncio.Future[T]", result: T) -> None:
-    if not future.done():  # whoever waited may have been cancelled
+    if not future.done():  # the waiting task may have been cancelled
         future.set_result(result)

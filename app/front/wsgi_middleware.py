@@ -1,6 +1,6 @@
-"""Does under a WSGI server (`flask run`, or any other) what the front does for every request.
+"""WSGI middleware that does the front's work for each request under `flask run` or any other WSGI server.
 
-Behind the front this layer does nothing: the front does all of it.
+Behind the front it passes every request through.
 """
 
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 
-class WSGIFront:
+class FrontMiddleware:
     """The outermost WSGI layer."""
 
     def __init__(self, application: "WSGIApplication", config: Config) -> None:
@@ -26,7 +26,7 @@ class WSGIFront:
         self.config = config
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        """Answer a request as the application does, with the security headers, an id and a line in the log."""
+        """Pass a request to the application; add the security headers, an id and a line in the log."""
         if costs.ENVIRON_KEY in environ:
             return self.application(environ, start_response)
         hops = self.config.trusted_proxies
@@ -39,7 +39,7 @@ class WSGIFront:
             environ["REQUEST_METHOD"],
             environ.get("PATH_INFO", "").encode("latin-1").decode("utf-8", "replace"),
         )
-        status = "500"  # what an exception that nobody caught becomes
+        status = "500"  # what the server makes of an exception
 
         def start(answered: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
             nonlocal status

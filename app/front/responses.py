@@ -1,4 +1,4 @@
-"""The responses to a request for a cached page: one for all anonymous visitors; for a viewer, with the holes filled."""
+"""The responses for a cached page: one for all anonymous visitors, and for each viewer one with the holes filled."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -10,18 +10,19 @@ from app.cache import Page, Served, etag_of
 
 Headers = list[tuple[bytes, bytes]]
 
-GZIP = re.compile(rb"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?(?:\s*,|\s*$))")  # accepted, and not with q=0
+GZIP = re.compile(rb"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?(?:\s*,|\s*$))")  # accepted, unless with q=0
 CSRF_TOKEN = re.compile(
     rb'(name="csrf_token"[^>]*value="[^".]*)[^"]*'
 )  # the timestamp and the signature follow the first dot
 HOLE = re.compile(rb"<!--\[([^>]*)-->.*?<!--\]-->", re.DOTALL)
 HTML = (b"content-type", b"text/html; charset=utf-8")
+PLAIN = (b"content-type", b"text/plain; charset=utf-8")
 VARY_BY_COOKIE = (b"vary", b"Cookie")
 
 
 @dataclass(slots=True)
-class Answer:
-    """A whole answer to a request."""
+class Response:
+    """A complete response."""
 
     status: int
     headers: Headers  # names in lower case
@@ -29,17 +30,17 @@ class Answer:
 
 
 class Filling:
-    """What fills the holes of a page for one viewer: a piece of HTML for each marker."""
+    """The contents of a page's holes for one viewer: a piece of HTML for each marker."""
 
     def __init__(self, pieces: Mapping[bytes, bytes]) -> None:
         self.pieces = pieces
-        # A CSRF token carries its time, but all tokens of a session are equally valid: pages that differ only there
-        # share a weak ETag. The session's secret counts, so that after a new login no browser keeps dead forms.
+        # A CSRF token has a timestamp, but all tokens of a session are equally valid: pages that differ only there
+        # share a weak ETag. The session's secret counts, so that after a new login no browser keeps invalid forms.
         self.etag = etag_of(CSRF_TOKEN.sub(rb"\1", b"".join(pieces.values()))).encode()
 
 
 class SplitPage:
-    """A cached page, taken apart at its holes."""
+    """A cached page, split at its holes."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
@@ -55,10 +56,10 @@ class SplitPage:
         return b"".join(parts)
 
 
-class PageAnswers:
-    """The responses that a cached page gives; made once, and kept as long as the page is served.
+class PageResponses:
+    """The responses for one cached page; made once, and kept as long as the page is served.
 
-    Browsers may keep the page, but ask each time whether it is still the latest; if so, the answer is a 304.
+    Browsers may keep the page, but ask each time whether it is still the latest; if so, the response is a 304.
 
     status: how the page is served, as a Cache-Status value (RFC 9211).
     """
@@ -74,15 +75,15 @@ class PageAnswers:
             (b"etag", b'W/"%s"' % self._etag),  # weak: compressed or not (RFC 9110, section 8.8.1)
             (b"vary", b"Accept-Encoding, Cookie"),
         ]
-        self._unchanged = Answer(304, self._headers, b"")
+        self._unchanged = Response(304, self._headers, b"")
 
     @classmethod
-    def of(cls, served: Served) -> "PageAnswers":
-        """Return the answers of a page that was just served by the cache."""
+    def of(cls, served: Served) -> "PageResponses":
+        """Return the responses for a page that the cache has just served."""
         return cls(SplitPage(served.page), served.status)
 
-    def to_anonymous(self, headers: Mapping[bytes, bytes]) -> Answer:
-        """Return the answer to a visitor without a session, compressed if the browser accepts that."""
+    def to_anonymous(self, headers: Mapping[bytes, bytes]) -> Response:
+        """Return the response for an anonymous visitor, compressed if the browser accepts that."""
         known = headers.get(b"if-none-match")
         if known is not None and _is_known(self._etag, known):
             return self._unchanged
@@ -91,38 +92,43 @@ class PageAnswers:
             return self._compressed
         return self._whole
 
-    def to_viewer(self, filling: Filling, headers: Mapping[bytes, bytes]) -> Answer:
-        """Return the answer to one viewer, the holes filled with what is theirs.
+    def to_viewer(self, filling: Filling, headers: Mapping[bytes, bytes]) -> Response:
+        """Return the response for one viewer, with the holes filled.
 
-        It is not compressed: it holds a CSRF token, and the length of a compressed page leaks what is in it (the BREACH
-        attack).
+        It is not compressed, because it holds a CSRF token: the length of a compressed page leaks its content (the
+        BREACH attack).
         """
         etag = b"%s-%s" % (self._etag, filling.etag)
-        answer = [(b"cache-control", b"private, no-cache"), self._status, (b"etag", b'W/"%s"' % etag), VARY_BY_COOKIE]
+        fields = [(b"cache-control", b"private, no-cache"), self._status, (b"etag", b'W/"%s"' % etag), VARY_BY_COOKIE]
         known = headers.get(b"if-none-match")
         if known is not None and _is_known(etag, known):
-            return Answer(304, answer, b"")
+            return Response(304, fields, b"")
         body = self.split.filled(filling)
-        return Answer(200, [*answer, HTML, _length(body)], body)
+        return Response(200, [*fields, HTML, _length(body)], body)
 
     @cached_property
-    def _whole(self) -> Answer:
+    def _whole(self) -> Response:
         body = self.split.page.encoded
-        return Answer(200, [*self._headers, HTML, _length(body)], body)
+        return Response(200, [*self._headers, HTML, _length(body)], body)
 
     @cached_property
-    def _compressed(self) -> Answer:
+    def _compressed(self) -> Response:
         body = self.split.page.compressed
-        return Answer(200, [*self._headers, HTML, (b"content-encoding", b"gzip"), _length(body)], body)
+        return Response(200, [*self._headers, HTML, (b"content-encoding", b"gzip"), _length(body)], body)
+
+
+def plain_text(status: int, text: bytes, *headers: tuple[bytes, bytes]) -> Response:
+    """Return a response that is a line of text."""
+    return Response(status, [PLAIN, _length(text), *headers], text)
 
 
 def headers_by_name(pairs: Iterable[tuple[str, str]]) -> dict[bytes, bytes]:
-    """Return a request's headers as the answers want them: names in lower case."""
+    """Return a request's headers by name, in lower case."""
     return {name.lower().encode("latin-1"): value.encode("latin-1") for name, value in pairs}
 
 
 def _is_known(etag: bytes, known: bytes) -> bool:
-    """Return whether the browser has this already, by weak comparison (RFC 9110, section 13.1.2)."""
+    """Return whether the browser already has this page, by weak comparison (RFC 9110, section 13.1.2)."""
     return b'"%s"' % etag in known or known.strip() == b"*"
 
 
