@@ -12,7 +12,7 @@ import click
 from app import create_app
 from app.cache import PageCache
 from app.config import Config
-from app.models import pages
+from app.models.writes import LATEST_PAGE
 from bench import load, wire
 from bench.contenders import Site, logged_in
 from bench.machine import Cores
@@ -77,7 +77,7 @@ def misses(site: Site, cores: Cores, scratch: Path) -> Misses:
     cache: PageCache = writer.extensions["page_cache"]
     with running(site.server, cores.server, scratch) as pipit, wire.Client(pipit.port) as client:
         for _ in range(MISSES):
-            with cache.changing(pages.LATEST()):
+            with cache.changing(LATEST_PAGE()):
                 pass
             began = time.perf_counter()
             answer = client.get("/")

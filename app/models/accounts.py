@@ -18,12 +18,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column, undefer_group
 
 from app.extensions import Base, UTCDateTime, db
-from app.models import pages
 from app.models.follows import Follow
 from app.models.paging import Id
 from app.models.post_text import PostText
 from app.models.posts import Post, PostTag
-from app.models.writes import write
+from app.models.writes import LATEST_PAGE, PROFILE_PAGE, write
 from app.rate_limit import current_limiter
 from app.sessions import current_interface
 
@@ -231,11 +230,11 @@ class User(Base):
     def delete_account(self) -> None:
         """Delete the account with all that is its own: sessions, posts, follows. Raises StoreUnavailableError."""
         self.suspend()  # so that nothing new begins meanwhile
-        user_id, own_page = self.id, pages.USER(self.name)
+        user_id, own_page = self.id, PROFILE_PAGE(self.name)
         while follows := Follow.some_of(user_id):  # a batch at a time: each changes the counts on another's page
-            with write(own_page, *{pages.USER(name) for name in follows.values()}, removal=True):
+            with write(own_page, *{PROFILE_PAGE(name) for name in follows.values()}, removal=True):
                 Follow.end_many(follows)
-        with write(pages.LATEST(), own_page, removal=True):
+        with write(LATEST_PAGE(), own_page, removal=True):
             db.session.execute(delete(User).where(User.id == user_id))
 
     @contextmanager
@@ -257,7 +256,7 @@ class User(Base):
 
     def publish(self, text: PostText) -> Post:
         """Publish a post. Raises StoreUnavailableError, with nothing written, if the cache can't be told."""
-        with write(pages.LATEST(), pages.USER(self.name)):
+        with write(LATEST_PAGE(), PROFILE_PAGE(self.name)):
             post = Post(author_id=self.id, body=text.body)
             post.tags = [PostTag(tag=tag) for tag in text.tags]
             db.session.add(post)
@@ -267,7 +266,7 @@ class User(Base):
         """Delete one's own post; return False, and leave it, if it is somebody else's. Raises StoreUnavailableError."""
         if post.author_id != self.id:
             return False
-        with write(pages.LATEST(), pages.USER(self.name), removal=True):
+        with write(LATEST_PAGE(), PROFILE_PAGE(self.name), removal=True):
             db.session.delete(post)
         return True
 
@@ -278,14 +277,14 @@ class User(Base):
         if other.id == self.id:
             raise ValueError("nobody follows themselves")
         try:
-            with write(pages.USER(self.name), pages.USER(other.name)):
+            with write(PROFILE_PAGE(self.name), PROFILE_PAGE(other.name)):
                 db.session.add(Follow(follower_id=self.id, followed_id=other.id))
         except IntegrityError:
             return  # already
 
     def unfollow(self, other: "User") -> None:
         """Unfollow someone. Raises StoreUnavailableError."""
-        with write(pages.USER(self.name), pages.USER(other.name), removal=True):
+        with write(PROFILE_PAGE(self.name), PROFILE_PAGE(other.name), removal=True):
             Follow.end(self.id, other.id)
 
 

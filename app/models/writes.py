@@ -1,20 +1,26 @@
-"""The one place where a write meets the cache."""
+"""The one place where a write meets the cache: the cached pages by name, and write(), which drops them.
+
+A view that is decorated with @cached(LATEST_PAGE) shows the page that a write(LATEST_PAGE()) changes.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from app.cache import current_cache
+from app.cache import PageKind, current_cache
 from app.extensions import db
+
+LATEST_PAGE = PageKind("latest")
+PROFILE_PAGE = PageKind("user")  # by the user's name, which never changes: PROFILE_PAGE("ada")
 
 
 @contextmanager
 def write(*pages: str, removal: bool = False) -> Iterator[None]:
-    """Run a write, commit it, and have the cache's strategy deal with the cached `pages` that it changes.
+    """Run a write, commit it, and drop the cached `pages` that it changes, as the cache's strategy has it.
 
-    removal: it takes something away; whatever the strategy, that is not served from the cache again.
+    removal: the write removes something. Whatever the strategy, that is not served from the cache again.
 
-    Rolls back and raises what the body or the commit raises; raises StoreUnavailableError, with nothing written, if
-    the cache can't be told of a write to its pages.
+    Rolls back and raises what the body or the commit raises. Raises StoreUnavailableError, with nothing written, if
+    the cache can't be told.
     """
     try:
         if pages:

@@ -5,7 +5,8 @@ from typing import NoReturn
 from flask import Blueprint, abort, flash, redirect, render_template, url_for
 from flask.typing import ResponseReturnValue
 
-from app.models import Follow, Post, User, pages
+from app.models import Follow, Post, User
+from app.models.writes import PROFILE_PAGE
 from app.rate_limit import following_rules
 from app.web.holes import fills
 from app.web.limits import count_if_possible
@@ -17,7 +18,7 @@ bp = Blueprint("people", __name__)
 
 
 @bp.get("/@<name>")
-@cached(pages.USER)
+@cached(PROFILE_PAGE)
 def profile(name: str) -> ResponseReturnValue:
     """Show a user and their latest posts."""
     user, counts = User.with_counts(name) or _nobody(name)

@@ -5,9 +5,10 @@ import re
 from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from app.models import Post, pages
+from app.models import Post
 from app.models.paging import LARGEST_ID
 from app.models.post_text import LENGTH
+from app.models.writes import LATEST_PAGE
 from app.rate_limit import posting_rules
 from app.web.forms import PostForm
 from app.web.limits import count_if_possible
@@ -28,7 +29,7 @@ def before() -> int | None:
 
 
 @bp.get("/")
-@cached(pages.LATEST)
+@cached(LATEST_PAGE)
 def latest() -> ResponseReturnValue:
     """Show everyone's latest posts: the page that most visitors see."""
     older_than = before()

@@ -21,7 +21,7 @@ from random import Random
 
 from app.cache import PageCache, Strategy
 from app.config import Config
-from app.models import pages
+from app.models.writes import LATEST_PAGE, PROFILE_PAGE
 from app.redis_client import Store, StoreUnavailableError
 from bench.lab.redis_server import RedisServer
 
@@ -32,7 +32,7 @@ TEXT = Random("a page").randbytes(4_000).hex()  # noqa: S311  # no secret; such 
 BURST_EVERY = 5.0  # s from the start of one burst to the next
 BURST_LENGTH = 1.0  # s
 BURST_FACTOR = 20  # times the usual rate; a goal, a gale, a fire engine in the high street
-LATEST = pages.LATEST()
+LATEST = LATEST_PAGE()
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def arrivals(workload: Workload) -> list[Arrival]:
     """
     # Separate sources, so that with other readers the posts stay what they were. To be repeatable is their purpose.
     reading, posting = Random(f"{workload.seed} reads"), Random(f"{workload.seed} posts")  # noqa: S311  # no secrets
-    authors = [pages.USER(number) for number in range(1, workload.pages)]
+    authors = [PROFILE_PAGE(number) for number in range(1, workload.pages)]
     names = [LATEST, *authors]
     popularity = list(accumulate(1 / rank for rank in range(1, len(names) + 1)))
     talk = list(accumulate(1 / rank for rank in range(1, len(names))))
@@ -222,8 +222,8 @@ class Replay:
         self.workload = workload
         self.database = Database(workload.build_ms / 1000)
         self.cache = PageCache(store, strategy, workload.ttl, "lab")
-        self.cache.register(pages.LATEST, lambda _which: self.database.build(LATEST))
-        self.cache.register(pages.USER, lambda number: self.database.build(pages.USER(number)))
+        self.cache.register(LATEST_PAGE, lambda _which: self.database.build(LATEST))
+        self.cache.register(PROFILE_PAGE, lambda number: self.database.build(PROFILE_PAGE(number)))
         self.reads: list[Read] = []
         self.writes: list[Write] = []
         self.late: list[float] = []

