@@ -19,7 +19,7 @@ from sqlalchemy.orm import Mapped, mapped_column, undefer_group
 
 from app.extensions import Base, UTCDateTime, db
 from app.models.follows import Follow
-from app.models.paging import Id
+from app.models.pagination import Id
 from app.models.post_text import PostText
 from app.models.posts import Post, PostTag
 from app.models.writes import LATEST_PAGE, PROFILE_PAGE, write

@@ -8,12 +8,12 @@ from sqlalchemy import ForeignKey, Index, delete, select
 from sqlalchemy.orm import Mapped, contains_eager, mapped_column, relationship
 
 from app.extensions import Base, UTCDateTime, db
-from app.models.paging import Id, Slice, slice_of
+from app.models.pagination import Id, Pagination, paginate
 
 if TYPE_CHECKING:
     from app.models.accounts import User
 
-PAGE = 50  # people
+PER_PAGE = 50  # people
 BATCH = 200  # follows that end in one write, which has the pages of these people dropped
 
 
@@ -62,13 +62,13 @@ class Follow(Base):
         db.session.execute(delete(cls).where(cls.id.in_(list(ids))))
 
     @classmethod
-    def followers_of(cls, user_id: int, before: int | None = None) -> "Slice[Follow]":
+    def followers_of(cls, user_id: int, before: int | None = None) -> "Pagination[Follow]":
         """Return the follows of a user, each with its `follower`, the newest first."""
         query = select(cls).join(cls.follower).options(contains_eager(cls.follower)).where(cls.followed_id == user_id)
-        return slice_of(query, cls.id, PAGE, before)
+        return paginate(query, cls.id, PER_PAGE, before)
 
     @classmethod
-    def followed_by(cls, user_id: int, before: int | None = None) -> "Slice[Follow]":
+    def followed_by(cls, user_id: int, before: int | None = None) -> "Pagination[Follow]":
         """Return the follows by a user, each with whom they `followed`, the newest first."""
         query = select(cls).join(cls.followed).options(contains_eager(cls.followed)).where(cls.follower_id == user_id)
-        return slice_of(query, cls.id, PAGE, before)
+        return paginate(query, cls.id, PER_PAGE, before)

@@ -9,13 +9,13 @@ from sqlalchemy.orm import Mapped, aliased, contains_eager, mapped_column, relat
 
 from app.extensions import Base, UTCDateTime, db
 from app.models.follows import Follow
-from app.models.paging import Id, Slice, slice_of
+from app.models.pagination import Id, Pagination, paginate
 from app.models.post_text import TAG_LENGTH, mentions, tag_key
 
 if TYPE_CHECKING:
     from app.models.accounts import User
 
-PAGE = 30  # posts
+PER_PAGE = 30  # posts
 
 
 class Post(Base):
@@ -35,17 +35,17 @@ class Post(Base):
     people = frozenset[str]()  # no column: the names of those whom it mentions and who exist, read with the post
 
     @classmethod
-    def latest(cls, before: int | None = None) -> "Slice[Post]":
+    def latest(cls, before: int | None = None) -> "Pagination[Post]":
         """Return everyone's posts, newest first."""
         return cls._page(cls._with_author(), before)
 
     @classmethod
-    def by(cls, user_id: int, before: int | None = None) -> "Slice[Post]":
+    def by(cls, user_id: int, before: int | None = None) -> "Pagination[Post]":
         """Return one user's posts, newest first."""
         return cls._page(cls._with_author().where(cls.author_id == user_id), before)
 
     @classmethod
-    def timeline_of(cls, user_id: int, before: int | None = None) -> "Slice[Post]":
+    def timeline_of(cls, user_id: int, before: int | None = None) -> "Pagination[Post]":
         """Return the posts of those whom a user follows, and the user's own, newest first."""
         # Only those who posted last can be on the page, and only with their last posts. Told so, the database looks up
         # an index entry for each person followed, however many posts there are; "author IN (...)" would read all of
@@ -56,13 +56,15 @@ class Post(Base):
         authors = followed.union_all(select(literal(user_id).label("id"))).subquery()
         newest = select(func.max(one.id)).where(one.author_id == authors.c.id, *until).scalar_subquery()
         dated = select(authors.c.id, newest.label("newest")).subquery()
-        recent = select(dated.c.id).where(dated.c.newest.is_not(None)).order_by(dated.c.newest.desc()).limit(PAGE + 1)
+        recent = (
+            select(dated.c.id).where(dated.c.newest.is_not(None)).order_by(dated.c.newest.desc()).limit(PER_PAGE + 1)
+        )
         authors_on_page = recent.subquery()
         last_of_page = (
             select(one.id)
             .where(one.author_id == authors_on_page.c.id, *until)
             .order_by(one.id.desc())
-            .offset(PAGE)
+            .offset(PER_PAGE)
             .limit(1)
             .scalar_subquery()
         )
@@ -74,7 +76,7 @@ class Post(Base):
         return cls._page(query, before)
 
     @classmethod
-    def tagged(cls, tag: str, before: int | None = None) -> "Slice[Post]":
+    def tagged(cls, tag: str, before: int | None = None) -> "Pagination[Post]":
         """Return the posts with a hashtag, in whatever case, newest first."""
         query = cls._with_author().join(PostTag, PostTag.post_id == cls.id).where(PostTag.tag == tag_key(tag))
         return cls._page(query, before)
@@ -88,8 +90,8 @@ class Post(Base):
         return post
 
     @classmethod
-    def _page(cls, query: Select[Any], before: int | None) -> "Slice[Post]":
-        page: Slice[Post] = slice_of(query, cls.id, PAGE, before)
+    def _page(cls, query: Select[Any], before: int | None) -> "Pagination[Post]":
+        page: Pagination[Post] = paginate(query, cls.id, PER_PAGE, before)
         cls._find_people(page.items)
         return page
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from werkzeug.routing import IntegerConverter, Map
 
-from app.models.paging import LARGEST_ID
+from app.models.pagination import LARGEST_ID
 
 
 class IdConverter(IntegerConverter):

@@ -24,9 +24,7 @@ def profile(name: str) -> ResponseReturnValue:
     user, counts = User.with_counts(name) or _nobody(name)
     if user.name != name:
         return redirect(url_for("people.profile", name=user.name), 301)
-    older_than = before()
-    posts = Post.by(user.id, older_than)
-    return render_template("people/profile.html", user=user, counts=counts, posts=posts, older_than=older_than)
+    return render_template("people/profile.html", user=user, counts=counts, posts=Post.by(user.id, before()))
 
 
 @fills("follow")
@@ -39,24 +37,14 @@ def follow_button(viewer: Viewer, user_id: str, **_about: str) -> dict[str, bool
 def followers(name: str) -> ResponseReturnValue:
     """Show who follows a user."""
     user = _user(name)
-    older_than = before()
-    follows = Follow.followers_of(user.id, older_than)
-    people = [follow.follower for follow in follows.items]
-    return render_template(
-        "people/followers.html", user=user, people=people, older=follows.older, older_than=older_than
-    )
+    return render_template("people/followers.html", user=user, follows=Follow.followers_of(user.id, before()))
 
 
 @bp.get("/@<name>/following")
 def following(name: str) -> ResponseReturnValue:
     """Show whom a user follows."""
     user = _user(name)
-    older_than = before()
-    follows = Follow.followed_by(user.id, older_than)
-    people = [follow.followed for follow in follows.items]
-    return render_template(
-        "people/following.html", user=user, people=people, older=follows.older, older_than=older_than
-    )
+    return render_template("people/following.html", user=user, follows=Follow.followed_by(user.id, before()))
 
 
 @bp.post("/@<name>/follow")

@@ -6,7 +6,7 @@ from flask import Blueprint, abort, flash, redirect, render_template, request, u
 from flask.typing import ResponseReturnValue
 
 from app.models import Post
-from app.models.paging import LARGEST_ID
+from app.models.pagination import LARGEST_ID
 from app.models.post_text import LENGTH
 from app.models.writes import LATEST_PAGE
 from app.rate_limit import posting_rules
@@ -32,8 +32,7 @@ def before() -> int | None:
 @cached(LATEST_PAGE)
 def latest() -> ResponseReturnValue:
     """Show everyone's latest posts: the page that most visitors see."""
-    older_than = before()
-    return render_template("posts/latest.html", posts=Post.latest(older_than), older_than=older_than)
+    return render_template("posts/latest.html", posts=Post.latest(before()))
 
 
 @bp.get("/home")
@@ -48,8 +47,7 @@ def tagged(tag: str) -> ResponseReturnValue:
     """Show the posts with a hashtag."""
     if "\0" in tag:  # PostgreSQL refuses even to look for it
         abort(404)
-    older_than = before()
-    return render_template("posts/tagged.html", tag=tag, posts=Post.tagged(tag, older_than), older_than=older_than)
+    return render_template("posts/tagged.html", tag=tag, posts=Post.tagged(tag, before()))
 
 
 @bp.get("/@<name>/<id:post_id>")
@@ -89,6 +87,4 @@ def delete(post_id: int) -> ResponseReturnValue:
 
 def _home(form: PostForm) -> str:
     person = signed_in() or abort(401)
-    older_than = before()
-    posts = Post.timeline_of(person.id, older_than)
-    return render_template("posts/home.html", form=form, length=LENGTH, posts=posts, older_than=older_than)
+    return render_template("posts/home.html", form=form, length=LENGTH, posts=Post.timeline_of(person.id, before()))

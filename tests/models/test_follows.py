@@ -83,7 +83,7 @@ def test_the_lists_show_the_newest_follow_first(make_user: MakeUser) -> None:
 
 
 def test_the_lists_have_pages_without_a_gap_or_an_overlap(make_user: MakeUser, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follows_module, "PAGE", 2)
+    monkeypatch.setattr(follows_module, "PER_PAGE", 2)
     people = [make_user(f"user{number}") for number in range(6)]
     for person in people[1:]:
         person.follow(people[0])

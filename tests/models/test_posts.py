@@ -15,7 +15,7 @@ from app.config import parse_redis_url
 from app.extensions import db
 from app.models import Follow, Post, PostTag, User
 from app.models import posts as posts_module
-from app.models.paging import LARGEST_ID, Slice
+from app.models.pagination import LARGEST_ID, Pagination
 from app.models.post_text import PostText
 from app.redis_client import StoreUnavailableError
 from tests.conftest import PASSWORD
@@ -28,7 +28,7 @@ def publish(author: User, *bodies: str) -> list[Post]:
     return [author.publish(PostText.parse(body)) for body in bodies]
 
 
-def bodies(page: Slice[Post]) -> list[str]:
+def bodies(page: Pagination[Post]) -> list[str]:
     return [post.body for post in page.items]
 
 
@@ -36,7 +36,7 @@ def rows(model: type[Any]) -> int:
     return db.session.scalar(select(func.count()).select_from(model)) or 0
 
 
-def all_pages(read: Callable[[int | None], Slice[Any]]) -> list[Slice[Any]]:
+def all_pages(read: Callable[[int | None], Pagination[Any]]) -> list[Pagination[Any]]:
     """Follow a list from its newest page to its oldest."""
     pages = [read(None)]
     while pages[-1].older is not None:
@@ -233,7 +233,7 @@ def test_pages_have_no_gap_and_no_overlap_whatever_the_number_of_posts(make_user
         db.session.add(Post(author_id=author.id, body=f"{number} #tag", tags=[PostTag(tag="tag")]))
     db.session.commit()
     newest_first = [f"{number} #tag" for number in reversed(range(count))]
-    readers: list[Callable[[int | None], Slice[Post]]] = [
+    readers: list[Callable[[int | None], Pagination[Post]]] = [
         Post.latest,
         lambda before: Post.timeline_of(ada.id, before),
         lambda before: Post.tagged("tag", before),
@@ -241,8 +241,8 @@ def test_pages_have_no_gap_and_no_overlap_whatever_the_number_of_posts(make_user
     for read in readers:
         pages = all_pages(read)
         assert [body for page in pages for body in bodies(page)] == newest_first
-        assert len(pages) == max(1, -(-count // posts_module.PAGE))
-        assert all(len(page.items) == posts_module.PAGE for page in pages[:-1])
+        assert len(pages) == max(1, -(-count // posts_module.PER_PAGE))
+        assert all(len(page.items) == posts_module.PER_PAGE for page in pages[:-1])
     mine = [body for page in all_pages(lambda before: Post.by(ada.id, before)) for body in bodies(page)]
     assert mine == [f"{number} #tag" for number in reversed(range(count)) if number % 3 == 0]
 
@@ -250,7 +250,7 @@ def test_pages_have_no_gap_and_no_overlap_whatever_the_number_of_posts(make_user
 def test_a_page_stays_as_it_is_while_new_posts_come_and_old_ones_go(
     make_user: MakeUser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(posts_module, "PAGE", 3)
+    monkeypatch.setattr(posts_module, "PER_PAGE", 3)
     ada = make_user("ada")
     posts = publish(ada, *"12345678")
     first = Post.latest()
@@ -276,7 +276,7 @@ def test_a_list_is_one_statement_however_many_posts_and_people_are_on_it(make_us
             if other is not person:
                 person.follow(other)
     ids = [person.id for person in people]
-    readers: dict[str, Callable[[], Slice[Any]]] = {
+    readers: dict[str, Callable[[], Pagination[Any]]] = {
         "latest": Post.latest,
         "by": lambda: Post.by(ids[0]),
         "timeline_of": lambda: Post.timeline_of(ids[0]),

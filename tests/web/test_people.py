@@ -8,8 +8,8 @@ from flask import Flask
 
 from app.extensions import db
 from app.models import Follow, Post, User, accounts
-from app.models.follows import PAGE
-from app.models.posts import PAGE as POSTS
+from app.models.follows import PER_PAGE
+from app.models.posts import PER_PAGE as POSTS
 from app.web import pages
 from tests.conftest import PASSWORD, Visitor
 
@@ -147,7 +147,7 @@ def test_a_list_of_nobody_says_so(ada: Visitor, visitor: Visitor, kind: str, wor
 def test_long_lists_of_people_are_paged_newest_first_without_a_gap(
     app: Flask, ada: Visitor, visitor: Visitor, kind: str
 ) -> None:
-    me, people = id_of(app, "ada"), crowd(app, PAGE + 3)
+    me, people = id_of(app, "ada"), crowd(app, PER_PAGE + 3)
     add_follows(app, [(person, me) if kind == "followers" else (me, person) for person in people])
     first = visitor.get(f"/@ada/{kind}").text
     link = re.search(r'rel="next" href="([^"]+)"', first)
@@ -155,8 +155,8 @@ def test_long_lists_of_people_are_paged_newest_first_without_a_gap(
     second = visitor.get(link[1]).text
     assert f'href="/@ada/{kind}">Back to the latest' in second
     assert "<title>More " in second
-    assert len(LISTED.findall(first)) == PAGE
-    assert LISTED.findall(first) + LISTED.findall(second) == [f"P{number}" for number in range(PAGE + 2, -1, -1)]
+    assert len(LISTED.findall(first)) == PER_PAGE
+    assert LISTED.findall(first) + LISTED.findall(second) == [f"P{number}" for number in range(PER_PAGE + 2, -1, -1)]
     assert 'rel="next"' not in second
 
 

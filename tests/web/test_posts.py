@@ -9,8 +9,8 @@ from flask import Flask
 
 from app.extensions import db
 from app.models import Post, User
-from app.models.paging import LARGEST_ID
-from app.models.posts import PAGE
+from app.models.pagination import LARGEST_ID
+from app.models.posts import PER_PAGE
 from tests.conftest import Visitor
 
 BAD_BEFORE = ["", "0", "-1", "abc", "1.5", "٣", "²", str(LARGEST_ID + 1), "9" * 5000, "0" * 20 + "9" * 30, "1 ", "%00"]
@@ -50,7 +50,7 @@ def test_the_latest_posts_are_listed_newest_first(visitor: Visitor, ada: Visitor
 
 
 def test_older_posts_are_reached_page_by_page_without_a_gap(app: Flask, visitor: Visitor, ada: Visitor) -> None:
-    publish_many(app, "ada", 2 * PAGE + 1)
+    publish_many(app, "ada", 2 * PER_PAGE + 1)
     seen: list[str] = []
     path: str | None = "/"
     while path:
@@ -58,7 +58,7 @@ def test_older_posts_are_reached_page_by_page_without_a_gap(app: Flask, visitor:
         seen += shown(page)
         link = re.search(r'rel="next" href="([^"]+)"', page)
         path = html.unescape(link[1]) if link else None
-    assert seen == [f"number {number}" for number in range(2 * PAGE + 1, 0, -1)]
+    assert seen == [f"number {number}" for number in range(2 * PER_PAGE + 1, 0, -1)]
 
 
 def test_the_page_after_the_last_post_says_so(visitor: Visitor, ada: Visitor) -> None:
@@ -302,7 +302,7 @@ def test_a_hashtag_that_nobody_used_says_so(visitor: Visitor) -> None:
 
 
 def test_older_posts_of_a_hashtag_are_a_link_away(ada: Visitor, visitor: Visitor) -> None:
-    for number in range(PAGE + 1):
+    for number in range(PER_PAGE + 1):
         ada.publish(f"{number} #日記")
     link = re.search(r'rel="next" href="([^"]+)"', visitor.get("/tags/日記").text)
     assert link
