@@ -1,5 +1,5 @@
-# Pipit in a container, for any platform that runs one: give it PORT, REDIS_URL, DATABASE_URL and SECRET_KEY.
-# Before the first start, and at each new version: docker run --rm ... pipit flask db upgrade
+# Pipit in a container. Set REDIS_URL, DATABASE_URL and SECRET_KEY, and PORT if it is not 5000.
+# Before the first start, and before each new version, run: docker run --rm --env-file FILE pipit flask db upgrade
 
 FROM python:3.13-slim
 
