@@ -33,10 +33,10 @@ seed: $(INSTALLED) .env
 	@$(BIN)/flask db upgrade
 	@$(BIN)/flask seed
 
-# Rehearse a deployment: push to a Heroku played on this machine, walk through the site, deploy again under load. It ends
-# with a table; KEEP=1 keeps that in bench/results/. Needs git, openssl, redis-server and PostgreSQL.
+# Rehearse a deployment: this machine plays Heroku, builds HEAD, and deploys again under load. Five minutes.
+# Needs git, openssl, redis-server and PostgreSQL.
 rehearse: $(INSTALLED)
-	@$(BIN)/python -m tests.rehearsal $(if $(KEEP),--keep)
+	@$(BIN)/python -m pytest -vv -s tests/rehearsal/deployment.py
 
 # Measure Pipit beside its peers, some ten minutes: a table and charts in bench/results/; docs/performance.md explains.
 # Needs Linux, two idle cores, and Debian's packages wrk, nodejs and npm. Options: python -m bench --help.

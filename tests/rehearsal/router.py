@@ -1,7 +1,7 @@
-"""The router in front of the dynos, as far as an application can tell: what it adds, reuses, retries and gives up on.
+"""Heroku's router in front of the dynos, as far as an application can tell: its headers, connections and limits.
 
-Rules from the platform's documentation ("HTTP Routing", Router 2.0). TLS is a header here: one port says that visitors
-came with it, the other that they did not. It streams bodies and buffers none, as the real one does with a slow visitor.
+The rules come from Heroku's documentation ("HTTP Routing"). TLS is only a header here: one port says that visitors
+came over TLS, the other that they did not. Bodies are streamed in both directions, not buffered.
 """
 
 import asyncio
@@ -10,34 +10,21 @@ import threading
 import time
 import uuid
 from collections.abc import Coroutine
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
+
+from aiohttp import ClientConnectorError, ClientError, ClientSession, ClientTimeout, TCPConnector, web
+from yarl import URL
 
 T = TypeVar("T")
 
-CLIENT_IDLE = 90  # s a visitor's connection is kept without a request, and one to a dyno
-FIRST_BYTE = 30  # s a dyno has for the first byte of its answer, from the last byte of the request: then H12
-BETWEEN_BYTES = 55  # s without a byte from either side, later on
-CONNECT = 5  # s for a connection to a dyno
-LARGEST_HEAD = 64 * 1024  # bytes
-REQUEST_ID = re.compile(r"[A-Za-z0-9+/=-]{20,200}")  # what of a visitor's own id is kept ("HTTP Request IDs")
-IDEMPOTENT = ("GET", "HEAD", "OPTIONS")  # without a body, so that it can be sent a second time
-HOP_BY_HOP = {"connection", "keep-alive", "proxy-connection", "te", "upgrade"}
-OURS = {"x-forwarded-for", "x-forwarded-proto", "x-forwarded-port", "x-request-id", "x-request-start", "via"}
-VIA = "1.1 heroku-router"
-
-
-class RouterError(Exception):
-    """A request that gets the router's own 503; its text is the code that Heroku logs."""
-
-
-class NoAnswerError(Exception):
-    """The dyno closed the connection before the first byte of an answer."""
-
-
-class VisitorGoneError(Exception):
-    """The visitor hung up, or said nothing for BETWEEN_BYTES."""
+KEEPALIVE = 90  # s that an idle connection is kept, to a visitor and to a dyno
+FIRST_BYTE = 30  # s from the last byte of a request to the first byte of its answer: then H12
+REQUEST_ID = re.compile(r"[A-Za-z0-9+/=-]{20,200}")  # a visitor's own id that is kept ("HTTP Request IDs")
+NOT_PASSED_ON = {"connection", "keep-alive", "te", "transfer-encoding", "upgrade"}  # they end at each hop
+CONTENT = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")  # aiohttp would add its own
 
 
 @dataclass(frozen=True)
@@ -47,76 +34,22 @@ class Routed:
     request_id: str
     method: str
     path: str
-    dyno: str  # "" if it reached none
-    status: int
+    dyno: str  # "" if the request reached none
     code: str  # H12 and the like; "" if all went well
-    seconds: float
-
-
-@dataclass(eq=False)
-class Connection:
-    """A connection to a dyno."""
-
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-    since: float = field(default_factory=time.monotonic)  # when it was last used
-    reused: bool = False
-
-
-@dataclass(eq=False)
-class Dyno:
-    """A dyno that gets requests."""
-
-    name: str
-    port: int
-    idle: list[Connection] = field(default_factory=list)
-    leaving: bool = False
-
-
-@dataclass
-class Head:
-    """The first line and the headers of a message, in their order."""
-
-    start: str
-    headers: list[tuple[str, str]]
-
-    @classmethod
-    def parse(cls, raw: bytes) -> "Head":
-        start, *lines = raw.decode("latin-1").rstrip("\r\n").split("\r\n")
-        pairs = (line.partition(":") for line in lines)
-        return cls(start, [(name, value.strip()) for name, _, value in pairs])
-
-    def get(self, name: str) -> str:
-        return ", ".join(value for other, value in self.headers if other.lower() == name)
-
-    def without(self, names: set[str]) -> list[tuple[str, str]]:
-        return [(name, value) for name, value in self.headers if name.lower() not in names]
-
-    def to_bytes(self) -> bytes:
-        lines = [self.start, *(f"{name}: {value}" for name, value in self.headers)]
-        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
-
-    @property
-    def length(self) -> int | None:
-        """Return the length of the body, None if it comes in chunks."""
-        if "chunked" in self.get("transfer-encoding").lower():
-            return None
-        return int(self.get("content-length") or 0)
 
 
 class Router:
-    """Two ports, any number of dynos; a context manager that runs in a thread of its own."""
+    """Two ports and any number of dynos; a context manager that runs in its own thread."""
 
     def __init__(self) -> None:
         self.log: list[Routed] = []
-        self.retried = 0  # requests that were sent a second time, after a dyno had closed an idle connection
-        self.reused = 0  # requests that went over a connection that had carried one before
         self.ports: dict[str, int] = {}  # "https" and "http"
-        self.active: dict[str, str] = {}  # by request id: the dyno that is at work on it
-        self._dynos: list[Dyno] = []
+        self.active: set[str] = set()  # ids of the requests that dynos are working on
+        self._dynos: dict[str, int] = {}  # ports by name
         self._turn = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="router", daemon=True)
+        self._opened = AsyncExitStack()
 
     def __enter__(self) -> "Router":
         self._thread.start()
@@ -124,237 +57,97 @@ class Router:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._call(self._close())
+        self._call(self._opened.aclose())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(CONNECT)
+        self._thread.join()
+        self._loop.close()
 
     def route(self, name: str, port: int) -> None:
         """Send requests to a dyno too."""
-        self._call(self._add(Dyno(name, port)))
+        self._dynos = {**self._dynos, name: port}
 
     def unroute(self, name: str) -> None:
-        """Send a dyno no new request; those that it is answering go on."""
-        self._call(self._remove(name))
-
-    # Listening
+        """Send a dyno no new requests; the dyno still answers those that it has."""
+        self._dynos = {other: port for other, port in self._dynos.items() if other != name}
 
     async def _listen(self) -> None:
-        self._servers = []
+        self._session = await self._opened.enter_async_context(
+            ClientSession(
+                connector=TCPConnector(limit=0, keepalive_timeout=KEEPALIVE),
+                timeout=ClientTimeout(total=None, sock_connect=5, sock_read=FIRST_BYTE),
+                auto_decompress=False,
+                skip_auto_headers=CONTENT,
+            )
+        )
         for scheme in ("https", "http"):
+            server = web.Server(partial(self._answer, scheme), keepalive_timeout=KEEPALIVE, access_log=None)
+            runner = web.ServerRunner(server, shutdown_timeout=0)
+            await runner.setup()
+            self._opened.push_async_callback(runner.cleanup)
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            self.ports[scheme] = runner.addresses[0][1]
 
-            async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, scheme: str = scheme) -> None:
-                await self._serve(reader, writer, scheme)
-
-            server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=LARGEST_HEAD)
-            self.ports[scheme] = server.sockets[0].getsockname()[1]
-            self._servers.append(server)
-
-    async def _close(self) -> None:
-        for server in self._servers:
-            server.close()
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _serve(self, visitor: asyncio.StreamReader, writer: asyncio.StreamWriter, scheme: str) -> None:
-        """Answer the requests of one connection, one after the other."""
-        with suppress(ConnectionError, VisitorGoneError, asyncio.CancelledError):
-            while True:
-                try:
-                    raw = await asyncio.wait_for(visitor.readuntil(b"\r\n\r\n"), CLIENT_IDLE)
-                except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
-                    break
-                if not await self._answer(Head.parse(raw), visitor, writer, scheme):
-                    break
-        writer.close()
-
-    # One request
-
-    async def _answer(
-        self, request: Head, visitor: asyncio.StreamReader, writer: asyncio.StreamWriter, scheme: str
-    ) -> bool:
-        """Pass one request on and its answer back; return whether the visitor's connection can carry another."""
-        began = time.monotonic()
-        method, target, _ = request.start.split(" ", 2)
-        address = writer.get_extra_info("peername")[0]
-        asked = self._with_headers(request, address, scheme)
-        status, code, keep = 503, "", False
+    async def _answer(self, scheme: str, request: web.BaseRequest) -> web.StreamResponse:
+        """Pass a request on to the next dyno, and its answer back; log it."""
+        headers = self._headers(scheme, request)
+        request_id = headers["X-Request-Id"]
+        dyno, port = self._next_dyno()
+        self.active.add(request_id)
+        code = ""
         try:
-            dyno, connection, sending, head = await self._exchange(method, asked, visitor)
-            status, keep = await self._relay(method, head, dyno, connection, sending, writer)
-        except RouterError as error:
-            code = str(error)
-            await self._refuse(code, writer)
-        except VisitorGoneError:
-            status, code = 499, "H27"
-            raise
-        except (asyncio.IncompleteReadError, TimeoutError, ConnectionError):
-            code = "H18"  # the answer broke off
+            if not port:
+                code = "H14"  # no dynos
+                return web.Response(status=503, text=code)
+            return await self._relay(request, port, headers)
+        except TimeoutError:
+            code = "H12"  # the dyno took too long
+        except ClientConnectorError:
+            code = "H10"  # the dyno does not listen
+        except (ClientError, ConnectionError):
+            code = "H18"  # the connection broke off
         finally:
-            path = target.partition("?")[0]
-            seconds = time.monotonic() - began
-            name = self.active.pop(asked.get("x-request-id"), "")
-            self.log.append(Routed(asked.get("x-request-id"), method, path, name, status, code, seconds))
-        return keep and request.get("connection").lower() != "close"
+            self.active.discard(request_id)
+            self.log.append(Routed(request_id, request.method, request.path, dyno, code))
+        return web.Response(status=503, text=code)
 
-    @staticmethod
-    def _with_headers(request: Head, address: str, scheme: str) -> Head:
-        """Return the request as the dyno sees it."""
-        forwarded = request.get("x-forwarded-for")
-        given_id = request.get("x-request-id")
-        headers = [
-            ("X-Forwarded-For", f"{forwarded}, {address}" if forwarded else address),
-            ("X-Forwarded-Proto", scheme),
-            ("X-Forwarded-Port", "443" if scheme == "https" else "80"),
-            ("X-Request-Id", given_id if REQUEST_ID.fullmatch(given_id) else str(uuid.uuid4())),
-            ("X-Request-Start", str(int(time.time() * 1000))),
-            ("Via", VIA),
-            ("Connection", "keep-alive"),
-        ]
-        return Head(request.start, [*request.without(HOP_BY_HOP | OURS), *headers])
+    def _headers(self, scheme: str, request: web.BaseRequest) -> dict[str, str]:
+        """Return the headers that the dyno gets."""
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in NOT_PASSED_ON}
+        forwarded = request.headers.get("X-Forwarded-For")
+        request_id = request.headers.get("X-Request-Id", "")
+        for name in list(headers):
+            if name.lower().startswith("x-forwarded-") or name.lower() == "x-request-id":
+                del headers[name]
+        return headers | {
+            "X-Forwarded-For": f"{forwarded}, {request.remote}" if forwarded else str(request.remote),
+            "X-Forwarded-Proto": scheme,
+            "X-Forwarded-Port": "443" if scheme == "https" else "80",
+            "X-Request-Id": request_id if REQUEST_ID.fullmatch(request_id) else str(uuid.uuid4()),
+            "X-Request-Start": str(int(time.time() * 1000)),
+            "Via": "1.1 heroku-router",
+        }
 
-    async def _exchange(
-        self, method: str, request: Head, visitor: asyncio.StreamReader
-    ) -> tuple[Dyno, Connection, "asyncio.Task[None]", Head]:
-        """Send a request to a dyno and wait for the head of its answer. Raises RouterError, VisitorGoneError."""
-        while True:
-            dyno, connection = await self._connect()
-            self.active[request.get("x-request-id")] = dyno.name
-            sending = asyncio.create_task(self._send(request, visitor, connection))
-            try:
-                return dyno, connection, sending, await self._head(connection, sending)
-            except NoAnswerError:
-                sending.cancel()
-                if not connection.reused or method not in IDEMPOTENT or request.length != 0:
-                    raise RouterError("H13") from None
-                self.retried += 1  # it was idle, and the dyno had closed it: nothing has been answered yet
-            except BaseException:
-                sending.cancel()
-                connection.writer.close()
-                raise
+    def _next_dyno(self) -> tuple[str, int]:
+        """Return the name and the port of the dyno whose turn it is; "" and 0 if there is none."""
+        dynos = list(self._dynos.items())
+        self._turn += 1
+        return dynos[self._turn % len(dynos)] if dynos else ("", 0)
 
-    async def _connect(self) -> tuple[Dyno, Connection]:
-        """Return the next dyno in turn, and a connection to it: one that is open already if there is one."""
-        for _ in range(len(self._dynos)):
-            self._turn += 1
-            dyno = self._dynos[self._turn % len(self._dynos)]
-            while dyno.idle:
-                connection = dyno.idle.pop()
-                if not connection.reader.at_eof() and time.monotonic() - connection.since < CLIENT_IDLE:
-                    connection.reused = True
-                    self.reused += 1
-                    return dyno, connection
-                connection.writer.close()
-            with suppress(OSError, TimeoutError):
-                opened = asyncio.open_connection("127.0.0.1", dyno.port, limit=LARGEST_HEAD)
-                return dyno, Connection(*await asyncio.wait_for(opened, CONNECT))
-        raise RouterError("H10" if self._dynos else "H14")
-
-    @staticmethod
-    async def _send(request: Head, visitor: asyncio.StreamReader, connection: Connection) -> None:
-        """Send a request, its body as it comes. Raises VisitorGoneError; that the dyno has gone the answer tells."""
-        with suppress(ConnectionError):
-            connection.writer.write(request.to_bytes())
-            await connection.writer.drain()
-            try:
-                await _copy_body(visitor, connection.writer, request.length)
-            except (asyncio.IncompleteReadError, TimeoutError):
-                raise VisitorGoneError from None
-
-    @staticmethod
-    async def _head(connection: Connection, sending: "asyncio.Task[None]") -> Head:
-        """Return the head of the answer. Raises NoAnswerError, VisitorGoneError, RouterError."""
-        reading = asyncio.create_task(connection.reader.readuntil(b"\r\n\r\n"))
-        try:
-            await asyncio.wait({reading, sending}, return_when=asyncio.FIRST_COMPLETED)
-            if not reading.done():
-                sending.result()
-                await asyncio.wait({reading}, timeout=FIRST_BYTE)
-            if not reading.done():
-                raise RouterError("H12")
-            return Head.parse(reading.result())
-        except asyncio.IncompleteReadError as error:
-            raise RouterError("H18") if error.partial else NoAnswerError from None
-        except ConnectionError:
-            raise NoAnswerError from None
-        finally:
-            reading.cancel()
-
-    async def _relay(
-        self,
-        method: str,
-        head: Head,
-        dyno: Dyno,
-        connection: Connection,
-        sending: "asyncio.Task[None]",
-        writer: asyncio.StreamWriter,
-    ) -> tuple[int, bool]:
-        """Pass an answer back; return its status, and whether the visitor's connection can carry another request."""
-        status = int(head.start.split(" ", 2)[1])
-        complete = sending.done()  # if not, what remains of the request's body is in the way of the next
-        sending.cancel()
-        until_closed = not head.get("content-length") and head.length is not None and status not in (204, 304)
-        keep = complete and not until_closed
-        mine = [("Via", VIA), ("Connection", "keep-alive" if keep else "close")]
-        writer.write(Head(head.start, [*head.without(HOP_BY_HOP), *mine]).to_bytes())
-        length = 0 if method == "HEAD" or status in (204, 304) else head.length
-        try:
-            if until_closed and method != "HEAD":
-                while data := await asyncio.wait_for(connection.reader.read(65536), BETWEEN_BYTES):
-                    writer.write(data)
-            else:
-                await _copy_body(connection.reader, writer, length)
-            await writer.drain()
-        except BaseException:
-            connection.writer.close()
-            raise
-        if keep and head.get("connection").lower() != "close" and not dyno.leaving:
-            connection.since = time.monotonic()
-            dyno.idle.append(connection)
-        else:
-            connection.writer.close()
-        return status, keep
-
-    @staticmethod
-    async def _refuse(code: str, writer: asyncio.StreamWriter) -> None:
-        page = f"<!doctype html><title>Application error</title><h1>Application error</h1><p>{code}</p>".encode()
-        headers = [("Content-Type", "text/html"), ("Content-Length", str(len(page))), ("Connection", "close")]
-        writer.write(Head("HTTP/1.1 503 Service Unavailable", headers).to_bytes() + page)
-        await writer.drain()
-
-    # Dynos
-
-    async def _add(self, dyno: Dyno) -> None:
-        self._dynos.append(dyno)
-
-    async def _remove(self, name: str) -> None:
-        for dyno in [dyno for dyno in self._dynos if dyno.name == name]:
-            self._dynos.remove(dyno)
-            dyno.leaving = True
-            for connection in dyno.idle:
-                connection.writer.close()
-            dyno.idle.clear()
+    async def _relay(self, request: web.BaseRequest, port: int, headers: dict[str, str]) -> web.StreamResponse:
+        url = URL(f"http://127.0.0.1:{port}{request.raw_path}", encoded=True)
+        body = request.content if request.body_exists else None
+        async with self._session.request(
+            request.method, url, headers=headers, data=body, allow_redirects=False
+        ) as answer:
+            response = web.StreamResponse(status=answer.status)
+            for name, value in answer.headers.items():
+                if name.lower() not in NOT_PASSED_ON:
+                    response.headers.add(name, value)
+            await response.prepare(request)
+            async for chunk in answer.content.iter_any():
+                await response.write(chunk)
+            await response.write_eof()
+            return response
 
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(CONNECT)
-
-
-async def _copy_body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, length: int | None) -> None:
-    """Copy a body of `length` bytes, or of chunks if that is None, as it comes."""
-    if length is not None:
-        while length:
-            data = await asyncio.wait_for(reader.read(min(length, 65536)), BETWEEN_BYTES)
-            if not data:
-                raise asyncio.IncompleteReadError(b"", length)
-            length -= len(data)
-            writer.write(data)
-            await writer.drain()
-        return
-    while True:
-        line = await asyncio.wait_for(reader.readuntil(b"\r\n"), BETWEEN_BYTES)
-        size = int(line.partition(b";")[0], 16)
-        writer.write(line + await asyncio.wait_for(reader.readexactly(size + 2), BETWEEN_BYTES))
-        await writer.drain()
-        if not size:  # trailers are not used here: the last chunk ends with an empty line
-            return
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
