@@ -1,56 +1,124 @@
-"""Bar charts as SVG files that need nothing but themselves."""
+"""Charts as SVG, drawn by pygal, with light and dark colours."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from typing import Any
 
-WIDTH, LABELS, FIGURES = 760, 270, 90  # px: the drawing, and what its labels and its figures take
-ROW, TOP = 30, 48
-OURS, THEIRS = "#2f6f4f", "#9aa5b1"
+import pygal
+from pygal.style import Style
+
+THEIRS = "#9aa5b1"
+COLOURS = {
+    "found": "#2f8f63",
+    "aimed at": "#d97706",
+    "invalidate": "#4c84e0",
+    "refresh": "#2a9d86",
+    "expire": "#d9782d",
+}
+LIGHT_AND_DARK = """inline:
+svg { --ink: #26221a; --paper: #fffdf9; }
+@media (prefers-color-scheme: dark) { svg { --ink: #ece5d8; --paper: #1b1916; } }
+.background { fill: var(--paper) !important; }
+text { fill: var(--ink) !important; }
+.ci { stroke: var(--ink) !important; }
+.guides .line { stroke: var(--ink) !important; stroke-dasharray: none !important; opacity: 0.15; }
+.text-overlay text { text-anchor: start !important; transform: translate(12px); }
+"""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar, with the range it stands for and, where there is one, what was aimed at."""
+    """A bar, and the range of the values that it stands for."""
 
     label: str
     value: float
     low: float
     high: float
-    aim: float | None = None
-    ours: bool = False
+    colour: str = THEIRS
 
 
-def bar_chart(title: str, bars: Sequence[Bar]) -> str:
-    """Return a chart with one horizontal bar a line, all on one scale that begins at 0."""
-    longest = max(max(bar.high, bar.aim or 0) for bar in bars)
-    scale = (WIDTH - LABELS - FIGURES) / longest
-    height = TOP + ROW * len(bars) + 10
-    rows = "".join(_row(bar, TOP + ROW * number, scale) for number, bar in enumerate(bars))
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
-        f'role="img" font-family="system-ui, sans-serif" font-size="14">\n<title>{escape(title)}</title>\n'
-        f'<rect width="100%" height="100%" fill="#fff"/>\n'
-        f'<text x="12" y="28" font-weight="600">{escape(title)}</text>\n{rows}</svg>\n'
-    )
-
-
-def _row(bar: Bar, top: int, scale: float) -> str:
-    middle = top + ROW / 2
-    end = LABELS + bar.value * scale
-    colour, ends = OURS if bar.ours else THEIRS, f"{middle - 4}v8"
-    low, high = LABELS + bar.low * scale, LABELS + bar.high * scale
-    parts = [
-        f'<text x="{LABELS - 8}" y="{middle + 5}" text-anchor="end">{escape(bar.label)}</text>',
-        f'<rect x="{LABELS}" y="{top + 6}" width="{end - LABELS:.1f}" height="{ROW - 12}" fill="{colour}"/>',
-        f'<path d="M{low:.1f} {middle}H{high:.1f}M{low:.1f} {ends}M{high:.1f} {ends}" stroke="#222" fill="none"/>',
-        f'<text x="{WIDTH - 12}" y="{middle + 5}" text-anchor="end">{_figure(bar.value)}</text>',
+def bar_chart(title: str, bars: Sequence[Bar], aims: Sequence[float] = ()) -> str:
+    """Return a chart of horizontal bars, each with its target above it if `aims` are given."""
+    series: dict[str, list[Any]] = {"aimed at": list(aims)} if aims else {}
+    series["found"] = [
+        {"value": bar.value, "color": bar.colour, "ci": {"low": bar.low, "high": bar.high}} for bar in bars
     ]
-    if bar.aim is not None:
-        aim = LABELS + bar.aim * scale
-        parts.append(f'<path d="M{aim:.1f} {top + 2}v{ROW - 4}" stroke="#c2410c" stroke-width="3"/>')
-    return "\n".join(parts) + "\n"
+    return grouped_bars(title, [bar.label for bar in bars], series, max(bar.high for bar in bars))
+
+
+def grouped_bars(title: str, labels: Sequence[str], series: dict[str, list[Any]], top: float) -> str:
+    """Return a chart of horizontal bars: a group for each label, and in each group a bar for each series.
+
+    A value is a number, or a dict as pygal takes it. `top` is the largest of them.
+    """
+    chart = pygal.HorizontalBar(
+        **_options(title, list(series), height=100 + len(labels) * (10 + 20 * len(series))),
+        print_values=True,
+        print_values_position="top",
+        truncate_label=-1,
+        formatter=_figure,
+        range=(0, (top or 1) * 1.15),
+        show_x_labels=False,
+        show_x_guides=False,
+    )
+    chart.x_labels = labels[::-1]  # pygal begins at the bottom
+    for name, values in series.items():
+        chart.add(name, values[::-1])
+    return _drawn(chart)
+
+
+def line_chart(title: str, seconds: float, series: dict[str, list[tuple[float, float]]]) -> str:
+    """Return a chart with a line for each series of moments (s) and values, over that many seconds."""
+    chart = pygal.XY(
+        **_options(title, list(series), height=320),
+        show_dots=False,
+        fill=True,
+        max_scale=6,
+        xrange=(0, seconds),
+        formatter=_figure,
+    )
+    for name, points in series.items():
+        chart.add(name, points)
+    return _drawn(chart)
+
+
+def _options(title: str, series: Sequence[str], height: int) -> dict[str, Any]:
+    style = Style(
+        background="transparent",
+        plot_background="transparent",
+        font_family="system-ui, sans-serif",
+        title_font_size=17,
+        label_font_size=13,
+        value_font_size=12,
+        legend_font_size=13,
+        opacity="0.85",
+        colors=[COLOURS.get(name, THEIRS) for name in series],
+    )
+    return {
+        "title": title,
+        "width": 800,
+        "height": height,
+        "style": style,
+        "css": ["file://style.css", "file://graph.css", LIGHT_AND_DARK],
+        "js": [],
+        "disable_xml_declaration": True,
+        "show_legend": len(series) > 1,
+        "legend_at_bottom": True,
+    }
+
+
+def _drawn(chart: Any) -> str:
+    chart.add_xml_filter(_without_script)
+    return str(chart.render(is_unicode=True))
+
+
+def _without_script(root: Any) -> Any:
+    """Take out what would show a value under the mouse pointer: the values are printed."""
+    for element in list(root.iter()):
+        for script in element.findall("script"):
+            element.remove(script)
+    return root
 
 
 def _figure(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}".removesuffix(".00")

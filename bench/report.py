@@ -5,7 +5,7 @@ import statistics
 from dataclasses import asdict
 from pathlib import Path
 
-from bench.charts import Bar, bar_chart
+from bench.charts import COLOURS, THEIRS, Bar, bar_chart
 from bench.findings import RATES, Findings, targets
 from bench.load import Load
 
@@ -102,14 +102,16 @@ def _rates_chart(findings: Findings) -> str:
     bars = []
     for name, loads in findings.loads.items():
         rates = [load.rate for load in loads]
-        bars.append(Bar(name, statistics.median(rates), min(rates), max(rates), ours=name.startswith("Pipit")))
+        colour = COLOURS["found"] if name.startswith("Pipit") else THEIRS
+        bars.append(Bar(name, statistics.median(rates), min(rates), max(rates), colour))
     return bar_chart("Requests a second on one core: median, and the range of the rounds", bars)
 
 
 def _ratios_chart(findings: Findings) -> str:
-    bars = []
+    bars, aims = [], []
     for mine, other, aim, words in RATES:
         ratios = findings.ratios(mine, other)
         if ratios:
-            bars.append(Bar(words, statistics.median(ratios), min(ratios), max(ratios), aim=aim, ours=True))
-    return bar_chart("Pipit's rate over another's in the same round; the mark is what was aimed at", bars)
+            bars.append(Bar(words, statistics.median(ratios), min(ratios), max(ratios), COLOURS["found"]))
+            aims.append(aim)
+    return bar_chart("Pipit's rate as a multiple of another's: aimed at, and found (median and range)", bars, aims)

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -96,8 +95,7 @@ def main(
         ) from None
     click.echo(terminal_table(workload, outcomes, others))
     if report:
-        command = shlex.join(["python", "-m", "bench.lab", *_given()])
-        report.write_text(html_report(workload, outcomes, others, profile, command), encoding="utf-8")
+        report.write_text(html_report(workload, outcomes, others, profile), encoding="utf-8")
         click.echo(f"\nThe same with charts: {report}")
 
 
@@ -138,17 +136,6 @@ def _stoppable() -> Iterator[None]:
     finally:
         for number, handler in zip(signals, before, strict=True):
             signal.signal(number, handler)
-
-
-def _given() -> list[str]:
-    """Return the options as they were given, so that a report says how to repeat it; not where it was written."""
-    context = click.get_current_context()
-    words: list[str] = []
-    for name, value in context.params.items():
-        given = context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
-        if given and name != "report":
-            words += [f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
-    return words
 
 
 if __name__ == "__main__":
