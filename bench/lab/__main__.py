@@ -1,13 +1,10 @@
 """`python -m bench.lab`: show what each invalidation strategy of the page cache costs."""
 
 import logging
-import math
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 import click
 
@@ -17,35 +14,20 @@ from app.redis_client import StoreUnavailableError
 from bench.lab.redis_server import RedisServer
 from bench.lab.replay import Outcome, Workload, arrivals, laboratory, measure
 from bench.lab.report import html_report, terminal_table
+from bench.machine import end_cleanly
 
 # name: reads a second, posts a second, whether they come in bursts. Chosen for what they show: a page that is read
 # seldom, one that is read and written all the time, and what happens when everyone comes at once.
 PROFILES = {"quiet": (20.0, 0.4, False), "busy": (250.0, 5.0, False), "spiky": (20.0, 0.4, True)}
 
 
-class NumberRange(click.FloatRange):
-    """A range of floats that "nan" is not in: it compares with nothing, so click would let it pass."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        number = float(super().convert(value, param, ctx))
-        if math.isnan(number):
-            self.fail(f"{value} is not a number.", param, ctx)
-        return number
-
-
-def _in_a_folder_that_is_there(_context: click.Context, _parameter: click.Parameter, value: Path | None) -> Path | None:
-    if value and not value.absolute().parent.is_dir():
-        raise click.BadParameter(f"There is no folder '{value.parent}' to write '{value.name}' into.")
-    return value
-
-
 @click.command()
 @click.option("--profile", type=click.Choice(list(PROFILES)), default="busy", show_default=True, help="A usual load.")
-@click.option("--readers", type=NumberRange(0, 2000), help="Reads a second, instead of the profile's.")
-@click.option("--writers", type=NumberRange(0, 200), help="Posts a second, instead of the profile's.")
+@click.option("--readers", type=click.FloatRange(0, 2000), help="Reads a second, instead of the profile's.")
+@click.option("--writers", type=click.FloatRange(0, 200), help="Posts a second, instead of the profile's.")
 @click.option("--pages", type=click.IntRange(1, 1000), default=50, show_default=True, help="Pages of 20 kB each.")
 @click.option(
-    "--seconds", type=NumberRange(0, 600, min_open=True), default=10.0, show_default=True, help="Per strategy."
+    "--seconds", type=click.FloatRange(0, 600, min_open=True), default=10.0, show_default=True, help="Per strategy."
 )
 @click.option(
     "--ttl", type=click.IntRange(1, 3600), default=3, show_default=True, help="Seconds a page lives (CACHE_TTL)."
@@ -56,8 +38,7 @@ def _in_a_folder_that_is_there(_context: click.Context, _parameter: click.Parame
 @click.option("--seed", type=int, default=1, show_default=True, help="Another seed, other arrivals.")
 @click.option(
     "--report",
-    type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    callback=_in_a_folder_that_is_there,
+    type=click.File("w", encoding="utf-8", lazy=False),
     help="Write an HTML page with charts, too.",
 )
 def main(
@@ -69,7 +50,7 @@ def main(
     ttl: int,
     build_ms: int,
     seed: int,
-    report: Path | None,
+    report: TextIO | None,
 ) -> None:
     """Replay one load against each CACHE_STRATEGY on your Redis, and show what each of them costs.
 
@@ -95,15 +76,15 @@ def main(
         ) from None
     click.echo(terminal_table(workload, outcomes, others))
     if report:
-        report.write_text(html_report(workload, outcomes, others, profile), encoding="utf-8")
-        click.echo(f"\nThe same with charts: {report}")
+        report.write(html_report(workload, outcomes, others, profile))
+        click.echo(f"\nThe same with charts: {report.name}")
 
 
 def _measured(workload: Workload) -> tuple[list[Outcome], int]:
     """Return each strategy's outcome, and how many other connections the server had when the lab began."""
     outcomes: list[Outcome] = []
     requests = len(arrivals(workload))
-    with _quiet(), _stoppable(), laboratory(Config.load()) as store:
+    with _quiet(), laboratory(Config.load()) as store:
         others = RedisServer(store).connections() - 1
         with click.progressbar(length=requests * len(STRATEGIES), label="Cache lab", file=sys.stderr) as progress:
             for name, strategy in STRATEGIES.items():
@@ -114,29 +95,14 @@ def _measured(workload: Workload) -> tuple[list[Outcome], int]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out what the log says of each request that Redis fails: the lab counts them, or ends with the reason."""
-    logs = [logging.getLogger(name) for name in ("app.cache", "app.redis_client")]
-    levels = [log.level for log in logs]
-    for log in logs:
-        log.setLevel(logging.CRITICAL)
+    """Log nothing about the requests that Redis fails: the lab counts them, or ends with the reason."""
+    logging.disable()
     try:
         yield
     finally:
-        for log, level in zip(logs, levels, strict=True):
-            log.setLevel(level)
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP (a closed terminal) end the lab as Ctrl-C does: with its keys deleted."""
-    signals = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, signal.default_int_handler) for number in signals]
-    try:
-        yield
-    finally:
-        for number, handler in zip(signals, before, strict=True):
-            signal.signal(number, handler)
+        logging.disable(logging.NOTSET)
 
 
 if __name__ == "__main__":
+    end_cleanly()
     main()

