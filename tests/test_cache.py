@@ -126,6 +126,7 @@ def test_a_page_lives_as_long_as_its_ttl_and_a_lease_never_without_one(
     finish(thread)
 
 
+@pytest.mark.server
 def test_a_hit_costs_one_command(cache: PageCache, redis: Redis) -> None:
     cache.get_or_build("page")
     with commands_sent(redis) as sent:
@@ -221,6 +222,7 @@ def test_two_writers_of_one_page_leave_no_old_page_whoever_ends_first(cache: Pag
         assert cache.get_or_build("page").page.body == str(source.value)
 
 
+@pytest.mark.server
 def test_a_lease_holder_that_dies_delays_the_others_by_no_more_than_a_second(
     cache: PageCache, redis: Redis, source: Source
 ) -> None:
@@ -253,6 +255,7 @@ def test_a_lease_that_outlives_its_time_makes_nobody_wait(
 class TestSlowBuilds:
     """A build may take longer than a second. It is stored, and each second one more reader builds, in case it died."""
 
+    @pytest.mark.server
     def test_thirty_readers_of_a_slow_page_build_it_once_and_once_more_a_second_and_it_is_stored(
         self, make_cache: Callable[..., PageCache], source: Source
     ) -> None:
@@ -453,6 +456,7 @@ def test_rubbish_in_its_place_is_a_miss(cache: PageCache, redis: Redis, rubbish:
     assert cache.get("page")
 
 
+@pytest.mark.server
 def test_a_page_is_kept_in_gzip_after_a_line_that_says_whose_it_is(cache: PageCache, redis_url: str) -> None:
     page = cache.get_or_build("page").page
     with Redis.from_url(redis_url) as client:
@@ -568,6 +572,7 @@ class TestMarks:
             redis.config_set("maxmemory", 0)
         assert cache.get_or_build("page").page.body == "1"
 
+    @pytest.mark.server
     def test_a_write_that_could_not_begin_waits_for_nobody(
         self, cache: PageCache, redis: Redis, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -592,6 +597,7 @@ class TestMarks:
         assert 0.5 * STILL_SERVED / 1000 < seconds <= STILL_SERVED / 1000
         assert STILL_SERVED / 1000 >= COPY_LIFETIME
 
+    @pytest.mark.server
     def test_a_writer_goes_on_when_redis_has_sent_the_news(self, cache: PageCache, redis: Redis) -> None:
         with redis.monitor() as monitor:
             with cache.changing("page"):
@@ -673,6 +679,7 @@ class TestExpire:
     def cache(self, make_cache: Callable[..., PageCache]) -> PageCache:
         return make_cache(Expire())
 
+    @pytest.mark.server
     def test_a_write_leaves_the_page_as_it_is(self, cache: PageCache, source: Source, redis: Redis) -> None:
         cache.get_or_build("page")
         with commands_sent(redis) as sent, cache.changing("page"):
@@ -754,6 +761,7 @@ def test_a_deleted_post_is_served_to_nobody_whatever_the_strategy(
         assert "a mistake" not in bob.get(page).text
 
 
+@pytest.mark.server
 def test_with_refresh_a_rebuilt_page_is_what_a_reader_would_have_built(make_app: Callable[..., Flask]) -> None:
     app = make_app(cache_strategy="refresh")
     ada, bob = Visitor(app.test_client()), Visitor(app.test_client())
@@ -765,6 +773,7 @@ def test_with_refresh_a_rebuilt_page_is_what_a_reader_would_have_built(make_app:
     assert bob.get("/").text == rebuilt.text
 
 
+@pytest.mark.server
 def test_a_write_that_redis_cannot_be_told_of_does_not_happen(make_cache: Callable[..., PageCache]) -> None:
     away = make_cache(url="redis://127.0.0.1:1/0")
     reached = False
@@ -773,6 +782,7 @@ def test_a_write_that_redis_cannot_be_told_of_does_not_happen(make_cache: Callab
     assert not reached
 
 
+@pytest.mark.server
 def test_without_redis_pages_are_built(make_cache: Callable[..., PageCache]) -> None:
     served = make_cache(url="redis://127.0.0.1:1/0").get_or_build("page")
     assert served.page.body == "0"

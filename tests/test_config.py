@@ -432,6 +432,7 @@ def test_a_secret_key_of_ones_own_is_used_and_none_is_kept(tmp_path: Path) -> No
     assert not (tmp_path / "secret_key").exists()
 
 
+@pytest.mark.server
 def test_processes_that_start_at_once_agree_on_one_key(tmp_path: Path) -> None:
     # Each tells that it is ready and waits for its input to end, so that all of them begin together.
     program = (
@@ -481,6 +482,7 @@ def test_of_two_keys_made_at_the_same_moment_the_first_one_wins(
     [["-c", "from app import create_app; create_app()"], ["-m", "flask", "routes"], ["-m", "gunicorn"]],
     ids=["python", "flask", "gunicorn"],
 )
+@pytest.mark.server
 def test_a_bad_environment_ends_each_program_with_the_message_and_no_traceback(command: list[str]) -> None:
     environ = clean_environ() | HEROKU | {"FLASK_SKIP_DOTENV": "1", "PORT": "http", "SECRET_KEY": ""}
     environ["REDIS_URL"] = f"redis://:{SECRET}@[::1"

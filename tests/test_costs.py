@@ -86,6 +86,7 @@ def test_a_miss_looks_for_the_page_once_takes_the_lease_and_stores(
 
 
 @on_sqlite
+@pytest.mark.server
 def test_a_hit_takes_at_most_one_round_trip_and_no_statement(app: Flask, redis: Redis, front: FrontServer) -> None:
     front.ask("/")
     for unchanged in (False, True):
@@ -101,6 +102,7 @@ def test_a_hit_takes_at_most_one_round_trip_and_no_statement(app: Flask, redis: 
 
 
 @on_sqlite
+@pytest.mark.server
 def test_a_hundred_hits_take_a_command_a_second(redis: Redis, front: FrontServer) -> None:
     front.ask("/")
     front.wait_for_proof()
@@ -115,6 +117,7 @@ def test_a_hundred_hits_take_a_command_a_second(redis: Redis, front: FrontServer
 
 
 @on_sqlite
+@pytest.mark.server
 def test_a_signed_in_hit_takes_one_round_trip_and_no_statement(
     app: Flask, redis: Redis, ada: Visitor, front: FrontServer
 ) -> None:
@@ -137,6 +140,7 @@ def test_a_signed_in_hit_takes_one_round_trip_and_no_statement(
 
 
 @on_sqlite
+@pytest.mark.server
 def test_without_a_front_a_hit_takes_one_command_and_the_session_another(
     app: Flask, redis: Redis, ada: Visitor, visitor: Visitor
 ) -> None:
@@ -156,6 +160,7 @@ def test_without_a_front_a_hit_takes_one_command_and_the_session_another(
         assert statements == []
 
 
+@pytest.mark.server
 def test_a_first_visit_is_small_and_the_next_one_next_to_nothing(tmp_path: Path, redis: Redis, redis_url: str) -> None:
     with servers.pipit(tmp_path, redis_url) as pipit:
         seed = [sys.executable, "-m", "flask", "seed"]

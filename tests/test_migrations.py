@@ -21,6 +21,8 @@ from app.models import Post, User
 from tests import servers
 from tests.conftest import PASSWORD, SECRET_KEY, in_threads
 
+pytestmark = pytest.mark.server
+
 TABLES = {"users", "posts", "post_tags", "follows"}
 
 

@@ -16,6 +16,8 @@ from app.models import Post, User
 from tests import servers
 from tests.conftest import PASSWORD, Visitor, in_threads, unavailable
 
+pytestmark = pytest.mark.server
+
 pytestmark = pytest.mark.postgresql
 
 

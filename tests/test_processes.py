@@ -27,6 +27,8 @@ from tests import servers
 from tests.conftest import PASSWORD, SECRET_KEY, unavailable
 from tests.servers import ROOT, answers, bare_environ, clean_environ, free_port, wait_until
 
+pytestmark = pytest.mark.server
+
 NEEDED = ["app", "migrations", ".env.example", ".foreman", "Procfile", "Procfile.dev", "gunicorn.conf.py"]
 PATIENCE = 60  # s; a start takes two, but the whole suite may be running beside it
 GONE_WITHIN = 5  # s from Ctrl-C until nothing is left; honcho would then kill what remains

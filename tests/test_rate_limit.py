@@ -102,6 +102,7 @@ def test_what_one_rule_refuses_leaves_no_trace_under_another(limiter: RateLimite
     assert redis.keys("*") == before
 
 
+@pytest.mark.server
 def test_one_round_trip_counts_under_all_rules_and_every_key_expires(limiter: RateLimiter, redis: Redis) -> None:
     limiter.hit([RULE])
     with commands_sent(redis) as sent:
@@ -159,6 +160,7 @@ print(sum(not limiter.hit([it.Rule("try", "ada", 5)]).exceeded for _ in range(25
 """
 
 
+@pytest.mark.server
 def test_across_processes_and_the_minute_boundary_each_minute_lets_its_own_number_through(
     redis: Redis, redis_url: str
 ) -> None:
@@ -211,6 +213,7 @@ def attempt(visitor: Visitor, name: str, password: str = "wrong password") -> in
     return visitor.log_in(name, password).status_code
 
 
+@pytest.mark.server
 def test_an_attacker_with_a_thousand_addresses_cannot_lock_the_owner_out(
     app: Flask, new_visitor: Callable[..., Visitor], clock: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,6 +307,7 @@ def test_a_browser_that_logs_in_again_stays_one_device(
     assert redis.zcard("devices:ada") == 1
 
 
+@pytest.mark.server
 def test_another_password_makes_strangers_of_all_devices(
     ada: Visitor, new_visitor: Callable[..., Visitor], redis: Redis, clock: Callable[[float], None]
 ) -> None:
@@ -338,6 +342,7 @@ def test_refused_logins_leave_no_keys(
     assert redis.keys("limit:*") == before
 
 
+@pytest.mark.server
 def test_an_attempt_is_counted_before_it_is_looked_at(
     ada: Visitor, visitor: Visitor, redis: Redis, clock: Callable[[float], None]
 ) -> None:
@@ -349,6 +354,7 @@ def test_an_attempt_is_counted_before_it_is_looked_at(
     assert redis.get(f"limit:post:1:{MINUTE // 60}") == "1"
 
 
+@pytest.mark.server
 def test_following_is_limited(ada: Visitor, bob: Visitor, redis: Redis, clock: Callable[[float], None]) -> None:
     redis.set(f"limit:follow:1:{MINUTE // 60}", FOLLOWS - 2)
     assert ada.follow("bob").status_code == 302
@@ -402,6 +408,7 @@ def test_joining_is_limited_by_address(visitor: Visitor, redis: Redis, clock: Ca
     assert visitor.register("two").status_code == 429
 
 
+@pytest.mark.server
 def test_posting_is_limited_by_account_and_keeps_the_text(
     ada: Visitor, bob: Visitor, redis: Redis, clock: Callable[[float], None]
 ) -> None:
@@ -459,6 +466,7 @@ def test_a_stranger_cannot_keep_an_owner_from_another_password(
     assert attempt(phone, "ada", "another sentence") == 302  # known by the name, too
 
 
+@pytest.mark.server
 def test_guesses_at_the_current_password_are_limited(ada: Visitor, clock: Callable[[float], None]) -> None:
     for status in [422] * 5 + [429]:
         answer = ada.post("/settings/password", current_password="a guess", new_password="another sentence")

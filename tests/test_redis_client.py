@@ -30,6 +30,8 @@ from tests.conftest import in_threads
 from tests.servers import free_port, unfit_redis, valkey, wait_until
 from tests.serving import FrontServer
 
+pytestmark = pytest.mark.server
+
 
 def store_at(url: str, **settings: Any) -> Store:
     return Store(replace(Config(parse_redis_url(url), "", ""), **settings))

@@ -13,6 +13,8 @@ from tests.rehearsal.build import RefusedError, check, named_python, procfile
 from tests.rehearsal.router import Router
 from tests.servers import ROOT
 
+pytestmark = pytest.mark.server
+
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 

@@ -51,6 +51,7 @@ def test_a_session_is_a_json_object_that_any_program_can_read(ada: Visitor, redi
     assert 14 * 24 * 3600 - 5 <= redis.ttl(f"session:{ada.session_id()}") <= 14 * 24 * 3600
 
 
+@pytest.mark.server
 def test_a_signed_in_request_costs_one_command_that_reads_and_renews(ada: Visitor, redis: Redis) -> None:
     ada.get("/home")  # shows the welcome
     key = f"session:{ada.session_id()}"
@@ -61,6 +62,7 @@ def test_a_signed_in_request_costs_one_command_that_reads_and_renews(ada: Visito
     assert redis.ttl(key) > 100
 
 
+@pytest.mark.server
 def test_a_visitor_without_a_session_costs_redis_no_session_command(visitor: Visitor, redis: Redis) -> None:
     with commands_sent(redis) as sent:
         visitor.get("/login")
@@ -120,6 +122,7 @@ def test_a_planted_id_is_never_adopted(new_visitor: Callable[[], Visitor], ada: 
 
 
 @pytest.mark.parametrize("sid", ["", "x", "A" * 23, "A" * 5000, "../../etc", "a b", "é" * 22])
+@pytest.mark.server
 def test_an_id_that_cannot_be_one_is_not_even_looked_up(visitor: Visitor, redis: Redis, sid: str) -> None:
     visitor.client.set_cookie("session", sid)
     with commands_sent(redis) as sent:
@@ -411,6 +414,7 @@ def test_a_session_outlives_the_process_that_made_it(make_app: Callable[[], Flas
     assert after_restart.is_signed_in()
 
 
+@pytest.mark.server
 def test_an_old_server_without_getex_still_keeps_sessions(make_app: Callable[..., Flask]) -> None:
     old: dict[str, Any] = {"rename-command": 'GETEX ""'}
     with valkey(**old) as server, Redis(port=server.port) as redis:
@@ -434,6 +438,7 @@ def test_two_apps_share_a_server_by_their_prefixes(make_app: Callable[..., Flask
     assert all(str(key).startswith("one:") for key in redis.keys("*"))
 
 
+@pytest.mark.server
 def test_without_redis_nobody_is_taken_for_signed_out(
     make_app: Callable[..., Flask], ada: Visitor, redis: Redis
 ) -> None:
@@ -459,6 +464,7 @@ class TestCommandLine:
         assert run(args=["sessions", "revoke", "bob"]).output == "Ended 1 session of bob.\n"
         assert not bob.is_signed_in()
 
+    @pytest.mark.server
     def test_it_says_who_is_unknown_and_that_redis_is_away(self, app: Flask, make_app: Callable[..., Flask]) -> None:
         result = app.test_cli_runner().invoke(args=["sessions", "revoke", "nobody"])
         assert result.exit_code == 1

@@ -33,6 +33,8 @@ from tests import servers
 from tests.conftest import SECRET_KEY, Visitor
 from tests.servers import ROOT, clean_environ
 
+pytestmark = pytest.mark.server
+
 STRONG = secrets.token_hex(32)
 PASSWORD = "hunter2-is-not-to-be-seen"
 LAPTOP = Config(

@@ -21,6 +21,8 @@ from redis.retry import Retry
 
 from tests.servers import PATIENCE, ROOT, clean_environ, free_port, wait_until
 
+pytestmark = pytest.mark.server
+
 module = importlib.import_module("app.cli.local")  # the name app.cli.local is the command itself
 KEY = "a key for tests, and for tests only"
 

@@ -8,6 +8,8 @@ import pytest
 
 from tests import servers
 
+pytestmark = pytest.mark.server
+
 
 def release(redis_url: str, database_url: str) -> tuple[int, str]:
     """Run a release; return its status, and what a deployer reads."""

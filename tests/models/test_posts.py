@@ -131,6 +131,7 @@ def test_with_an_account_go_its_posts_their_tags_and_its_follows(make_user: Make
 # Redis away
 
 
+@pytest.mark.server
 def test_what_the_cache_cannot_be_told_of_is_not_written(make_app: Callable[..., Flask]) -> None:
     with make_app().app_context():
         ada, bob, eve = (User.register(name, f"{name}@example.org", PASSWORD) for name in ("ada", "bob", "eve"))
@@ -154,6 +155,7 @@ def test_what_the_cache_cannot_be_told_of_is_not_written(make_app: Callable[...,
             assert [follow.followed.name for follow in Follow.followed_by(ada.id).items] == ["bob"]
 
 
+@pytest.mark.server
 def test_an_account_can_be_made_without_redis_but_not_locked(make_app: Callable[..., Flask]) -> None:
     """Its sessions could not be ended: the old password would go on counting."""
     make_app()

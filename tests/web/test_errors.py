@@ -178,6 +178,7 @@ def test_without_sql_a_cached_page_is_still_served(visitor: Visitor, monkeypatch
 # Without Redis
 
 
+@pytest.mark.server
 def test_without_redis_strangers_read_on_from_sql(ada: Visitor, away: Flask) -> None:
     ada.publish("hello #tea")
     reader = away.test_client()
@@ -189,6 +190,7 @@ def test_without_redis_strangers_read_on_from_sql(ada: Visitor, away: Flask) -> 
     assert reader.get("/").headers["Cache-Status"] == "Pipit; fwd=bypass; detail=store-unavailable"
 
 
+@pytest.mark.server
 def test_without_redis_nobody_is_logged_out(ada: Visitor, away: Flask) -> None:
     reader = away.test_client()
     reader.set_cookie("session", ada.session_id() or "")
@@ -202,6 +204,7 @@ def test_without_redis_nobody_is_logged_out(ada: Visitor, away: Flask) -> None:
     assert ada.is_signed_in()
 
 
+@pytest.mark.server
 def test_without_redis_a_post_is_not_lost_and_the_form_not_blamed(ada: Visitor, away: Flask) -> None:
     token = token_on(ada.get("/home").text)
     writer = away.test_client()
@@ -212,6 +215,7 @@ def test_without_redis_a_post_is_not_lost_and_the_form_not_blamed(ada: Visitor, 
     assert ada.post("/logout", form_on="/").status_code == 302  # the session is as it was
 
 
+@pytest.mark.server
 def test_without_redis_nobody_can_log_in(ada: Visitor, away: Flask) -> None:
     answer = Visitor(away.test_client()).log_in("ada")
     assert answer.status_code == 503
@@ -219,11 +223,13 @@ def test_without_redis_nobody_can_log_in(ada: Visitor, away: Flask) -> None:
     assert "session" not in {value.split("=")[0] for value in answer.headers.getlist("Set-Cookie")}
 
 
+@pytest.mark.server
 def test_without_redis_nobody_can_register_and_no_account_is_made(away: Flask, visitor: Visitor) -> None:
     assert Visitor(away.test_client()).register("ada").status_code == 503
     assert visitor.get("/@ada").status_code == 404
 
 
+@pytest.mark.server
 def test_a_redis_that_is_full_takes_posts_but_no_logins_and_no_session_id_gets_into_the_log(
     ada: Visitor, visitor: Visitor, redis: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -15,6 +15,8 @@ from app.extensions import db
 from tests.conftest import Visitor
 from tests.servers import unfit_redis, wait_until
 
+pytestmark = pytest.mark.server
+
 NOWHERE = parse_redis_url("redis://127.0.0.1:1/0")
 
 

@@ -58,6 +58,7 @@ def session_cookie(visitor: Visitor) -> str:
     return f"Cookie: session={visitor.session_id()}"
 
 
+@pytest.mark.server
 def test_a_hole_a_post_shows_each_visitor_their_own_early(
     app: Flask, show: Callable[..., None], serve: Callable[[Flask], FrontServer], ada: Visitor, bob: Visitor
 ) -> None:
@@ -105,6 +106,7 @@ def test_a_hole_that_needs_more_is_filled_by_flask_with_what_it_asked_for(
     assert asked == [("ada", "5")] * 2
 
 
+@pytest.mark.server
 def test_a_hole_that_needs_nothing_is_the_same_for_everyone_who_is_signed_in(
     app: Flask, show: Callable[..., None], serve: Callable[[Flask], FrontServer], ada: Visitor, bob: Visitor
 ) -> None:
@@ -174,6 +176,7 @@ def test_a_hole_that_can_not_be_described_fails_at_once(
         visitor.get("/shown")
 
 
+@pytest.mark.server
 def test_a_page_that_gets_another_hole_is_filled_anew_early(
     app: Flask, show: Callable[..., None], serve: Callable[[Flask], FrontServer], ada: Visitor
 ) -> None:
