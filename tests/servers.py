@@ -68,7 +68,8 @@ def valkey(port: int | None = None, **settings: Any) -> Iterator[ValkeyServer]:
 def unfit_redis(kind: str) -> Iterator[str]:
     """Run a Redis that can't be used, and give its URL: "full", "replica", "cluster", "locked" or "crowded"."""
     if kind == "replica":
-        with valkey() as primary, valkey(replicaof=f"127.0.0.1 {primary.port}") as server:
+        now = {"repl-diskless-sync-delay": 0}  # not after 5 s, in which other replicas might come
+        with valkey(**now) as primary, valkey(replicaof=f"127.0.0.1 {primary.port}") as server:
             with Redis(port=server.port) as redis:
                 wait_until(lambda: redis.info("replication")["master_link_status"] == "up", "the replica to follow")
             yield f"redis://127.0.0.1:{server.port}/0"

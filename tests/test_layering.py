@@ -28,7 +28,6 @@ SPEAK_REDIS = {
     "app.cache",
     "app.rate_limit",
     "app.front.redis_connection",  # the front's own connection
-    "app.cli.doctor.server_stats",  # what only operators ask
 }
 REDIS = {"redis", "hiredis"}
 SPEAK_SQL = {

@@ -1,139 +1,92 @@
-"""What `flask doctor` asks: Redis, the database, and the tree that was deployed. Nothing is changed."""
+"""What `flask doctor` knows: replies of Redis and of the database, and the settings.
 
-import statistics
+Nothing is changed, except that Redis gets a key that expires within a minute.
+"""
+
 import time
+import timeit
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, Self
 
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from alembic.script.revision import RevisionError
 from flask import current_app
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.cli.doctor.server_stats import KeySample, ServerStats
-from app.extensions import db
-from app.redis_client import glob_escape
+from app.config import Config
+from app.extensions import db, sql_reason
+from app.redis_client import Store, StoreUnavailableError, current_store
 
-PYTHON_FILES = ("runtime.txt", ".python-version")  # where a tree names its Python, in the order in which Heroku looks
-QUERIES = 5  # for a median that one slow answer does not move
+TRIES = 5  # round trips; one slow reply does not move their median
 
-# How many connections count towards the limit that binds first: the server's, the database's or the role's, which is
-# how Heroku's plans are limited. What is reserved for superusers is nobody else's.
+# The server limits connections, and so may the database or the role: Heroku's plans limit the role.
 CONNECTIONS = """
-SELECT s.limit - r.reserved AS limit,
-       (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS used
-  FROM (SELECT current_setting('max_connections')::int AS limit) s,
-       (SELECT current_setting('superuser_reserved_connections')::int AS reserved) r
-UNION ALL
-SELECT datconnlimit, (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database())
-  FROM pg_database WHERE datname = current_database() AND datconnlimit >= 0
-UNION ALL
-SELECT rolconnlimit, (SELECT count(*) FROM pg_stat_activity WHERE usename = current_user)
-  FROM pg_roles WHERE rolname = current_user AND rolconnlimit >= 0
+SELECT least(current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int,
+             nullif(datconnlimit, -1), nullif(rolconnlimit, -1)),
+       (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database())
+  FROM pg_database, pg_roles WHERE datname = current_database() AND rolname = current_user
 """
 
 
 @dataclass(frozen=True)
-class NamedPython:
-    """The Python that the tree names for the platform."""
+class Facts:
+    """The settings, and what Redis and the database tell. A fact that could not be had is missing."""
 
-    file: str  # one of PYTHON_FILES
-    version: str  # "3.13", or with a patch release
+    config: Config
+    redis: Mapping[str, Any]  # what redis_facts() returns
+    database: Mapping[str, Any]  # what database_facts() returns
 
-
-@dataclass(frozen=True)
-class RedisFacts:
-    """What a Redis server tells. None, or nothing, is what this user may not ask."""
-
-    round_trip: float  # s, median
-    info: Mapping[str, Any]
-    refusal: str | None  # of Pipit's keys, by a node of a cluster
-    settings: Mapping[str, str | None]  # timeout, save, maxclients
-    connection_names: list[str] | None
-    clock_lead: float | None  # s by which this machine's clock is ahead
-    sessions: KeySample | None
-    indexes: KeySample | None  # user:<id>:sessions
+    @classmethod
+    def gather(cls, config: Config) -> Self:
+        """Ask Redis and the database."""
+        return cls(config, redis_facts(current_store()), database_facts(config))
 
 
-@dataclass(frozen=True)
-class DatabaseFacts:
-    """What a SQL database tells."""
+def redis_facts(store: Store) -> dict[str, Any]:
+    """Return the fields of INFO, `seconds` (a round trip) and `clock_lead` (s); or `error` and `advice`.
 
-    kind: str  # "SQLite", "PostgreSQL"
-    version: str
-    round_trip: float  # s, median
-    at: tuple[str, ...]  # the migrations it has
-    head: tuple[str, ...]  # those that the code needs
-    missing: int | None  # migrations between the two; None if the database has one that the code does not know
-    connections: int | None = None  # in use, of those that count towards the limit
-    limit: int | None = None
-
-
-def named_python(tree: Path) -> NamedPython | None:
-    """Return the Python that the tree names for the platform; None if it leaves the choice to the platform."""
-    for file in PYTHON_FILES:
-        if (tree / file).exists():
-            lines = [line.strip() for line in (tree / file).read_text().splitlines()]
-            version = next((line for line in lines if line and not line.startswith("#")), "nothing")
-            return NamedPython(file, version.removeprefix("python-"))
-    return None
-
-
-def redis_facts(stats: ServerStats) -> RedisFacts:
-    """Ask Redis all there is to ask. Raises StoreUnavailableError."""
-    return RedisFacts(
-        round_trip=stats.round_trip(),
-        info=stats.info(),
-        refusal=stats.refusal(),
-        settings={name: stats.setting(name) for name in ("timeout", "save", "maxclients")},
-        connection_names=stats.connection_names(),
-        clock_lead=stats.clock_lead(),
-        sessions=stats.sample(glob_escape(stats.store.key("session:")) + "*"),
-        indexes=stats.sample(glob_escape(stats.store.key("user:")) + "*:sessions"),
-    )
-
-
-def database_facts() -> DatabaseFacts:
-    """Ask the database all there is to ask. Raises SQLAlchemyError; CommandError if the migrations are at odds."""
-    url = db.engine.url
-    if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
-        raise NoDatabaseFileError("there is no such file yet")  # connecting would make an empty one
-    with db.engine.connect() as connection:
-        connection.execute(text("SELECT 1"))
-        times = []
-        for _number in range(QUERIES):
-            began = time.perf_counter()
-            connection.execute(text("SELECT 1"))
-            times.append(time.perf_counter() - began)
-        scripts = ScriptDirectory.from_config(current_app.extensions["migrate"].migrate.get_config())
-        at = MigrationContext.configure(connection).get_current_heads()
-        used = limit = None
-        if db.engine.dialect.name == "postgresql":
-            limits = connection.execute(text(CONNECTIONS)).all()
-            limit, used = min(limits, key=lambda row: int(row[0]) - int(row[1]))
-        return DatabaseFacts(
-            kind={"sqlite": "SQLite", "postgresql": "PostgreSQL"}[db.engine.dialect.name],
-            version=".".join(map(str, db.engine.dialect.server_version_info or ())),
-            round_trip=statistics.median(times),
-            at=at,
-            head=tuple(scripts.get_heads()),
-            missing=_missing(scripts, at),
-            connections=used,
-            limit=limit,
-        )
-
-
-class NoDatabaseFileError(SQLAlchemyError):
-    """SQLite has no file to open."""
-
-
-def _missing(scripts: ScriptDirectory, at: tuple[str, ...]) -> int | None:
-    """Return how many migrations lie between; None if the code does not know where the database is."""
+    A server that is full or read-only gives an error and still answers INFO.
+    """
+    facts: dict[str, Any] = {}
     try:
-        return sum(1 for _ in scripts.iterate_revisions("heads", at or "base"))
-    except RevisionError:
-        return None
+        facts["seconds"] = median(timeit.repeat(store.check, number=1, repeat=TRIES))
+    except StoreUnavailableError as error:
+        trouble = store.trouble(error)
+        facts["error"] = f"{error}; it {trouble.state}" if trouble else str(error)
+        facts["advice"] = trouble.advice if trouble else None
+    with suppress(StoreUnavailableError), store.commands() as redis:
+        facts |= redis.info()
+        facts["clock_lead"] = time.time() - facts["server_time_usec"] / 1e6
+    return facts
+
+
+def database_facts(config: Config) -> dict[str, Any]:
+    """Return `server`, `seconds` (a round trip) and migrations; for PostgreSQL also `used` and `limit`; or `error`."""
+    url = db.engine.url
+    if url.get_backend_name() == "sqlite":
+        if config.on_heroku:
+            return {}  # that alone is the problem
+        if not Path(url.database or "").exists():
+            return {"error": "there is no such file yet"}  # connecting would make an empty one
+    try:
+        with db.engine.connect() as connection:
+            scripts = ScriptDirectory.from_config(current_app.extensions["migrate"].migrate.get_config())
+            dialect = db.engine.dialect
+            name = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}[dialect.name]
+            facts = {
+                "server": f"{name} {'.'.join(map(str, dialect.server_version_info or ()))}",
+                "at": set(MigrationContext.configure(connection).get_current_heads()),
+                "head": set(scripts.get_heads()),
+                "known": {script.revision for script in scripts.walk_revisions()},
+                "seconds": median(timeit.repeat(lambda: connection.execute(text("SELECT 1")), number=1, repeat=TRIES)),
+            }
+            if dialect.name == "postgresql":
+                facts["limit"], facts["used"] = connection.execute(text(CONNECTIONS)).one()
+            return facts
+    except SQLAlchemyError as error:
+        return {"error": sql_reason(error)}
