@@ -12,7 +12,7 @@ from redis import Redis
 from sqlalchemy import func, select
 
 from app.cli.seed import PASSWORD
-from app.cli.seed.town import community
+from app.cli.seed.town import wendbridge
 from app.config import parse_redis_url
 from app.extensions import db
 from app.models import Follow, Post, PostTag, User
@@ -50,7 +50,7 @@ def test_seeding_makes_a_town_that_one_can_read_and_log_in_to(app: Flask, visito
     assert told
     assert visitor.log_in(told[1], told[2]).status_code == 302
     assert visitor.is_signed_in()
-    newest = community().messages[-1]
+    newest = wendbridge().messages[-1]
     assert f"/@{newest.author}" in visitor.get("/").get_data(as_text=True)
 
 
@@ -91,7 +91,7 @@ def test_what_was_cached_before_is_not_shown_after(app: Flask, visitor: Visitor,
     assert redis.exists("page:latest")
     seed(app)
     assert not redis.exists("page:latest")
-    assert f"/@{community().messages[-1].author}" in visitor.get("/").get_data(as_text=True)
+    assert f"/@{wendbridge().messages[-1].author}" in visitor.get("/").get_data(as_text=True)
 
 
 def test_heroku_is_never_seeded(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
