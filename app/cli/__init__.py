@@ -13,10 +13,5 @@ from app.cli.user import user
 
 def init_cli(app: Flask) -> None:
     """Register the commands."""
-    app.cli.add_command(seed)
-    app.cli.add_command(local)
-    app.cli.add_command(release)
-    app.cli.add_command(sessions)
-    app.cli.add_command(user)
-    app.cli.add_command(post)
-    app.cli.add_command(doctor)
+    for command in (seed, local, release, sessions, user, post, doctor):
+        app.cli.add_command(command)

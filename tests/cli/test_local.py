@@ -185,7 +185,7 @@ def test_the_process_becomes_the_server_with_every_write_in_a_file(
     assert settings["--port"] == str(port)
     assert settings["--dir"] == str(tmp_path / "instance" / "valkey")
     assert settings["--appendonly"] == "yes"
-    assert "--requirepass" not in settings
+    assert settings["--requirepass"] == ""
 
 
 def test_the_password_of_redis_url_is_the_servers(invoke: Callable[..., Result], execv: Exec) -> None:
