@@ -3,24 +3,41 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+PARALLEL := -n auto --dist worksteal
 # For what these programs start. Make 3.81, which is macOS's, does not look for a recipe's own programs there.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test mutate seed rehearse bench profile requirements clean
+.PHONY: run check test coverage test-browser test-faults lint mutate seed rehearse bench profile requirements clean
 
 # Pipit on this machine: the web process with reload, an embedded Redis, SQLite. Ctrl-C stops it all.
 run: $(INSTALLED) .env
 	@$(BIN)/honcho start || [ $$? -eq 130 ]
 
-# Lint, format, types, and every test; what can't run here is reported as skipped, with the reason.
-test: $(INSTALLED)
+# For the loop of someone who edits: lint, types, and the tests that need no server. Half a minute.
+check: lint
+	@$(BIN)/pytest --quick $(PARALLEL)
+
+# Lint, types and the tests, on as many cores as there are; what can't run here is reported as skipped, with the reason.
+# The tests in a browser, of faults, and of a deployment have targets of their own below.
+test: lint
+	@$(BIN)/pytest -m "not browser" --ignore=tests/faults $(PARALLEL)
+
+# As `make test`, and report which lines of app/ no test ran.
+coverage: $(INSTALLED)
+	@$(BIN)/pytest -m "not browser" --ignore=tests/faults --cov $(PARALLEL)
+
+# Drive the pages in a headless Chromium.
+test-browser: $(INSTALLED)
+	@$(BIN)/pytest -m browser
+
+# Kill, stop and overload real servers, and see what visitors notice.
+test-faults: $(INSTALLED)
+	@$(BIN)/pytest tests/faults
+
+lint: $(INSTALLED)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest
-	@$(BIN)/coverage combine --quiet
-	@$(BIN)/coverage report
 
 # Change the code slightly in 200 places, one at a time, and see that a test notices; an hour. Not for CI.
 # Options: python -m tests.mutation --help.

@@ -510,7 +510,7 @@ def test_the_makefile_names_its_programs_by_path() -> None:
     (phony,) = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     goals = set(phony.split()) - {"clean"}  # which removes what the others need
     done = subprocess.run(
-        ["make", "-n", "--no-print-directory", "-o", ".venv/installed", *goals],
+        ["make", "-n", "-s", "--no-print-directory", "-o", ".venv/installed", *goals],
         cwd=ROOT,
         capture_output=True,
         text=True,
