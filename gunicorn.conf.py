@@ -72,7 +72,13 @@ class Worker(UvicornWorker):
         """Exit normally on SIGTERM and SIGINT, once uvicorn has finished its requests."""
         super().init_signals()
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: sys.exit(0))
+            signal.signal(number, self.exit_once)
+
+    def exit_once(self, *_signal: Any) -> None:
+        """Exit; a second signal must not interrupt that with a traceback."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        sys.exit(0)
 
     def init_process(self) -> None:
         """Load Pipit and serve it. Under --reload, if it can't be loaded, wait until a file changes."""
