@@ -34,7 +34,7 @@ TESTS = {  # which tests are to notice a change of a module
     "app/sessions.py": "tests/test_sessions.py tests/front/test_application.py",
     "app/cache.py": "tests/test_cache.py tests/front/test_local_cache.py",
     "app/rate_limit.py": "tests/test_rate_limit.py",
-    "app/web/pages.py": "tests/front/test_page_cache.py tests/web/test_holes.py tests/web/test_posts.py",
+    "app/web/caching.py": "tests/front/test_page_cache.py tests/web/test_holes.py tests/web/test_posts.py",
     "app/redis_client.py": "tests/test_redis_client.py",
     "app/front/responses.py": "tests/front/test_page_cache.py tests/front/test_application.py",
     "app/front/application.py": "tests/front/test_application.py tests/front/test_security.py",

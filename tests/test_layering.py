@@ -114,8 +114,8 @@ def test_every_module_stands_on_a_floor(modules: list[Module]) -> None:
         ("app.front.local_cache", "import hiredis", "app.front.local_cache speaks Redis: hiredis"),
         (
             "app.front.early_responses",
-            "from app.web.pages import Pages",
-            "app.front.early_responses imports app.web.pages",
+            "from app.web.caching import CachedPages",
+            "app.front.early_responses imports app.web.caching",
         ),
         ("app.models.posts", "from app.front.log import output", "app.models.posts imports app.front.log"),
         ("app.web.posts", "from sqlalchemy import func", "app.web.posts speaks SQL: sqlalchemy"),

@@ -9,7 +9,7 @@
 
 Static files go through the bridge, too. protocol.py refuses malformed and oversized requests before they get here.
 
-The front knows no routes. Flask's side tells it about the cached pages (early_responses.Pages).
+The front knows no routes. Flask's side tells it about the cached pages (early_responses.CachedPages).
 """
 
 import asyncio
@@ -131,7 +131,7 @@ class Front:
             self._local_cache = LocalCache(cache)
             interface: Any = self.app.session_interface
             self._early = EarlyResponses(
-                extensions["pages"], cache, interface, self._local_cache, self._config.trusted_hosts
+                extensions["cached_pages"], cache, interface, self._local_cache, self._config.trusted_hosts
             )
             self._tasks += [
                 asyncio.create_task(_for_ever(self._local_cache.link.keep_open)),

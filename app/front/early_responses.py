@@ -28,8 +28,8 @@ LONGEST_COOKIES = 1_000  # characters; Pipit's own take 250. Longer ones could f
 Session = dict[str, Any]
 
 
-class Pages(Protocol):
-    """What the front needs to know about pages; app/web/pages.py implements it."""
+class CachedPages(Protocol):
+    """What the front needs to know about pages; app/web/caching.py implements it."""
 
     def name_at(self, path: str) -> str | None:
         """Return the cache's name for the page at a path, or None if that page is not cached."""
@@ -45,7 +45,7 @@ class EarlyResponses:
 
     def __init__(
         self,
-        pages: Pages,
+        pages: CachedPages,
         cache: PageCache,
         sessions: PipitSessionInterface,
         local_cache: LocalCache,

@@ -8,7 +8,7 @@ from app.front.assets import Assets
 from app.front.bridge import MAX_CONTENT_LENGTH
 from app.front.log import init_log
 from app.front.wsgi_middleware import FrontMiddleware
-from app.web import accounts, errors, health, holes, limits, pages, people, posts, well_known
+from app.web import accounts, caching, errors, health, holes, limits, people, posts, templating, well_known
 from app.web.converters import IdConverter
 from app.web.viewer import signed_in
 
@@ -28,9 +28,9 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
         app.register_blueprint(module.bp)
     errors.init_errors(app)
     limits.init_limits(app)
-    pages.init_templates(app, assets)
+    templating.init_templates(app, assets)
     cache: PageCache = app.extensions["page_cache"]
-    app.extensions["pages"] = pages.init_pages(app, cache)
+    app.extensions["cached_pages"] = caching.CachedPages(app, cache, app.extensions["holes"])
     app.context_processor(
         lambda: {"viewer": signed_in(), "site_name": config.site_name, "csrf_token": holes.csrf_token_for_visitor}
     )

@@ -8,9 +8,9 @@ from flask.typing import ResponseReturnValue
 from app.models import Follow, Post, User
 from app.models.writes import PROFILE_PAGE
 from app.rate_limit import following_rules
+from app.web.caching import cached
 from app.web.holes import fills
 from app.web.limits import count_if_possible
-from app.web.pages import cached
 from app.web.posts import before
 from app.web.viewer import Viewer, login_required, note_write, viewer
 

@@ -10,9 +10,9 @@ from app.models.pagination import LARGEST_ID
 from app.models.post_text import LENGTH
 from app.models.writes import LATEST_PAGE
 from app.rate_limit import posting_rules
+from app.web.caching import cached
 from app.web.forms import PostForm
 from app.web.limits import count_if_possible
-from app.web.pages import cached
 from app.web.viewer import login_required, note_write, signed_in, viewer
 
 bp = Blueprint("posts", __name__)

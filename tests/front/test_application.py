@@ -124,7 +124,7 @@ def test_somebody_elses_cookie_does_not_cost_a_stranger_the_fast_way(front: Fron
 def test_a_full_memory_of_paths_starts_anew_and_serves_on(
     make_app: Callable[..., Flask], serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.web.pages.REMEMBERED_PATHS", 2)
+    monkeypatch.setattr("app.web.caching.REMEMBERED_PATHS", 2)
     app = make_app()
     for name in ("ada", "bob"):
         signed_in(app, name)

@@ -19,7 +19,7 @@ from app.front import local_cache as local_cache_module
 from app.front.local_cache import COPY_LIFETIME, Found, LocalCache
 from app.front.redis_connection import LostError
 from app.redis_client import Store
-from app.web.pages import cached, init_pages
+from app.web.caching import CachedPages, cached
 from tests import servers
 from tests.conftest import Visitor
 from tests.counting import commands_sent
@@ -54,7 +54,7 @@ def process(
     def make(**settings: Any) -> FrontServer:
         app = make_app(**settings)
         app.add_url_rule("/number", "number", cached(PageKind("number"))(lambda: f"number {source.value}"))
-        app.extensions["pages"] = init_pages(app, cache_of(app))
+        app.extensions["cached_pages"] = CachedPages(app, cache_of(app), app.extensions["holes"])
         return serve(app)
 
     return make

@@ -8,8 +8,8 @@ from flask import Flask, render_template
 from jinja2 import ChoiceLoader, DictLoader, UndefinedError
 
 from app.cache import PageKind
+from app.web.caching import CachedPages, cached
 from app.web.holes import fillers, fills
-from app.web.pages import cached, init_pages
 from app.web.viewer import Viewer
 from tests.conftest import Visitor
 from tests.serving import FrontServer
@@ -38,7 +38,7 @@ def app(make_app: Callable[..., Flask], templates: dict[str, str]) -> Flask:
     app = make_app()
     app.jinja_env.loader = ChoiceLoader([DictLoader(templates), app.jinja_env.loader or DictLoader({})])
     app.add_url_rule("/shown", "shown", cached(PageKind("shown"))(lambda: render_template("shown.html")))
-    app.extensions["pages"] = init_pages(app, app.extensions["page_cache"])
+    app.extensions["cached_pages"] = CachedPages(app, app.extensions["page_cache"], app.extensions["holes"])
     return app
 
 

@@ -10,7 +10,7 @@ from app.extensions import db
 from app.models import Follow, Post, User, accounts
 from app.models.follows import PER_PAGE
 from app.models.posts import PER_PAGE as POSTS
-from app.web import pages
+from app.web import templating
 from tests.conftest import PASSWORD, Visitor
 
 COUNTS = re.compile(r"<b>([\d,]+)</b> (posts?|followers?|following)")
@@ -61,7 +61,7 @@ def test_a_profile_counts_posts_followers_and_following(ada: Visitor, bob: Visit
 
 def test_a_profile_says_more_than_are_counted(ada: Visitor, visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accounts, "MOST_COUNTED", 2)
-    monkeypatch.setattr(pages, "MOST_COUNTED", 2)
+    monkeypatch.setattr(templating, "MOST_COUNTED", 2)
     for number in range(3):
         ada.publish(f"number {number}")
     assert "<b>2+</b> posts" in visitor.get("/@ada").text
