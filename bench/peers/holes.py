@@ -18,7 +18,7 @@ def create_front() -> Front:
     post, _, _ = loader.get_source(app.jinja_env, "_post.html")
     end = "  </div>\n</article>"
     assert end in post
-    with_hole = post.replace(end, '{{ hole("like", "session", post_id=post.id) }}' + end)
+    with_hole = post.replace(end, '{{ hole("like", post_id=post.id) }}' + end)
     templates = DictLoader({"_post.html": with_hole, "holes/like.html": "{% if signed_in %}" + BUTTON + "{% endif %}"})
     app.jinja_env.loader = ChoiceLoader([templates, loader])
     app.extensions["page_cache"].version += "-holes"

@@ -1,4 +1,4 @@
-"""Holes in cached pages: each visitor sees their own, early, and a hole can't use more than it says it needs."""
+"""Holes in cached pages: each visitor sees their own, early, and a hole has only the session and its function."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ from jinja2 import ChoiceLoader, DictLoader, UndefinedError
 
 from app.cache import PageKind
 from app.web.caching import CachedPages, cached
-from app.web.holes import fillers, fills
+from app.web.holes import fillers
 from app.web.viewer import Viewer
 from tests.conftest import Visitor
 from tests.serving import FrontServer
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 LIKES = """\
 {% for post_id in (1, 2) %}
-<article>Post {{ post_id }} {{ hole("like", "session", post_id=post_id) }}</article>
+<article>Post {{ post_id }} {{ hole("like", post_id=post_id) }}</article>
 {% endfor %}
 """
 LIKE = """\
@@ -81,22 +81,22 @@ def test_a_hole_a_post_shows_each_visitor_their_own_early(
         assert visitor.client.post("/posts", data={"csrf_token": token[1], "body": "liked"}).status_code == 302
 
 
-def test_a_hole_that_needs_more_is_filled_by_flask_with_what_it_asked_for(
+def test_a_hole_with_a_function_is_filled_by_flask(
     app: Flask,
     show: Callable[..., None],
     serve: Callable[[Flask], FrontServer],
     ada: Visitor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delitem(fillers, "like", raising=False)  # puts back what was there
     asked: list[tuple[str, str]] = []
 
-    @fills("like")
     def likes(viewer: Viewer, post_id: str) -> dict[str, int]:
         asked.append((viewer.name, post_id))
         return {"likes": 7}
 
-    show('{{ hole("like", "more", post_id=5) }}', like="{{ likes if signed_in else 'none' }} for {{ post_id }}")
+    monkeypatch.setitem(fillers, "like", likes)  # as @fills("like") does
+
+    show('{{ hole("like", post_id=5) }}', like="{{ likes if viewer else 'none' }} for {{ post_id }}")
     front = serve(app)
     for _ in range(2):
         assert "none for 5" in front.ask("/shown").text
@@ -106,42 +106,15 @@ def test_a_hole_that_needs_more_is_filled_by_flask_with_what_it_asked_for(
     assert asked == [("ada", "5")] * 2
 
 
-@pytest.mark.server
-def test_a_hole_that_needs_nothing_is_the_same_for_everyone_who_is_signed_in(
-    app: Flask, show: Callable[..., None], serve: Callable[[Flask], FrontServer], ada: Visitor, bob: Visitor
-) -> None:
-    show('{{ hole("tip", "nothing") }}', tip="{{ 'welcome back' if signed_in else 'join us' }}")
-    front = serve(app)
-    front.ask("/shown")
-    for headers, said in (
-        ((), "join us"),
-        ((session_cookie(ada),), "welcome back"),
-        ((session_cookie(bob),), "welcome back"),
-    ):
-        reply = front.ask("/shown", *headers)
-        assert said in reply.text
-        assert reply.early
-
-
 @pytest.mark.parametrize(
-    ("needs", "used"),
-    [
-        ("nothing", "viewer.name"),
-        ("nothing", "csrf_token()"),
-        ("nothing", "messages()"),
-        ("session", "follows"),
-        ("session", "request.path"),
-        ("session", "session.name"),
-        ("session", "g.viewer"),
-        ("session", "config.SECRET_KEY"),
-        ("session", "get_flashed_messages()"),
-    ],
+    "used",
+    ["follows", "request.path", "session.name", "g.viewer", "config.SECRET_KEY", "get_flashed_messages()"],
 )
 @pytest.mark.parametrize("who", ["a stranger", "ada"])
-def test_a_hole_that_uses_more_than_it_says_it_needs_fails_at_once(
-    show: Callable[..., None], ada: Visitor, visitor: Visitor, needs: str, used: str, who: str
+def test_a_hole_that_uses_more_than_the_session_fails_at_once(
+    show: Callable[..., None], ada: Visitor, visitor: Visitor, used: str, who: str
 ) -> None:
-    show(f'{{{{ hole("nosy", "{needs}") }}}}', nosy=f"{{{{ {used} }}}}")
+    show('{{ hole("nosy") }}', nosy=f"{{{{ {used} }}}}")
     with pytest.raises(UndefinedError):
         (ada if who == "ada" else visitor).get("/shown")
 
@@ -151,21 +124,19 @@ def test_a_csrf_token_outside_of_a_hole_fails_at_once(
 ) -> None:
     show('<input value="{{ csrf_token() }}">')
     for reader in (visitor, ada):
-        with pytest.raises(RuntimeError, match="hole that needs the session"):
+        with pytest.raises(RuntimeError, match="a hole"):
             reader.get("/shown")
 
 
 @pytest.mark.parametrize(
     ("hole", "complaint"),
     [
-        ('hole("tip", "anything")', "needs one of"),
-        ('hole("tip", "")', "needs one of"),
-        ('hole("tip", "nothing", about="two words")', "can't be written"),
-        ('hole("tip", "nothing", about="a-->")', "can't be written"),
-        ('hole("tip", "nothing", about="<!--")', "can't be written"),
-        ('hole("tip", "nothing", about="a=b")', "can't be written"),
-        ('hole("tip", "nothing", about="a\\nb")', "can't be written"),
-        ('hole("tip", "nothing", about="é")', "can't be written"),
+        ('hole("tip", about="two words")', "can't be written"),
+        ('hole("tip", about="a-->")', "can't be written"),
+        ('hole("tip", about="<!--")', "can't be written"),
+        ('hole("tip", about="a=b")', "can't be written"),
+        ('hole("tip", about="a\\nb")', "can't be written"),
+        ('hole("tip", about="é")', "can't be written"),
     ],
 )
 def test_a_hole_that_can_not_be_described_fails_at_once(
@@ -182,7 +153,7 @@ def test_a_page_that_gets_another_hole_is_filled_anew_early(
 ) -> None:
     """What fills a page's holes is remembered for each visitor, until the page has others."""
     numbers = app.jinja_env.globals["numbers"] = [1]
-    show('{% for number in numbers %}{{ hole("like", "session", post_id=number) }}{% endfor %}', like=LIKE)
+    show('{% for number in numbers %}{{ hole("like", post_id=number) }}{% endfor %}', like=LIKE)
     front = serve(app)
     for shown in ([1], [1, 2], [2]):
         numbers[:] = shown
