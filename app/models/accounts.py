@@ -45,11 +45,11 @@ hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 
 
 class NameTakenError(Exception):
-    """Somebody has that name, in whatever case."""
+    """An account has that name, in upper or lower case."""
 
 
 class EmailTakenError(Exception):
-    """Somebody has registered with that e-mail address."""
+    """An account has that e-mail address."""
 
 
 class User(Base):
@@ -116,7 +116,7 @@ class User(Base):
 
     @classmethod
     def everyone(cls, *, suspended: bool = False) -> Iterator[Self]:
-        """Yield all accounts, or the suspended ones, the oldest first, with what is deferred."""
+        """Yield all accounts, or the suspended ones, oldest first, with their deferred columns."""
         query = select(cls).options(undefer_group("private")).order_by(cls.id)
         if suspended:
             query = query.where(cls.suspended_at.is_not(None))
@@ -132,7 +132,7 @@ class User(Base):
     def authenticate(cls, login: str, password: str) -> Self | None:
         """Return the account, if the password is its own, else None; an unknown account takes just as long.
 
-        Whether the account may be used is another question: it may be suspended.
+        The account may be suspended; the caller has to check that.
         """
         user = cls.known_as(login)
         if user is None:
@@ -140,7 +140,7 @@ class User(Base):
             return None
         if not user.has_password(password):
             return None
-        db.session.expunge(user)  # it goes on saying which version of the password was right
+        db.session.expunge(user)  # so that no later query changes the password version that was checked
         if hasher.check_needs_rehash(user.password_hash):
             user._store_hash(password, user.password_version)
         return user
@@ -157,10 +157,10 @@ class User(Base):
     def may_log_in(cls, user_id: int, password_version: int) -> bool:
         """Return whether a login that was right a moment ago still is: same password, and the account not suspended.
 
-        A session must be begun first and this asked then. Whoever changes the password, or suspends or deletes the
-        account, ends its sessions after that is committed: so either they see the session, or this sees their change.
+        Call this after the session is stored. A password change, a suspension and a deletion end the account's sessions
+        after their commit. So either they find the new session, or this method sees their change.
         """
-        db.session.rollback()  # what this transaction has read may be older
+        db.session.rollback()  # start a new transaction, which sees the latest commit
         version = select(cls.password_version).where(cls.id == user_id, cls.suspended_at.is_(None))
         return db.session.scalar(version) == password_version
 
@@ -171,7 +171,7 @@ class User(Base):
         StoreUnavailableError; then nothing has changed if Redis was away from the start.
         """
         before = self.password_version
-        db.session.expunge(self)  # it goes on saying which version this is about
+        db.session.expunge(self)  # so that no later query changes `password_version`
         with self._locking_out(keep=keep):
             changed = self._store_hash(password, before, next_version=before + 1)
         if changed:
@@ -181,7 +181,7 @@ class User(Base):
     def reset_token(self, secret_key: str) -> str:
         """Return a token with which a new password can be set once, within RESET_LIFETIME.
 
-        It is bound to the password that it replaces. So it takes the database to make one, not the secret key alone.
+        The token is bound to the password that it replaces, so the secret key alone is not enough to forge one.
         """
         return _reset_signer(secret_key).dumps([self.id, self._password_fingerprint])
 
@@ -197,7 +197,7 @@ class User(Base):
 
     @property
     def _password_fingerprint(self) -> str:
-        """Return what changes with the password and its version, and tells neither."""
+        """Return a value that changes with the password and its version, and reveals neither."""
         return hashlib.sha256(f"{self.password_version}:{self.password_hash}".encode()).hexdigest()[:32]
 
     def _store_hash(self, password: str, version: int, *, next_version: int | None = None) -> bool:
@@ -228,8 +228,8 @@ class User(Base):
             self.suspended_at = None
 
     def delete_account(self) -> None:
-        """Delete the account with all that is its own: sessions, posts, follows. Raises StoreUnavailableError."""
-        self.suspend()  # so that nothing new begins meanwhile
+        """Delete the account and its sessions, posts and follows. Raises StoreUnavailableError."""
+        self.suspend()  # so that the owner can't post or follow meanwhile
         user_id, own_page = self.id, PROFILE_PAGE(self.name)
         while follows := Follow.some_of(user_id):  # a batch at a time: each changes the counts on another's page
             with write(own_page, *{PROFILE_PAGE(name) for name in follows.values()}, removal=True):
@@ -241,7 +241,7 @@ class User(Base):
     def _locking_out(self, *, keep: str | None = None) -> Iterator[None]:
         """End this account's sessions before and after a change of who may use it, and forget its devices.
 
-        Before, so that nothing changes if Redis is away; after, for who came in until the commit.
+        Before, so that nothing changes if Redis is away; after, to catch anyone who logged in before the commit.
         """
         names = self.login_names
         interface, limiter = current_interface(), current_limiter()
@@ -273,7 +273,7 @@ class User(Base):
     # Following
 
     def follow(self, other: "User") -> None:
-        """Follow somebody; to do it twice is to do it once. Raises ValueError for oneself, StoreUnavailableError."""
+        """Follow someone; following twice changes nothing. Raises ValueError for oneself, StoreUnavailableError."""
         if other.id == self.id:
             raise ValueError("nobody follows themselves")
         try:
@@ -298,7 +298,7 @@ class Counts:
 
 
 def _counted(which: ColumnElement[bool]) -> ScalarSelect[int]:
-    """Return a query for how many rows there are of a kind, that stops where it does not matter any more."""
+    """Return a query that counts rows, and stops at MOST_COUNTED + 1."""
     some = select(literal(1)).where(which).correlate(User).limit(MOST_COUNTED + 1).subquery()
     return select(func.count()).select_from(some).scalar_subquery()
 
@@ -316,5 +316,5 @@ def _reset_signer(secret_key: str) -> URLSafeTimedSerializer:
 
 @cache
 def _hash_of_nobody() -> str:
-    """Return a hash that costs as much to check as anybody's; made when first needed, not at every start."""
+    """Return a hash that takes as long to check as a real one; computed when first needed, not at every start."""
     return hasher.hash("nobody")

@@ -122,5 +122,5 @@ def _sent(field: str) -> str | None:
     """Return what was sent in a form's field, such as a post's text; None if nothing was, or it can't be read."""
     try:
         return request.form.get(field)
-    except HTTPException:  # too large; that can be found out as late as here, on the way to a 404
+    except HTTPException:  # too large; on the way to a 404, this is the first attempt to read the form
         return None

@@ -1,4 +1,4 @@
-"""Who is looking: told by the session alone, without a query."""
+"""The viewer: who is signed in, according to the session alone, without a query."""
 
 import time
 from collections.abc import Callable
@@ -93,7 +93,7 @@ def end_other_sessions() -> int:
 
 
 def note_write() -> None:
-    """Remember when this visitor last wrote something: they must see it, whatever a copy or the cache still shows."""
+    """Remember when this visitor last wrote something. The next page must show it, even if a cached copy is older."""
     current_session()["wrote"] = time.time()
 
 
