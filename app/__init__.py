@@ -19,7 +19,7 @@ def create_front() -> Front:
 
 
 def create_app(config: Config | None = None) -> Flask:
-    """Put the parts together, for the environment's settings unless others are given.
+    """Build the app from `config`, or from the environment if `config` is None.
 
     The app is a complete Pipit under any WSGI server, only slower than behind the front.
 

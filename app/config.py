@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parent.parent
 DOTENV = ROOT / ".env"
-INSTANCE = ROOT / "instance"  # what a laptop keeps: SQLite, Valkey's files
+INSTANCE = ROOT / "instance"  # local data: the SQLite file, Valkey's files
 LOCAL_REDIS = "redis://127.0.0.1:6379/0"
 REDIS_PORT = 6379
 DAY = 24 * 3600  # s
@@ -32,7 +32,7 @@ DECORATIVE_REDIS_USERS = {"redistogo", "h"}
 class ConfigError(SystemExit):
     """The environment can't be used: ends the process with its message and status 1, without a traceback.
 
-    A SystemExit does so under gunicorn, the flask command and a script alike.
+    SystemExit works the same under gunicorn, the flask command and a script.
     """
 
     def __init__(self, complaints: list[str]) -> None:
@@ -309,7 +309,7 @@ def runs_under_process_manager(environ: Mapping[str, str] = os.environ) -> bool:
 def load_or_create_secret_key(instance: Path) -> str:
     """Return the secret key in the folder `instance`; the first call creates it.
 
-    Not for Heroku, where files are lost each day and everyone would be logged out with them.
+    Not for Heroku: its files are lost each day, and a new key would log everyone out.
     """
     path = instance / "secret_key"
     fresh = path.with_suffix(f".{os.getpid()}")

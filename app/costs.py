@@ -46,5 +46,5 @@ this_thread = _ThisThread()  # .request is set where a thread begins to answer o
 
 
 def current() -> RequestStats:
-    """Return the current request's statistics; outside of a request, some that nobody reads."""
+    """Return the current request's statistics; outside of a request, a placeholder that nobody reads."""
     return this_thread.request

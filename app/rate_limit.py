@@ -212,7 +212,7 @@ def login_account(name: str) -> str:
 
 
 def address_label(address: str) -> str:
-    """Return the form of a client's address that counters use: for IPv6 the /64, which one customer is given."""
+    """Return a client's address as counters use it; for IPv6 the /64 network, because one customer gets a whole /64."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:

@@ -184,8 +184,8 @@ class Store:
     def ask(self, *command: str | bytes | int) -> tuple[Any, str]:
         """Send one command that may be sent twice; return the reply, and the run_id of the server that gave it.
 
-        A server is one run from its start to its end. What it held before a restart, or what its replica held before
-        a failover, may lack what was written last.
+        A run_id lasts from a server's start to its end. After a restart or a failover, the new run may lack
+        the last writes.
 
         Raises StoreUnavailableError.
         """
@@ -221,7 +221,7 @@ class Store:
         return MAYBE_TLS if any(part in why for part in HUNG_UP) else None
 
     def report(self) -> None:
-        """Log it if Redis can't be used; each web process does so as it starts."""
+        """Log a warning if Redis can't be used; each web process calls this at startup."""
         try:
             self.check()
         except StoreUnavailableError as error:
@@ -237,7 +237,7 @@ class Store:
         return self.prefix + name
 
     def close(self) -> None:
-        """Hang up."""
+        """Close all connections."""
         self.pool.disconnect()
 
     def _greet(self, connection: Any) -> None:
@@ -246,7 +246,7 @@ class Store:
         connection.send_command("INFO", "server")
         try:
             found = RUN_ID.search(connection.read_response())
-        except ResponseError:  # this user may not ask
+        except ResponseError:  # this user may not run INFO
             found = None
         self.run_id = connection.server_run_id = found[1].decode() if found else UNKNOWN_RUN_ID
 
@@ -269,7 +269,7 @@ class Commands:
         if isinstance(error, ConnectionError | TimeoutError):
             self.store.breaker.failed(describe(error))
             raise StoreUnavailableError(describe(error)) from error
-        if error is None or isinstance(error, RedisError):  # it answered, if only to refuse
+        if error is None or isinstance(error, RedisError):  # Redis answered, even if it refused
             self.store.breaker.succeeded()
         if isinstance(error, RedisError):
             raise StoreUnavailableError(describe(error)) from error

@@ -16,7 +16,7 @@ Two requests may change one session at once: each saves only its own changes, so
 From Flask-Session come the session object (a dict that knows whether it was read or changed), the new ids, the key of
 an id, and the hooks that a store implements: _retrieve_session_data and _upsert_session. Replaced are the serializer,
 because Flask-Session's falls back to pickle, and open_session and save_session, because Flask-Session's save sets a new
-cookie even if the session has ended meanwhile, and neither knows what to do without Redis.
+cookie even if the session has ended meanwhile, and neither method handles an unreachable Redis.
 """
 
 import hashlib
@@ -62,7 +62,7 @@ Moment = Annotated[int, Meta(ge=0, le=LAST_MOMENT)]  # s since the epoch
 
 
 class Content(TypedDict, total=False):
-    """What makes a JSON object one of Pipit's sessions. There may be other keys; they are left alone."""
+    """What makes a JSON object one of Pipit's sessions. Other keys are allowed and kept."""
 
     user_id: Required[Annotated[int, Meta(ge=1, le=2**63 - 1)]]
     name: Required[Annotated[str, Meta(min_length=1, max_length=100)]]
@@ -119,7 +119,7 @@ class Session(RedisSession):
         return dict.get(self, "user_id") if self.sid else None
 
     def changes_to(self, stored: dict[str, Any]) -> dict[str, Any]:
-        """Return what is stored, with the changes of this request made to it, and nothing else changed.
+        """Return the stored session with this request's changes applied, and nothing else changed.
 
         Flash messages are merged one by one: a new message stays if another request shows an older one, and a shown
         message does not come back.
@@ -269,7 +269,7 @@ class PipitSessionInterface(RedisSessionInterface):
     def _upsert_session(self, session_lifetime: timedelta, session: Session, store_id: str) -> bool:
         """Merge a request's changes into the stored session; return False if it has ended meanwhile.
 
-        WATCH makes the read, the change and the write one: if another request writes in between, this starts over.
+        WATCH makes read, change and write atomic: if another request writes in between, the transaction is retried.
         """
 
         def save(pipe: Pipeline) -> bool:
@@ -293,7 +293,7 @@ class PipitSessionInterface(RedisSessionInterface):
     # What signing in and out mean to the store
 
     def begin(self, session: Session, sign_in: SignIn, may_stay: Callable[[], bool] = lambda: True) -> bool:
-        """Make `session` a signed-in one under a new id, and end the one it was before.
+        """Sign `session` in under a new id, and end the session it had before.
 
         may_stay: called once the new session is in the user's index, where end_all() finds it. If it returns False or
             raises, the new session ends at once, and the browser never gets its id.
@@ -407,7 +407,7 @@ class PipitSessionInterface(RedisSessionInterface):
 class _AnonymousCookie:
     """The cookie of an anonymous visitor: a CSRF secret and flash messages, signed by Flask's own cookie session.
 
-    The content is signed but not secret. It never says who somebody is.
+    The content is signed but not secret. It never identifies a user.
     """
 
     flask = SecureCookieSessionInterface()
@@ -463,7 +463,7 @@ def _active(sid: str, data: dict[str, Any]) -> ActiveSession:
 
 
 def is_due(data: dict[str, Any]) -> bool:
-    """Return whether `seen` in a session is old enough to be written anew."""
+    """Return whether `seen` in a session is old enough to be updated."""
     return bool(time.time() - data["seen"] > SEEN_EVERY)
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from app.models.accounts import User
 
 PER_PAGE = 50  # people
-BATCH = 200  # follows that end in one write, which has the pages of these people dropped
+BATCH = 200  # follows that one write ends; the same write drops these people's pages
 
 
 class Follow(Base):
@@ -37,13 +37,13 @@ class Follow(Base):
 
     @classmethod
     def exists(cls, follower_id: int, followed_id: int) -> bool:
-        """Return whether the one follows the other."""
+        """Return whether the follower follows the followed user."""
         query = select(cls.id).where(cls.follower_id == follower_id, cls.followed_id == followed_id)
         return db.session.scalar(query) is not None
 
     @classmethod
     def end(cls, follower_id: int, followed_id: int) -> None:
-        """Delete the follow, if there is one; the commit is the caller's."""
+        """Delete the follow, if there is one; the caller commits."""
         db.session.execute(delete(cls).where(cls.follower_id == follower_id, cls.followed_id == followed_id))
 
     @classmethod
@@ -58,7 +58,7 @@ class Follow(Base):
 
     @classmethod
     def end_many(cls, ids: Iterable[int]) -> None:
-        """Delete these follows; the commit is the caller's."""
+        """Delete these follows; the caller commits."""
         db.session.execute(delete(cls).where(cls.id.in_(list(ids))))
 
     @classmethod

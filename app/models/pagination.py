@@ -19,7 +19,7 @@ class Pagination(Generic[T]):
     """One page of a list, newest first."""
 
     items: Sequence[T]
-    before: int | None  # this page holds what is older than this id; None on the first page
+    before: int | None  # this page holds items older than this id; None on the first page
     older: int | None  # `before` of the next page; None on the last page
 
 

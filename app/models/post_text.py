@@ -31,8 +31,8 @@ NAME_OR_TAG = regex.compile(
 )
 # Characters that turn the direction of what follows; a URL may not contain them (RFC 3987, section 4.1).
 BIDI_CONTROL = regex.compile(r"\p{Bidi_Control}")
-# What a link may lead to. http://good.com@evil.com, or good.com with a character after it that only looks like a slash,
-# would lead elsewhere than it says.
+# What a link may lead to. http://good.com@evil.com, or good.com followed by a character that only looks like a slash,
+# would lead to another site than the text shows.
 PLAIN_HOST = regex.compile(r"\w+://[\w\p{M}.-]+(?::[0-9]*)?(?:[/?#]|$)")
 
 
@@ -57,7 +57,7 @@ class PostText:
 
     @classmethod
     def parse(cls, typed: str) -> "PostText":
-        """Return the text without what nobody sees: white space around it, control characters, the CR of a CRLF.
+        """Return the text without surrounding white space and control characters; a CRLF or CR becomes LF.
 
         Raises PostTextError if nothing is left or it is too long.
         """

@@ -32,7 +32,7 @@ class Post(Base):
     # lazy="raise": a list that forgot to load its authors fails in the first test, not with a query a post.
     author: Mapped["User"] = relationship(lazy="raise")
     tags: Mapped[list["PostTag"]] = relationship(lazy="raise", cascade="all, delete-orphan", passive_deletes=True)
-    people = frozenset[str]()  # no column: the names of those whom it mentions and who exist, read with the post
+    people = frozenset[str]()  # not a column: the names of mentioned users who exist, read with the post
 
     @classmethod
     def latest(cls, before: int | None = None) -> "Pagination[Post]":
@@ -47,9 +47,9 @@ class Post(Base):
     @classmethod
     def timeline_of(cls, user_id: int, before: int | None = None) -> "Pagination[Post]":
         """Return the posts of those whom a user follows, and the user's own, newest first."""
-        # Only those who posted last can be on the page, and only with their last posts. Told so, the database looks up
-        # an index entry for each person followed, however many posts there are; "author IN (...)" would read all of
-        # the busy ones' posts, or all posts down to the quiet ones'.
+        # Only the most recent authors can be on the page, and only with their newest posts. So this query reads one
+        # index entry for each person followed, however many posts exist. "author IN (...)" would read every post of
+        # busy authors, or scan all posts until it found those of quiet ones.
         one = aliased(Post)
         until = [one.id < before] if before is not None else []
         followed = select(Follow.followed_id.label("id")).where(Follow.follower_id == user_id)

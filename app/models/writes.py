@@ -15,9 +15,9 @@ PROFILE_PAGE = PageKind("user")  # by the user's name, which never changes: PROF
 
 @contextmanager
 def write(*pages: str, removal: bool = False) -> Iterator[None]:
-    """Run a write, commit it, and drop the cached `pages` that it changes, as the cache's strategy has it.
+    """Run a write, commit it, and drop the cached `pages` that it changes, as CACHE_STRATEGY says.
 
-    removal: the write removes something. Whatever the strategy, that is not served from the cache again.
+    removal: the write removes something. Under every strategy, the cache never serves the removed content again.
 
     Rolls back and raises what the body or the commit raises. Raises StoreUnavailableError, with nothing written, if
     the cache can't be told.

@@ -47,7 +47,7 @@ def register() -> ResponseReturnValue:
 
 @bp.route("/login", methods=["GET", "POST"])
 def login() -> ResponseReturnValue:
-    """Sign in; how often that may be tried is limited before any password is hashed."""
+    """Sign in; the rate limit is checked before any password is hashed."""
     if signed_in():
         return redirect(url_for("posts.home"))
     form = LoginForm()
@@ -66,7 +66,7 @@ def login() -> ResponseReturnValue:
     current_limiter().give_back(attempt)
     response = make_response(redirect(local_path(form.next.data) or url_for("posts.home")))
     devices = remember_device(response, *user.login_names)
-    if not sign_in(user):  # the password was changed, or the account suspended, while this looked at them
+    if not sign_in(user):  # the password changed, or the account was suspended, during this request
         for account, device in devices.items():
             current_limiter().forget_device(account, device)
         return _refuse_login(form, WRONG_PASSWORD)

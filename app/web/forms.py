@@ -17,7 +17,7 @@ RESERVED_NAMES = {"admin", "administrator", "moderator", "pipit", "root", "suppo
 class Form(FlaskForm):
     """A form that reads only text fields.
 
-    Flask-WTF also takes uploaded files and JSON: whatever has a field's name would arrive in place of its text.
+    Flask-WTF also takes uploaded files and JSON: either could replace a field's text with another type.
     """
 
     class Meta(FlaskForm.Meta):
@@ -87,7 +87,7 @@ class RegisterForm(Form):
     next = HiddenField()
 
     def validate_username(self, field: Field) -> None:
-        """Refuse a name that nobody may have, or that someone has."""
+        """Refuse a reserved name, or one that is taken."""
         if field.data.lower() in RESERVED_NAMES:
             raise ValidationError("That name is reserved. Choose another one.")
         if User.named(field.data):
@@ -104,7 +104,7 @@ EMAIL_TAKEN = "There is already an account with that address. Log in instead?"
 
 
 class LoginForm(Form):
-    """Coming back."""
+    """Logging in."""
 
     username = StringField(
         "Name or e-mail",
@@ -150,7 +150,7 @@ class PostForm(Form):
     text: PostText
 
     def validate_body(self, field: Field) -> None:
-        """Refuse what can't be a post; what can is then in `text`."""
+        """Refuse text that can't be a post; store valid text in `text`."""
         try:
             self.text = PostText.parse(field.data or "")
         except PostTextError as error:

@@ -32,7 +32,7 @@ def count_attempt(rules: Sequence[Rule]) -> Window:
 
 
 def count_if_possible(rules: Sequence[Rule]) -> None:
-    """Count an attempt at something harmless, which a Redis that can't count should not stop.
+    """Count an attempt at a harmless action; if Redis can't count it, allow the action.
 
     Raises TooManyAttemptsError if it is one too many.
     """
@@ -51,9 +51,9 @@ def rules_for_this_browser(account: str) -> list[Rule]:
 def remember_device(response: Response, *accounts: str) -> dict[str, str]:
     """Give the browser a device cookie: proof that an account has logged in from it (OWASP's "Device Cookies").
 
-    It opens nothing. It only lets the owner's attempts be counted apart from everybody else's.
+    The cookie grants no access. It only lets the owner's attempts be counted separately from everyone else's.
 
-    accounts: all that the owner may call the account to log in, its name and perhaps its e-mail address.
+    accounts: every name the owner can log in with: the account's name and, if set, its e-mail address.
 
     Returns the new nonces by account, for forget_device(). Raises StoreUnavailableError.
     """

@@ -29,7 +29,7 @@ def profile(name: str) -> ResponseReturnValue:
 
 @fills("follow")
 def follow_button(viewer: Viewer, user_id: str, **_about: str) -> dict[str, bool]:
-    """Say whether the viewer follows the user whose page it is."""
+    """Return whether the viewer follows the user shown on the page."""
     return {"follows": Follow.exists(viewer.id, int(user_id))}
 
 

@@ -19,7 +19,7 @@ bp = Blueprint("posts", __name__)
 
 
 def before() -> int | None:
-    """Return the id in ?before=, None if there is none; a page that no link leads to is a 404."""
+    """Return the id in ?before=, or None if it is absent; an invalid id is a 404."""
     text = request.args.get("before")
     if text is None:
         return None
@@ -45,14 +45,14 @@ def home() -> ResponseReturnValue:
 @bp.get("/tags/<tag>")
 def tagged(tag: str) -> ResponseReturnValue:
     """Show the posts with a hashtag."""
-    if "\0" in tag:  # PostgreSQL refuses even to look for it
+    if "\0" in tag:  # PostgreSQL rejects a NUL in any text
         abort(404)
     return render_template("posts/tagged.html", tag=tag, posts=Post.tagged(tag, before()))
 
 
 @bp.get("/@<name>/<id:post_id>")
 def permalink(name: str, post_id: int) -> ResponseReturnValue:
-    """Show one post. The name is for people to read; the id decides, and a wrong name is put right."""
+    """Show one post. The name is for people to read; the id selects the post, and a wrong name redirects."""
     post = Post.with_author(post_id) or abort(404)
     if post.author.name != name:
         return redirect(url_for("posts.permalink", name=post.author.name, post_id=post_id), 301)
