@@ -32,7 +32,7 @@ class RequestStats:
 
     @classmethod
     def begin(cls, given_id: str | None = None) -> "RequestStats":
-        """Begin a request under the router's id if that is fit for a log; otherwise make one up."""
+        """Begin a request under the router's id if that id is safe to log; otherwise make one up."""
         # An id is no secret. os.urandom() would release the GIL, which costs more than everything else here.
         kept = given_id if given_id and ACCEPTED_ID.fullmatch(given_id) else f"{random.getrandbits(128):032x}"
         return cls(kept, time.monotonic())

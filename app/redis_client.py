@@ -150,7 +150,7 @@ class CircuitBreaker:
             log.warning("Redis answers again, after %.1f s", time.monotonic() - self._opened)
 
     def failed(self, cause: str) -> None:
-        """Note that the server has not answered, and why."""
+        """Record a failure and its cause; open the circuit after FAILURES_TO_OPEN."""
         with self._lock:
             self._failures += 1
             now = time.monotonic()
@@ -167,7 +167,7 @@ class Store:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.prefix = config.redis_prefix
-        self.run_id = UNKNOWN_RUN_ID  # of the server, as the newest connection knows it
+        self.run_id = UNKNOWN_RUN_ID  # the server's, as the newest connection read it
         self.pool = _connection_pool(config, self._greet)
         self.client = CountingRedis(connection_pool=self.pool)
         self.breaker = CircuitBreaker()
@@ -323,12 +323,12 @@ def _connection_pool(config: Config, greet: Callable[[Any], None]) -> BlockingCo
         timeout=COMMAND_TIMEOUT,  # for a free connection
         socket_connect_timeout=CONNECT_TIMEOUT,
         socket_timeout=COMMAND_TIMEOUT,
-        # Heroku hangs up on a connection that was idle for 300 s, and a failover on all of them. One new try on a
-        # fresh connection hides that from the visitor; a time-out is not tried again, it has taken long enough.
+        # Heroku hangs up on a connection that was idle for 300 s, and a failover on all of them. One retry on a
+        # fresh connection hides that from the visitor; a time-out is not retried: it has taken long enough.
         retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
         protocol=2,  # Redis To Go's servers are older than HELLO, and nothing here needs RESP3
         driver_info=None,  # no CLIENT SETINFO: two commands less for each new connection
-        # Operators see in CLIENT LIST who is connected. It also makes sure that a new connection has read a reply:
+        # Operators see in CLIENT LIST who is connected. Setting the name also makes a new connection read a reply:
         # after a TLS 1.3 handshake the server's session tickets lie on the socket, and redis-py 8.1 with hiredis
         # would take them for a reply left over from another command, and refuse the connection.
         client_name="pipit",

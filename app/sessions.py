@@ -52,9 +52,9 @@ LARGEST = 16 * 1024  # bytes; Pipit's own sessions take about 200, so anything l
 SEEN_EVERY = 300  # s: how exact "last seen" is; a session in steady use is written once in that time
 MOST_SESSIONS = 50  # of one user: more devices than anybody has, and 25 kB of Redis
 MOST_FLASHES = 10  # messages that wait to be shown; older ones are dropped
-LAST_MOMENT = 253_402_300_799  # s since the epoch: the end of the year 9999, and of what a datetime can be
+LAST_MOMENT = 253_402_300_799  # s since the epoch: the end of the year 9999, the latest a datetime can be
 COOKIES = ("session", "__Host-session", "visitor", "__Host-visitor")
-FLASHES = "_flashes"  # Flask's name for them
+FLASHES = "_flashes"  # the session key under which Flask keeps flash messages
 ANONYMOUS_LIFETIME = 3600  # s an anonymous visitor's cookie lasts: long enough to fill in a form
 
 
@@ -327,7 +327,7 @@ class PipitSessionInterface(RedisSessionInterface):
     def end(self, session: Session) -> None:
         """Sign the visitor out: the session is gone from the store before the answer leaves.
 
-        Raises StoreUnavailableError; then the visitor is still signed in.
+        Raises StoreUnavailableError; the visitor then stays signed in.
         """
         if session.sid and session.user_id:
             self._delete(session.user_id, session.sid)
@@ -365,7 +365,7 @@ class PipitSessionInterface(RedisSessionInterface):
                     yield _active(key.decode().removeprefix(self.key_prefix), data)
 
     def end_one(self, user_id: int, handle: str) -> ActiveSession | None:
-        """End one session of a user, by its handle; return it, None if there was none. Raises StoreUnavailableError."""
+        """End one session of a user, by its handle; return that session, or None. Raises StoreUnavailableError."""
         for place in self.active(user_id):
             if place.handle == handle:
                 self._delete(user_id, place.sid)
@@ -423,7 +423,7 @@ class _AnonymousCookie:
             return {}
 
     def write(self, app: Flask, data: dict[str, Any], response: Response) -> None:
-        """Set the cookie, or delete it where there is nothing to keep."""
+        """Set the cookie, or delete it if `data` is empty."""
         name = cookie_name("visitor", secure=request.is_secure)
         response.vary.add("Cookie")
         if data:

@@ -10,7 +10,7 @@ from app.models import PostTextError, User
 from app.models.accounts import EMAIL_LENGTH, EMAIL_PATTERN, NAME_LENGTH, NAME_PATTERN, PASSWORD_MAX, PASSWORD_MIN
 from app.models.post_text import LENGTH, PostText
 
-# Names that would read as if the site itself spoke.
+# Names that would look like the site's own accounts.
 RESERVED_NAMES = {"admin", "administrator", "moderator", "pipit", "root", "support"}
 
 
@@ -40,7 +40,7 @@ def strip(text: str | None) -> str:
 
 
 def without_at(text: str | None) -> str:
-    """Return a name as it is kept: people may write it with the @ that it is shown with."""
+    """Return a name without white space and the leading @, which people may type."""
     return strip(text).removeprefix("@")
 
 

@@ -62,7 +62,7 @@ def permalink(name: str, post_id: int) -> ResponseReturnValue:
 @bp.post("/posts")
 @login_required
 def publish() -> ResponseReturnValue:
-    """Publish a post, then show it where its author expects it: on top of the page they came from."""
+    """Publish a post, then show it at the top of its author's timeline."""
     form = PostForm()
     count_if_possible(posting_rules(viewer().id))
     if not form.validate():
