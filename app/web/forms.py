@@ -40,7 +40,7 @@ def strip(text: str | None) -> str:
 
 
 def without_at(text: str | None) -> str:
-    """Return a name without white space and the leading @, which people may type."""
+    """Return a name without surrounding white space or a leading @, which people may type."""
     return strip(text).removeprefix("@")
 
 
