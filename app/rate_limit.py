@@ -2,7 +2,7 @@
 
     limit:<what>:<who>:<minute>   string, integer   attempts in that clock minute; lives two minutes
 
-    devices:<account>             zset              browsers that have logged in to an account, by last login
+    devices:<account>             zset              browsers known to an account, by last login
 
 The textbook pattern is INCR, then EXPIRE if the answer was 1. A client that dies between the two leaves a counter that
 never expires: a lockout for good. Here one script does both, and Redis runs a script as a whole. The script counts an

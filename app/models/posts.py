@@ -77,7 +77,7 @@ class Post(Base):
 
     @classmethod
     def tagged(cls, tag: str, before: int | None = None) -> "Pagination[Post]":
-        """Return the posts with a hashtag, in whatever case, newest first."""
+        """Return the posts with a hashtag (tag_key() says which tags are the same), newest first."""
         query = cls._with_author().join(PostTag, PostTag.post_id == cls.id).where(PostTag.tag == tag_key(tag))
         return cls._page(query, before)
 

@@ -24,7 +24,7 @@ class Form(FlaskForm):
         """How the form reads a request."""
 
         def wrap_formdata(self, form: BaseForm, formdata: object) -> object:  # noqa: ARG002  # a method of WTForms
-            """Return what was submitted, as text by name; None if nothing was."""
+            """Return the submitted fields, as text by name; None unless the request is a POST."""
             return request.form if request.method == "POST" else None
 
 
