@@ -71,12 +71,12 @@ def reinstate(name: str) -> None:
 def delete(name: str, yes: bool) -> None:
     """Delete the account NAME for good, with its posts, follows and sessions."""
     person = user_named(name)
-    counts = _counts(person)
+    own_name, counts = person.name, _counts(person)
     if not yes:
-        click.echo(f"@{person.name}: {counts['posts']} posts, {counts['followers']} followers. This can't be undone.")
-        click.prompt("Type the name to delete the account", type=click.Choice([person.name]), show_choices=False)
+        click.echo(f"@{own_name}: {counts['posts']} posts, {counts['followers']} followers. This can't be undone.")
+        click.prompt("Type the name to delete the account", type=click.Choice([own_name]), show_choices=False)
     person.delete_account()
-    click.echo(f"@{name.removeprefix('@')} is deleted, with {counts['posts']} posts.")
+    click.echo(f"@{own_name} is deleted, with {counts['posts']} posts.")
 
 
 @user.command()
