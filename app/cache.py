@@ -8,6 +8,7 @@ section 3.2.1):
 
     page:<name>          string   a line `version run etag built-at`, then the body in gzip; lives CACHE_TTL
     page:<name>:lease    string   the token of the reader who builds the page, or the marks of the writes under way
+    page:stamp:<name>    string   as a page; its body is a random value
 
 On a miss one reader gets the lease and builds; the others wait for its page. A page is stored only by a reader whose
 token is still there, and a write takes the token away. So a build that began before a write can't be stored after.
@@ -20,6 +21,13 @@ carries the `run_id` of the server that stored it, and counts only in a reply fr
 
 The front keeps copies of pages in memory (app/front/local_cache.py). Redis tells it when a page or its lease changes.
 
+A *stamp* is for what can't be one page for everyone, such as a person's timeline. It is a cached page whose body is a
+random value. A write deletes it like any page, under every strategy. So what was built from SQL after the stamp was
+read is good as long as the stamp is the same, whoever keeps it.
+
+A count that changes often must not delete the pages that show it. A write that changes only a count lets these pages
+*fade*: they live COUNTS_LAG longer at most.
+
 What else a write does is up to one of three strategies; docs/cache.md compares them.
 """
 
@@ -31,8 +39,8 @@ import secrets
 import time
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -50,11 +58,13 @@ BUILDS_ALONE = 1000  # ms until one more reader may build; a builder that dies d
 MOST_WAIT = 15.0  # s a reader waits for another's page; building alone then still ends before the router gives up
 WRITE_LEASE = 15_000  # ms a write may take from its mark to its commit; longer than a statement may run (SQL_TIMEOUT)
 STILL_SERVED = 1000  # ms `refresh` lets the old page live during a write; a commit takes 10. A copy lives no longer
+COUNTS_LAG = 5.0  # s that a page may show an old count
+FADING = 4000  # ms that such a page stays in Redis; a copy of it lives a second more
 POLL = 0.02  # s between two checks for another reader's page
 CLOCK_SKEW = 1.0  # s by which the clocks of two dynos may differ
 PAST_COPIES = 2.0  # s a copy may outlive a write or a page: the second that copies live, and the clocks' difference
 WRITING = b"w"  # how a writer's mark begins
-BUILDING = b"f"  # how a reader's token begins
+BUILDING = b"f"  # how a reader's token begins; `~` after it says that the page may show an old count
 
 # On a miss: return the page if another reader has stored it meanwhile; else the token to build under, if the lease is
 # free or its last taker has had its second; else the marks of the writes that hold it, or '' for "wait". In one step: a
@@ -69,15 +79,27 @@ if string.sub(lease, 1, 1) == 'w' then return {'', lease} end
 local age = ARGV[2] - redis.call('PTTL', KEYS[2])
 if lease ~= ARGV[1] and age >= 0 and age < tonumber(ARGV[3]) then return {'', ''} end
 redis.call('SET', KEYS[2], lease, 'PX', ARGV[2])
-return {'', lease}
+return {'', (string.gsub(lease, '~', ''))}
 """
 
-# Store a page if the lease is as we took it. KEYS page, lease; ARGV token or mark, page, ms to live.
+# Store a page if the lease is as we took it. KEYS page, lease; ARGV token or mark, page, ms to live, ms to live if a
+# count on it has changed.
 STORE = """
-if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
+local lease = redis.call('GET', KEYS[2])
+if lease ~= ARGV[1] and lease ~= ARGV[1] .. '~' then return 0 end
 redis.call('DEL', KEYS[2])
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+redis.call('SET', KEYS[1], ARGV[2], 'PX', lease == ARGV[1] and ARGV[3] or math.min(ARGV[3], ARGV[4]))
 return 1
+"""
+
+# A count on a page changes: the page lives on for a moment, and so does a page that is being built.
+# KEYS page, lease; ARGV ms.
+FADE = """
+if redis.call('PTTL', KEYS[1]) > tonumber(ARGV[1]) then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
+local lease = redis.call('GET', KEYS[2]) or ''
+if string.sub(lease, 1, 1) == 'f' and string.sub(lease, -1) ~= '~' then
+    redis.call('SET', KEYS[2], lease .. '~', 'PX', math.max(1, redis.call('PTTL', KEYS[2])))
+end
 """
 
 # Before a write: put our mark into the lease. Each of several writers has a mark, `w<id>@<ms>;`. Marks that have
@@ -108,7 +130,10 @@ end
 """
 
 # After a build that failed: give the lease up, if it is still the builder's. KEYS lease; ARGV token.
-RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
+RELEASE = """
+local lease = redis.call('GET', KEYS[1])
+if lease == ARGV[1] or lease == ARGV[1] .. '~' then redis.call('DEL', KEYS[1]) end
+"""
 
 Builder = Callable[[str], str]
 
@@ -127,6 +152,9 @@ class PageKind:
     def parts(which: str) -> list[str]:
         """Return the arguments that a page was named with, given its name without the kind."""
         return [unquote(part) for part in which.split(":")]
+
+
+STAMP = PageKind("stamp")  # STAMP("follows", 7) changes when user 7 follows someone
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity
@@ -161,6 +189,7 @@ class Served:
 
     page: Page
     status: str
+    is_new: bool = False  # built for this request
 
 
 class PageCache:
@@ -176,7 +205,7 @@ class PageCache:
         self.strategy = strategy
         self.ttl = ttl
         self.version = version
-        self.builders: dict[str, Builder] = {}
+        self.builders: dict[str, Builder] = {STAMP.kind: lambda _name: secrets.token_hex(8)}
 
     def register(self, kind: PageKind, builder: Builder) -> None:
         """Register how pages of a kind are built: the builder of "user" gets "ada" and builds "user:ada"."""
@@ -199,25 +228,38 @@ class PageCache:
             if not self.store.breaker.is_open:  # the breaker logs an outage once
                 log.warning("the page %s is built without the cache: %s", name, error)
             return Served(self.build(name), "Pipit; fwd=bypass; detail=store-unavailable")
-        if newer_than is not None and served.page.built_at <= newer_than + CLOCK_SKEW:
-            return Served(self.build(name), "Pipit; fwd=request; detail=own-write")
+        if newer_than is not None and not served.is_new and served.page.built_at <= newer_than + CLOCK_SKEW:
+            return Served(self.build(name), "Pipit; fwd=request; detail=own-write", is_new=True)
         return served
 
+    def stamps(self, names: Iterable[str]) -> dict[str, str]:
+        """Return the stamps of these names. Read from SQL after this call, not before."""
+        return {name: self.get_or_build(name).page.etag for name in names}
+
     @contextmanager
-    def changing(self, *names: str, removal: bool = False) -> Iterator[None]:
+    def changing(self, *names: str, removal: bool = False, counted_on: Sequence[str] = ()) -> Iterator[None]:
         """Return a context manager for a write that changes these pages; commit inside it.
 
         removal: something on the pages goes away, and no strategy may serve it from the cache again.
+        counted_on: pages on which only a count changes; they may be served for COUNTS_LAG more.
 
         Raises StoreUnavailableError before the body runs if Redis can't be told: nothing was written, which is better
         than a write that others don't see. After the body it never raises.
         """
         with (Invalidate() if removal else self.strategy).changing(self, names):
+            self.fade(counted_on)  # before the commit, in case this process dies right after it
             yield
+            with suppress(StoreUnavailableError):  # settling logs it
+                self.fade(counted_on)
 
-    def may_lack(self, wrote: float) -> bool:
-        """Return whether a cached page, or a copy of one, may lack what its reader wrote then (s since the epoch)."""
-        return not self.strategy.seen_by_everyone and time.time() < wrote + self.ttl + PAST_COPIES
+    def may_lack(self, wrote: float, counted: float = 0) -> bool:
+        """Return whether a cached page, or a copy of one, may lack what its reader wrote (s since the epoch).
+
+        counted: when the reader last changed a count.
+        """
+        now = time.time()
+        late = not self.strategy.seen_by_everyone and now < wrote + self.ttl + PAST_COPIES
+        return late or now < counted + COUNTS_LAG + PAST_COPIES
 
     def build(self, name: str) -> Page:
         """Build a page without caching it."""
@@ -241,6 +283,15 @@ class PageCache:
                 pipe.eval(MARK, 2, *self.keys(name), mark, WRITE_LEASE, int(time.time() * 1000), keep_for)
             pipe.execute()
         return run_id
+
+    def fade(self, names: Sequence[str]) -> None:
+        """Let these pages live for a moment more: a count on them changes. Raises StoreUnavailableError."""
+        if not names or not self.strategy.seen_by_everyone:
+            return
+        with self.store.commands() as redis, redis.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.eval(FADE, 2, *self.keys(name), FADING)
+            pipe.execute()
 
     def settle(self, names: tuple[str, ...], mark: bytes) -> bool:
         """After a write: delete the pages, and the marks with them; return whether Redis did so. Never raises.
@@ -280,7 +331,8 @@ class PageCache:
         lives = max(1, round((page.built_at + self.ttl - time.time()) * 1000))
         try:
             with self.store.commands() as redis:
-                return bool(redis.eval(STORE, 2, *self.keys(name), token, self.encode(page, run_id), lives))
+                value = self.encode(page, run_id)
+                return bool(redis.eval(STORE, 2, *self.keys(name), token, value, lives, FADING))
         except StoreUnavailableError as error:  # full, or gone since: the page is still a page
             log.warning("the page %s can't be cached: %s", name, error)
             return False
@@ -327,9 +379,9 @@ class PageCache:
             if lease.startswith(BUILDING):
                 page = self._build_holding(name, lease)
                 stored = self.store_if_ours(name, lease, page, run_id)
-                return Served(page, "Pipit; fwd=miss; stored" if stored else "Pipit; fwd=miss")
+                return Served(page, "Pipit; fwd=miss; stored" if stored else "Pipit; fwd=miss", is_new=True)
             if lease.startswith(WRITING) or time.monotonic() > give_up:
-                return Served(self.build(name), "Pipit; fwd=miss")
+                return Served(self.build(name), "Pipit; fwd=miss", is_new=True)
             time.sleep(POLL)
 
     def _build_holding(self, name: str, token: bytes) -> Page:
@@ -432,14 +484,16 @@ class Refresh(Strategy):
 
 
 class Expire(Strategy):
-    """Do nothing on write: a page may be as old as its time to live, except for the author of a post."""
+    """Do nothing on write but change the stamps: a page may be as old as its time to live, except for its author."""
 
     name = "expire"
     seen_by_everyone = False
 
     @contextmanager
-    def changing(self, cache: PageCache, names: tuple[str, ...]) -> Iterator[None]:  # noqa: ARG002  # a strategy's signature
-        yield
+    def changing(self, cache: PageCache, names: tuple[str, ...]) -> Iterator[None]:
+        stamps = tuple(name for name in names if name.startswith(f"{STAMP.kind}:"))
+        with Invalidate().changing(cache, stamps) if stamps else nullcontext():
+            yield
 
 
 STRATEGIES: dict[str, type[Strategy]] = {strategy.name: strategy for strategy in (Invalidate, Refresh, Expire)}

@@ -71,7 +71,8 @@ class Content(TypedDict, total=False):
     device: str
     address: str
     csrf_token: Annotated[str, Meta(min_length=1)]
-    wrote: Annotated[float, Meta(ge=0, le=LAST_MOMENT)]  # see app/web/viewer.py
+    wrote: Annotated[float, Meta(ge=0, le=LAST_MOMENT)]  # see note_write() in app/web/viewer.py
+    counted: Annotated[float, Meta(ge=0, le=LAST_MOMENT)]  # the same
     _flashes: list[tuple[str, str]]
 
 

@@ -342,6 +342,14 @@ def make_user(context: None) -> Callable[[str], User]:
     return lambda name: User.register(name, f"{name}@example.org", PASSWORD)
 
 
+def id_of(app: Flask, name: str) -> int:
+    """Return the id of an account."""
+    with app.app_context():
+        user = User.named(name)
+        assert user
+        return user.id
+
+
 def unavailable(reason: str) -> NoReturn:
     """Skip a test that can't run on this machine, with the reason; under NO_SKIPS, as in .ci/run, fail it."""
     if os.environ.get("NO_SKIPS"):

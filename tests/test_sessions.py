@@ -57,7 +57,7 @@ def test_a_signed_in_request_costs_one_command_that_reads_and_renews(ada: Visito
     key = f"session:{ada.session_id()}"
     redis.expire(key, 100)
     with commands_sent(redis) as sent:
-        assert ada.get("/home").status_code == 200
+        assert ada.get("/settings/password").status_code == 200
     assert sent == [f"GETEX {key} EX 1209600"]
     assert redis.ttl(key) > 100
 

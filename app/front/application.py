@@ -131,7 +131,12 @@ class Front:
             self._local_cache = LocalCache(cache)
             interface: Any = self.app.session_interface
             self._early = EarlyResponses(
-                extensions["cached_pages"], cache, interface, self._local_cache, self._config.trusted_hosts
+                extensions["cached_pages"],
+                cache,
+                interface,
+                self._local_cache,
+                self._bridge,
+                self._config.trusted_hosts,
             )
             self._tasks += [
                 asyncio.create_task(_for_ever(self._local_cache.link.keep_open)),

@@ -13,9 +13,10 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from tempfile import TemporaryFile
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from app import costs
@@ -31,6 +32,7 @@ MOST_WAITING = 500  # requests that wait for a thread; more could not be answere
 RETRY_AFTER = b"5"  # s
 IN_MEMORY = 1_000_000  # bytes; a longer answer goes to a temporary file
 
+T = TypeVar("T")
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 
@@ -55,6 +57,19 @@ class DisconnectedError(Exception):
         self.status = status
 
 
+@dataclass(slots=True)
+class Job:
+    """Work for a thread."""
+
+    work: Callable[[], Any]
+    result: "asyncio.Future[Any]"
+    request: costs.RequestStats  # what the work costs is counted there
+
+
+class BusyError(Exception):
+    """Too many requests wait for a thread."""
+
+
 class Bridge:
     """Runs a WSGI application on `threads` threads of its own."""
 
@@ -63,7 +78,7 @@ class Bridge:
         self._loop = asyncio.get_running_loop()
         self._most = threads + MOST_WAITING
         self._under_way = 0
-        self._jobs: SimpleQueue[tuple[dict[str, Any], asyncio.Future[Response]] | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"flask-{number}", daemon=True) for number in range(threads)
         ]
@@ -73,14 +88,21 @@ class Bridge:
     async def answer(self, visit: Visit, receive: Receive) -> Response:
         """Return the application's response. Raises DisconnectedError if the request never becomes complete."""
         body, length = await _read(visit, receive)
-        if self._under_way >= self._most:
-            log.error("%d requests wait for a thread already: 503", MOST_WAITING)
+        try:
+            return await self.run(partial(self._respond, _environ(visit, body, length)), visit.request)
+        except BusyError:
+            log.error("%d requests wait for a thread already: 503", MOST_WAITING)  # noqa: TRY400  # nobody's bug
             text = b"Pipit is very busy right now. Try again in a few seconds.\n"
             return plain_text(503, text, (b"retry-after", RETRY_AFTER))
-        response: asyncio.Future[Response] = self._loop.create_future()
+
+    async def run(self, work: Callable[[], T], request: costs.RequestStats) -> T:
+        """Call `work` for a request on one of the threads; return or raise what it does. Raises BusyError."""
+        if self._under_way >= self._most:
+            raise BusyError
+        result: asyncio.Future[T] = self._loop.create_future()
         self._under_way += 1  # until the thread is done, even if the waiting task is cancelled
-        self._jobs.put((_environ(visit, body, length), response))
-        return await response
+        self._jobs.put(Job(work, result, request))
+        return await result
 
     def close(self) -> None:
         """End the threads after the queued requests."""
@@ -89,23 +111,31 @@ class Bridge:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            environ, future = job
-            response = contextvars.Context().run(self._run, environ)
-            self._loop.call_soon_threadsafe(self._done, future, response)
-            del job, environ, future, response  # or this thread would keep them alive until its next request
+            costs.this_thread.request = job.request
+            result: Any = None
+            error: BaseException | None = None
+            try:
+                result = contextvars.Context().run(job.work)
+            except BaseException as raised:  # noqa: BLE001  # the waiting task gets it; a sys.exit() must not end the thread
+                error = raised
+            self._loop.call_soon_threadsafe(self._done, job.result, result, error)
+            del job, result, error  # or this thread would keep them alive until its next request
 
-    def _run(self, environ: dict[str, Any]) -> Response:
-        costs.this_thread.request = environ[costs.ENVIRON_KEY]
+    def _respond(self, environ: dict[str, Any]) -> Response:
         try:
             return _collected(self._application, environ)
-        except BaseException:  # Flask answers its own errors; a sys.exit() would end the thread
+        except BaseException:  # Flask answers its own errors
             log.exception("a request failed outside of Flask")
             return plain_text(500, b"Something went wrong.\n")
 
-    def _done(self, future: "asyncio.Future[Response]", response: Response) -> None:
+    def _done(self, future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
         self._under_way -= 1
-        if not future.done():  # the waiting task may have been cancelled
-            future.set_result(response)
+        if future.done():  # the waiting task may have been cancelled
+            return
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
 
 
 async def _read(visit: Visit, receive: Receive) -> tuple[bytes, int]:

@@ -1,47 +1,88 @@
 """Early responses: cached pages, served on the event loop without Flask.
 
 An anonymous visitor gets the copy in memory, or costs one command to Redis. A signed-in visitor costs one round trip,
-which reads the session, and the page if there is no copy; then the page's holes are filled. Flask answers anything
-unusual (a flash message to show, a session due to be written, a page to be built), and gets what was already read.
+which reads the session, and the page if there is no copy; then the page's holes are filled. What filled a hole before
+is used again as long as its stamps (app/cache.py) are the same; they are read in that round trip, too. A hole that
+takes SQL is filled on one of Flask's threads. Flask answers anything unusual (a flash message to show, a session due to
+be written, a page to be built), and gets what was already read.
 """
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
+from typing import Any, NamedTuple, Protocol
 
 from werkzeug.sansio.http import parse_cookie  # Flask's own: it never raises, whatever a cookie holds
 from werkzeug.sansio.utils import host_is_trusted
 
 from app import costs
 from app.cache import PAST_COPIES, PageCache
-from app.front.local_cache import LocalCache
+from app.front.bridge import Bridge
+from app.front.local_cache import Found, LocalCache
 from app.front.redis_connection import RedisConnection
-from app.front.responses import Filling, PageResponses, Response
+from app.front.responses import Filling, PageResponses, Piece, Response, Stamps
 from app.sessions import FLASHES, PipitSessionInterface, cookie_name, has_cookie, is_due
 
-REMEMBERED_FILLINGS = 1_000  # each of one viewer for one page; some 4 MB
+log = logging.getLogger(__name__)
+
+MOST_BYTES = 5_000_000  # of what is remembered for sessions
+MOST_BYTES_EACH = 200_000  # for one session
+ENTRY = 500  # bytes that a piece or a filling takes beside its HTML
 LONGEST_COOKIES = 1_000  # characters; Pipit's own take 250. Longer ones could fill the memory
 
 Session = dict[str, Any]
 
 
+class Address(NamedTuple):
+    """What is at a path."""
+
+    name: str  # the cache's, for the page
+    members_only: bool  # anonymous visitors get something else, from Flask
+
+
 class CachedPages(Protocol):
     """What the front needs to know about pages; app/web/caching.py implements it."""
 
-    def name_at(self, path: str) -> str | None:
-        """Return the cache's name for the page at a path, or None if that page is not cached."""
+    def at(self, path: str) -> Address | None:
+        """Return the cached page at a path, or None if there is none."""
 
-    def filling(
-        self, markers: Iterable[bytes], session: Mapping[str, Any], known: Mapping[bytes, bytes]
-    ) -> Filling | None:
-        """Return what fills the holes for a session's owner, or None if that takes more than the session."""
+    def draw(self, marker: bytes, session: Mapping[str, Any]) -> Piece | None:
+        """Return what fills a hole for a session's owner, or None if that takes SQL."""
+
+    def draw_with_sql(self, markers: Sequence[bytes], session: Mapping[str, Any]) -> dict[bytes, Piece]:
+        """Return what fills these holes for a session's owner, by marker. Blocks."""
+
+
+class Remembered:
+    """What filled the holes of pages for one session."""
+
+    def __init__(self, secret: str) -> None:
+        self.secret = secret  # from which the forms' tokens are made; it changes with each login
+        self.pieces: dict[bytes, Piece] = {}  # by marker
+        self.fillings: dict[str, Filling] = {}  # by page
+        self.size = 0  # bytes
+
+    def names_for(self, page: str) -> set[str]:
+        """Return the names of the stamps to ask for before a page is filled: on its first visit, all that are known."""
+        made = [self.fillings[page]] if page in self.fillings else self.pieces.values()
+        return {name for one in made for name, _ in one.stamps}
+
+    def keep(self, name: str, filling: Filling) -> None:
+        """Remember a page's filling."""
+        for marker, piece in filling.pieces.items():
+            known = self.pieces.get(marker)
+            self.size += len(piece.html) - len(known.html) if known else len(piece.html) + len(marker) + ENTRY
+        if name not in self.fillings:
+            self.size += len(name) + ENTRY
+        self.pieces |= filling.pieces
+        self.fillings[name] = filling
 
 
 class EarlyResponses:
-    """Answers requests for cached pages that need no thread."""
+    """Answers requests for cached pages on the event loop."""
 
     def __init__(
         self,
@@ -49,14 +90,17 @@ class EarlyResponses:
         cache: PageCache,
         sessions: PipitSessionInterface,
         local_cache: LocalCache,
+        bridge: Bridge,
         trusted_hosts: tuple[str, ...],
     ) -> None:
         self._pages = pages
         self._cache = cache
         self._sessions = sessions
         self._local_cache = local_cache
+        self._bridge = bridge
         self._loop = asyncio.get_running_loop()
-        self._fillings: OrderedDict[tuple[str, str, str], Filling] = OrderedDict()  # by session, CSRF secret, page
+        self._remembered: OrderedDict[str, Remembered] = OrderedDict()  # by session id, least recently used first
+        self._bytes = 0
         self._is_ours = lru_cache(maxsize=100)(
             lambda host: not trusted_hosts or host_is_trusted(host.lower(), trusted_hosts)
         )
@@ -65,9 +109,9 @@ class EarlyResponses:
         self, path: str, headers: Mapping[bytes, bytes], scheme: str, request: costs.RequestStats
     ) -> Response | None:
         """Return the response to a GET without a query, or None if Flask has to answer."""
-        name = self._pages.name_at(path)
+        address = self._pages.at(path)
         connection = self._local_cache.link.connection
-        if name is None or connection is None or not self._is_ours(headers.get(b"host", b"").decode("latin-1")):
+        if address is None or connection is None or not self._is_ours(headers.get(b"host", b"").decode("latin-1")):
             return None
         sid = None
         if b"cookie" in headers:
@@ -77,82 +121,137 @@ class EarlyResponses:
             if cookie_name("visitor", secure=scheme == "https") in cookies:
                 return None  # there may be a flash message to show
             sid = self._sessions.session_id(cookies, secure=scheme == "https")
-        if sid is None:
-            page = self._local_cache.get(name) or await self._look_up(name, connection, request)
-            if page is None:
-                return None
-            request.cache_status = page.status
-            return page.to_anonymous(headers)
-        return await self._answer_with_session(sid, name, headers, connection, request)
+        if sid is not None:
+            return await self._answer_with_session(sid, address, headers, connection, request)
+        if address.members_only:
+            return None
+        page = self._local_cache.get(address.name)
+        if page is None:
+            found = await self._look_up(address.name, connection, request)
+            request.page_missed = found.missed
+            page = found.responses
+        return _to_anonymous(page, headers, request)
 
     async def _answer_with_session(
         self,
         sid: str,
-        name: str,
+        address: Address,
         headers: Mapping[bytes, bytes],
         connection: RedisConnection,
         request: costs.RequestStats,
     ) -> Response | None:
-        copy = self._local_cache.get(name)
-        session, found = await self._read(sid, None if copy else name, connection, request)
-        if session is None and request.session is None:  # Redis did not answer
-            return None
-        wrote = session.get("wrote", 0) if session else 0
-        if session and (FLASHES in session or is_due(session) or self._cache.may_lack(wrote)):
-            return None
-        page = found
-        if copy:  # get it again: an invalidation may have come before the session did
-            page = self._local_cache.get(name) if time.time() >= wrote + PAST_COPIES else None
-            page = page or await self._look_up(name, connection, request)
-        if page is None:
-            return None
-        filling = None
-        if session is not None:
-            filling = self._filling(sid, session, name, page)
-            if filling is None:
-                return None
-        request.cache_status = page.status
-        return page.to_viewer(filling, headers) if filling else page.to_anonymous(headers)
-
-    async def _look_up(
-        self, name: str, connection: RedisConnection, request: costs.RequestStats
-    ) -> PageResponses | None:
-        """Return the page as Redis has it, or None."""
-        request.redis += 1
-        found = await self._local_cache.look_up(name, connection)
-        request.page_missed = found.missed
-        return found.responses
-
-    async def _read(
-        self, sid: str, name: str | None, connection: RedisConnection, request: costs.RequestStats
-    ) -> tuple[Session | None, PageResponses | None]:
-        """Return a session and, if a name is given, the page of that name, in one round trip."""
+        remembered = self._remembered.get(sid)
+        names = [address.name, *remembered.names_for(address.name)] if remembered else [address.name]
+        # One write to Redis: the session, and whatever there is no copy of.
         reply: asyncio.Future[Any] = self._loop.create_future()
         connection.ask(reply.set_result, *self._sessions.read_command(sid))
         request.redis += 1
-        responses = await self._look_up(name, connection, request) if name else None
+        asked = {
+            name: self._look_up(name, connection, request) for name in names if self._local_cache.get(name) is None
+        }
         value = await reply
+        found = {name: await look_up for name, look_up in asked.items()}
         if isinstance(value, Exception):  # refused, or the connection is lost: Flask tries with its own
-            return None, responses
+            return None
         session = self._sessions.decode(value)
         request.session = sid, session
-        return session, responses
+        wrote = session.get("wrote", 0) if session else 0
+        if session and (
+            FLASHES in session or is_due(session) or self._cache.may_lack(wrote, session.get("counted", 0))
+        ):
+            return None
+        for name in names:
+            if name not in asked:  # get the copy again: an invalidation may have come before the session did
+                copy = self._local_cache.get(name) if time.time() >= wrote + PAST_COPIES else None
+                found[name] = Found(copy, missed=False) if copy else await self._look_up(name, connection, request)
+        request.page_missed = found[address.name].missed
+        page = found[address.name].responses
+        if session is None:
+            return None if address.members_only else _to_anonymous(page, headers, request)
+        if page is None:
+            return None
+        filling = await self._filling(sid, session, address.name, page, found, request)
+        if filling is None:
+            return None
+        request.cache_status = page.status
+        return page.to_viewer(filling, headers)
 
-    def _filling(self, sid: str, session: Session, name: str, responses: PageResponses) -> Filling | None:
-        """Return what fills the page's holes for a session's owner, or None if that takes more than the session.
+    def _look_up(self, name: str, connection: RedisConnection, request: costs.RequestStats) -> "asyncio.Future[Found]":
+        request.redis += 1
+        return self._local_cache.look_up(name, connection)
 
-        The last rendering is reused: a name and its buttons don't change between two requests.
+    async def _filling(
+        self,
+        sid: str,
+        session: Session,
+        name: str,
+        page: PageResponses,
+        found: Mapping[str, Found],
+        request: costs.RequestStats,
+    ) -> Filling | None:
+        """Return what fills the page's holes for a session's owner, or None if Flask has to find out.
+
+        found: the stamps as Redis has them.
         """
-        key = sid, session.get("csrf_token", ""), name  # with the secret, from which the forms' tokens are made
-        known = self._fillings.get(key)
-        if known is not None and known.pieces.keys() == responses.split.marker_set:
+        secret = session.get("csrf_token")
+        if not secret:
+            return None
+        remembered = self._remembered.get(sid)
+        if remembered is None or remembered.secret != secret:
+            remembered = Remembered(secret)
+        known = remembered.fillings.get(name)
+        if known and known.pieces.keys() == page.split.marker_set and _are_current(known.stamps, found):
+            self._remembered.move_to_end(sid)
             return known
-        filling = self._pages.filling(responses.split.markers, session, known.pieces if known else {})
-        if filling is not None:
-            self._fillings[key] = filling
-            if len(self._fillings) > REMEMBERED_FILLINGS:
-                self._fillings.popitem(last=False)
+        pieces: dict[bytes, Piece] = {}
+        with_sql = []
+        for marker in page.split.markers:
+            piece = remembered.pieces.get(marker)
+            if piece is None or not _are_current(piece.stamps, found):
+                piece = self._pages.draw(marker, session)
+            if piece is None:
+                with_sql.append(marker)
+            else:
+                pieces[marker] = piece
+        if with_sql:
+            try:
+                pieces |= await self._bridge.run(partial(self._pages.draw_with_sql, with_sql, session), request)
+            except Exception as error:  # noqa: BLE001  # Flask tries again, and logs why it fails
+                log.debug("the holes of %s could not be filled: %r", name, error)
+                return None
+        filling = Filling(pieces)
+        self._remember(sid, remembered, name, filling)
         return filling
+
+    def _remember(self, sid: str, remembered: Remembered, name: str, filling: Filling) -> None:
+        before = self._remembered.pop(sid, None)
+        if before:
+            self._bytes -= before.size
+        if remembered.size > MOST_BYTES_EACH:
+            remembered = Remembered(remembered.secret)
+        remembered.keep(name, filling)
+        self._remembered[sid] = remembered
+        self._bytes += remembered.size
+        while self._bytes > MOST_BYTES:
+            self._bytes -= self._remembered.popitem(last=False)[1].size
+
+
+def _to_anonymous(
+    page: PageResponses | None, headers: Mapping[bytes, bytes], request: costs.RequestStats
+) -> Response | None:
+    if page is None:
+        return None
+    request.cache_status = page.status
+    return page.to_anonymous(headers)
+
+
+def _are_current(stamps: Stamps, found: Mapping[str, Found]) -> bool:
+    """Return whether Redis has these stamps."""
+    for name, stamp in stamps:
+        responses = found[name].responses if name in found else None
+        if responses is None or responses.split.page.etag != stamp:
+            return False
+    return True
 
 
 @lru_cache(maxsize=1_000)  # a browser sends the same cookies each time

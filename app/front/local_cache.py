@@ -35,7 +35,8 @@ log = logging.getLogger(__name__)
 
 COPY_LIFETIME = 1.0  # s since the front asked Redis for the page: the age limit of a copy if a push is lost
 MOST_BYTES = 8_000_000  # of copies in one process
-MOST_SEEN = 2_000  # names of pages that are known to exist
+OVERHEAD = 2_000  # bytes that a copy takes beside its page, and the page's compressed form
+MOST_SEEN = 10_000  # names of pages that are known to exist
 PROOF_INTERVAL = 1.0  # s between two proofs that pushes arrive
 PROOF_KEY_LIFETIME = 10_000  # ms; so that a dead process leaves nothing behind
 
@@ -194,7 +195,7 @@ class LocalCache:
         status = f"Pipit; hit; ttl={self._cache.time_left(split.page)}"
         if lookup.tracked and self._proven and not (lease or b"").startswith(WRITING):
             responses = PageResponses(split, f"{status}; detail=memory")
-            size = 2 * len(split.page.encoded) + len(split.page.compressed)
+            size = len(split.page.encoded) * 3 // 2 + OVERHEAD
             self._keep(name, Copy(head, responses, lookup.asked_at + COPY_LIFETIME, size))
         return Found(PageResponses(split, status), missed=False)
 

@@ -9,6 +9,7 @@ from typing import IO
 from app.cache import Page, Served, etag_of
 
 Headers = list[tuple[bytes, bytes]]
+Stamps = frozenset[tuple[str, str]]  # each by its name: see app/cache.py
 
 GZIP = re.compile(rb"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?(?:\s*,|\s*$))")  # accepted, unless with q=0
 CSRF_TOKEN = re.compile(
@@ -29,14 +30,24 @@ class Response:
     body: bytes | IO[bytes]
 
 
-class Filling:
-    """The contents of a page's holes for one viewer: a piece of HTML for each marker."""
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What fills a hole for one session: HTML, good as long as the stamps that it was made under are the latest."""
 
-    def __init__(self, pieces: Mapping[bytes, bytes]) -> None:
+    html: bytes
+    stamps: Stamps
+
+
+class Filling:
+    """The contents of a page's holes for one session."""
+
+    def __init__(self, pieces: Mapping[bytes, Piece]) -> None:
         self.pieces = pieces
+        self.stamps: Stamps = frozenset().union(*(piece.stamps for piece in pieces.values()))
         # A CSRF token has a timestamp, but all tokens of a session are equally valid: pages that differ only there
         # share a weak ETag. The session's secret counts, so that after a new login no browser keeps invalid forms.
-        self.etag = etag_of(CSRF_TOKEN.sub(rb"\1", b"".join(pieces.values()))).encode()
+        html = b"".join(piece.html for piece in pieces.values())
+        self.etag = etag_of(CSRF_TOKEN.sub(rb"\1", html)).encode()
 
 
 class SplitPage:
@@ -44,15 +55,21 @@ class SplitPage:
 
     def __init__(self, page: Page) -> None:
         self.page = page
-        parts = HOLE.split(page.encoded)
-        self.markers: tuple[bytes, ...] = tuple(parts[1::2])
-        self.marker_set = set(self.markers)
-        self._parts = parts
+        parts: list[bytes | memoryview] = []
+        markers, end = [], 0
+        whole = memoryview(page.encoded)  # so that the parts take no memory of their own
+        for hole in HOLE.finditer(page.encoded):
+            parts += [whole[end : hole.start()], b""]
+            markers.append(hole[1])
+            end = hole.end()
+        self.markers = tuple(markers)
+        self.marker_set = set(markers)
+        self._parts = [*parts, whole[end:]]
 
     def filled(self, filling: Filling) -> bytes:
         """Return the page with its holes filled."""
         parts = self._parts.copy()
-        parts[1::2] = [filling.pieces[marker] for marker in self.markers]
+        parts[1::2] = [filling.pieces[marker].html for marker in self.markers]
         return b"".join(parts)
 
 

@@ -22,7 +22,7 @@ from app.models.follows import Follow
 from app.models.pagination import Id
 from app.models.post_text import PostText
 from app.models.posts import Post, PostTag
-from app.models.writes import LATEST_PAGE, PROFILE_PAGE, write
+from app.models.writes import FOLLOWERS_PAGE, FOLLOWING_PAGE, POST_PAGE, PROFILE_PAGE, write
 from app.rate_limit import current_limiter
 from app.sessions import current_interface
 
@@ -230,11 +230,22 @@ class User(Base):
     def delete_account(self) -> None:
         """Delete the account and its sessions, posts and follows. Raises StoreUnavailableError."""
         self.suspend()  # so that the owner can't post or follow meanwhile
-        user_id, own_page = self.id, PROFILE_PAGE(self.name)
-        while follows := Follow.some_of(user_id):  # a batch at a time: each changes the counts on another's page
-            with write(own_page, *{PROFILE_PAGE(name) for name in follows.values()}, removal=True):
-                Follow.end_many(follows)
-        with write(LATEST_PAGE(), own_page, removal=True):
+        user_id = self.id
+        own_pages = [page(self.name) for page in (PROFILE_PAGE, FOLLOWERS_PAGE, FOLLOWING_PAGE)]
+        # A batch at a time, because each follow and each post is on pages of its own.
+        while follows := Follow.some_of(user_id):
+            pages = {page for follow in follows for page in Follow.changes(follow.follower, follow.followed)}
+            profiles = {
+                PROFILE_PAGE(person.name) for follow in follows for person in (follow.follower, follow.followed)
+            }
+            with write(*pages, *profiles, removal=True):
+                Follow.end_many(follow.id for follow in follows)
+        while posts := Post.some_by(user_id):
+            tags = {tag.tag for post in posts for tag in post.tags}
+            own = (POST_PAGE(self.name, post.id) for post in posts)
+            with write(*Post.lists(self.name, tags), *own, removal=True):
+                Post.delete_many(post.id for post in posts)
+        with write(*own_pages, removal=True):
             db.session.execute(delete(User).where(User.id == user_id))
 
     @contextmanager
@@ -256,9 +267,9 @@ class User(Base):
 
     def publish(self, text: PostText) -> Post:
         """Publish a post. Raises StoreUnavailableError, with nothing written, if the cache can't be told."""
-        with write(LATEST_PAGE(), PROFILE_PAGE(self.name)):
-            post = Post(author_id=self.id, body=text.body)
-            post.tags = [PostTag(tag=tag) for tag in text.tags]
+        post = Post(author_id=self.id, body=text.body)
+        post.tags = [PostTag(tag=tag) for tag in text.tags]
+        with write(*Post.lists(self.name, text.tags)):
             db.session.add(post)
         return post
 
@@ -266,7 +277,7 @@ class User(Base):
         """Delete one's own post; return False, and leave it, if it is somebody else's. Raises StoreUnavailableError."""
         if post.author_id != self.id:
             return False
-        with write(LATEST_PAGE(), PROFILE_PAGE(self.name), removal=True):
+        with write(*Post.lists(self.name, post.stored_tags), POST_PAGE(self.name, post.id), removal=True):
             db.session.delete(post)
         return True
 
@@ -277,14 +288,15 @@ class User(Base):
         if other.id == self.id:
             raise ValueError("nobody follows themselves")
         try:
-            with write(PROFILE_PAGE(self.name), PROFILE_PAGE(other.name)):
+            with write(*Follow.changes(self, other), counted_on=(PROFILE_PAGE(self.name), PROFILE_PAGE(other.name))):
                 db.session.add(Follow(follower_id=self.id, followed_id=other.id))
         except IntegrityError:
             return  # already
 
     def unfollow(self, other: "User") -> None:
         """Unfollow someone. Raises StoreUnavailableError."""
-        with write(PROFILE_PAGE(self.name), PROFILE_PAGE(other.name), removal=True):
+        profiles = (PROFILE_PAGE(self.name), PROFILE_PAGE(other.name))
+        with write(*Follow.changes(self, other), counted_on=profiles, removal=True):
             Follow.end(self.id, other.id)
 
 

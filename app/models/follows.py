@@ -1,14 +1,15 @@
 """Who follows whom."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from sqlalchemy import ForeignKey, Index, delete, select
-from sqlalchemy.orm import Mapped, contains_eager, mapped_column, relationship
+from sqlalchemy.orm import Mapped, contains_eager, joinedload, mapped_column, relationship
 
 from app.extensions import Base, UTCDateTime, db
 from app.models.pagination import Id, Pagination, paginate
+from app.models.writes import FOLLOWERS_PAGE, FOLLOWING_PAGE, follows_by
 
 if TYPE_CHECKING:
     from app.models.accounts import User
@@ -46,15 +47,17 @@ class Follow(Base):
         """Delete the follow, if there is one; the caller commits."""
         db.session.execute(delete(cls).where(cls.follower_id == follower_id, cls.followed_id == followed_id))
 
-    @classmethod
-    def some_of(cls, user_id: int) -> dict[int, str]:
-        """Return up to BATCH follows by and of a user: by the follow's id, the other person's name."""
-        from app.models.accounts import User
+    @staticmethod
+    def changes(follower: "User", followed: "User") -> tuple[str, ...]:
+        """Return the cached pages and stamps that change, beside the counts, when one user follows another or stops."""
+        return FOLLOWING_PAGE(follower.name), FOLLOWERS_PAGE(followed.name), follows_by(follower.id)
 
-        other = select(User.name).where(User.id == cls.follower_id + cls.followed_id - user_id).scalar_subquery()
+    @classmethod
+    def some_of(cls, user_id: int) -> "Sequence[Follow]":
+        """Return up to BATCH follows by and of a user, each with both people."""
+        both = joinedload(cls.follower), joinedload(cls.followed)
         mine = (cls.follower_id == user_id) | (cls.followed_id == user_id)
-        rows = db.session.execute(select(cls.id, other.label("name")).where(mine).limit(BATCH))
-        return {row.id: row.name for row in rows}
+        return db.session.scalars(select(cls).options(*both).where(mine).limit(BATCH)).all()
 
     @classmethod
     def end_many(cls, ids: Iterable[int]) -> None:

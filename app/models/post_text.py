@@ -89,8 +89,10 @@ def count_characters(text: str) -> int:
 
 def tag_key(tag: str) -> str:
     """Return a hashtag as it is looked up: #Café, #café and #CAFÉ are one, however the accent was typed."""
-    within = tag[:LENGTH_CODE_POINTS]  # no post has a longer one, and normalizing can take quadratic time
-    return unicodedata.normalize("NFKC", within).casefold()
+    folded = tag[:LENGTH_CODE_POINTS]  # no post has a longer one, and normalizing can take quadratic time
+    for _ in range(2):  # so that the key of a key is the key itself: some Greek letters with marks need the second
+        folded = unicodedata.normalize("NFKC", folded).casefold()
+    return folded
 
 
 @lru_cache(maxsize=2_000)  # some 1 MB; finding the links takes a fifth of a millisecond

@@ -1,21 +1,23 @@
 """Posts, and the lists of them: everyone's latest, one user's, a timeline, a hashtag's."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ForeignKey, Index, Select, String, Text, func, literal, select
-from sqlalchemy.orm import Mapped, aliased, contains_eager, mapped_column, relationship
+from sqlalchemy import ForeignKey, Index, Select, String, Text, delete, func, literal, select
+from sqlalchemy.orm import Mapped, aliased, contains_eager, mapped_column, relationship, selectinload
 
 from app.extensions import Base, UTCDateTime, db
 from app.models.follows import Follow
 from app.models.pagination import Id, Pagination, paginate
 from app.models.post_text import TAG_LENGTH, mentions, tag_key
+from app.models.writes import ALL_POSTS, LATEST_PAGE, PROFILE_PAGE, TAG_PAGE
 
 if TYPE_CHECKING:
     from app.models.accounts import User
 
 PER_PAGE = 30  # posts
+BATCH = 200  # posts that one write deletes
 
 
 class Post(Base):
@@ -33,6 +35,27 @@ class Post(Base):
     author: Mapped["User"] = relationship(lazy="raise")
     tags: Mapped[list["PostTag"]] = relationship(lazy="raise", cascade="all, delete-orphan", passive_deletes=True)
     people = frozenset[str]()  # not a column: the names of mentioned users who exist, read with the post
+
+    @staticmethod
+    def lists(author: str, tags: Iterable[str]) -> list[str]:
+        """Return the cached pages and stamps that change when an author's post with these hashtags comes or goes."""
+        return [LATEST_PAGE(), ALL_POSTS, PROFILE_PAGE(author), *(TAG_PAGE(tag) for tag in tags)]
+
+    @property
+    def stored_tags(self) -> Sequence[str]:
+        """Return the hashtags that it is listed under."""
+        return db.session.scalars(select(PostTag.tag).where(PostTag.post_id == self.id)).all()
+
+    @classmethod
+    def some_by(cls, user_id: int) -> "Sequence[Post]":
+        """Return up to BATCH posts by a user, each with its tags."""
+        query = select(cls).options(selectinload(cls.tags)).where(cls.author_id == user_id)
+        return db.session.scalars(query.limit(BATCH)).all()
+
+    @classmethod
+    def delete_many(cls, ids: Iterable[int]) -> None:
+        """Delete these posts; the caller commits."""
+        db.session.execute(delete(cls).where(cls.id.in_(list(ids))))
 
     @classmethod
     def latest(cls, before: int | None = None) -> "Pagination[Post]":

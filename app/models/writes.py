@@ -3,28 +3,42 @@
 A view that is decorated with @cached(LATEST_PAGE) shows the page that a write(LATEST_PAGE()) changes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from app.cache import PageKind, current_cache
+from app.cache import STAMP, PageKind, current_cache
 from app.extensions import db
 
+# A page's arguments are those of its view, in alphabetical order. A user's name never changes.
 LATEST_PAGE = PageKind("latest")
-PROFILE_PAGE = PageKind("user")  # by the user's name, which never changes: PROFILE_PAGE("ada")
+HOME_PAGE = PageKind("home")  # without the timeline
+PROFILE_PAGE = PageKind("user")  # PROFILE_PAGE("ada")
+FOLLOWERS_PAGE = PageKind("followers")
+FOLLOWING_PAGE = PageKind("following")
+POST_PAGE = PageKind("post")  # POST_PAGE("ada", 7)
+TAG_PAGE = PageKind("tag")  # by tag_key()
+ALL_POSTS = STAMP("posts")
+
+
+def follows_by(user_id: int) -> str:
+    """Return the stamp of whom a user follows."""
+    return STAMP("follows", user_id)
 
 
 @contextmanager
-def write(*pages: str, removal: bool = False) -> Iterator[None]:
+def write(*pages: str, removal: bool = False, counted_on: Sequence[str] = ()) -> Iterator[None]:
     """Run a write, commit it, and drop the cached `pages` that it changes, as CACHE_STRATEGY says.
 
+    pages: stamps are among them.
     removal: the write removes something. Under every strategy, the cache never serves the removed content again.
+    counted_on: pages on which only a count changes; others may see the old one for up to COUNTS_LAG.
 
     Rolls back and raises what the body or the commit raises. Raises StoreUnavailableError, with nothing written, if
     the cache can't be told.
     """
     try:
         if pages:
-            with current_cache().changing(*pages, removal=removal):
+            with current_cache().changing(*pages, removal=removal, counted_on=counted_on):
                 yield
                 db.session.commit()
         else:

@@ -4,7 +4,7 @@ A view whose page is the same for everyone except for its holes (app/web/holes.p
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial, wraps
 from typing import Any
 
@@ -14,9 +14,10 @@ from werkzeug.exceptions import HTTPException
 
 from app import costs
 from app.cache import PageCache, PageKind, current_cache
-from app.front.responses import Filling, PageResponses, headers_by_name
+from app.front.early_responses import Address
+from app.front.responses import Filling, PageResponses, Piece, headers_by_name
 from app.sessions import has_cookie
-from app.web.holes import SHARED, Holes
+from app.web.holes import SHARED, Holes, visitor
 from app.web.viewer import last_write
 
 REMEMBERED_PATHS = 10_000  # some 3 MB; matching a path takes ten microseconds, and the same paths recur
@@ -67,21 +68,25 @@ class CachedPages:
 
     def __init__(self, app: Flask, cache: PageCache, holes: Holes) -> None:
         self._app = app
+        self._cache = cache
         self._holes = holes
         self._kinds: dict[str, PageKind] = {}  # by endpoint
+        self._for_members: set[str] = set()  # endpoints
         self._urls = app.url_map.bind("")
         for endpoint, view in app.view_functions.items():
             kind: PageKind | None = getattr(view, "cached_as", None)
             if kind:
                 self._kinds[endpoint] = kind
+                if hasattr(view, "members_only"):
+                    self._for_members.add(endpoint)
                 cache.register(kind, partial(self._build, endpoint, kind, inspect.unwrap(view)))
-        self._match = lru_cache(maxsize=REMEMBERED_PATHS)(self._name_at)
+        self._match = lru_cache(maxsize=REMEMBERED_PATHS)(self._address_of)
 
-    def name_at(self, path: str) -> str | None:
-        """Return the cache's name for the page at a path, None if no cached page is there."""
+    def at(self, path: str) -> Address | None:
+        """Return the cached page at a path, None if there is none."""
         return None if len(path) > LONGEST_PATH else self._match(path)  # what is long must not be remembered
 
-    def _name_at(self, path: str) -> str | None:
+    def _address_of(self, path: str) -> Address | None:
         if self._app.debug:
             return None
         try:
@@ -89,33 +94,40 @@ class CachedPages:
         except HTTPException:
             return None
         kind = self._kinds.get(endpoint)
-        return _page_name(kind, arguments) if kind else None
+        return Address(_page_name(kind, arguments), endpoint in self._for_members) if kind else None
 
-    def filling(
-        self, markers: Iterable[bytes], session: Mapping[str, Any], known: Mapping[bytes, bytes]
-    ) -> Filling | None:
-        """Return what fills a page's holes for a session's owner; None if that takes more than the session.
+    def draw(self, marker: bytes, session: Mapping[str, Any]) -> Piece | None:
+        """Return what fills a hole for a session's owner; None if that takes more than the session."""
+        try:
+            html = self._holes.fill(marker.decode(), self._holes.reader(session, _refuse_to_read))
+        except _TakesSQLError:
+            return None
+        return Piece(html.encode(), frozenset())
 
-        known: pieces that were drawn before for the same session.
-        """
-        drawn: dict[bytes, bytes] = {}
-        for marker in markers:
-            piece = known.get(marker)
-            if piece is None:
-                html = self._holes.fill(marker.decode(), session)
-                if html is None:
-                    return None
-                piece = html.encode()
-            drawn[marker] = piece
-        return Filling(drawn)
+    def draw_with_sql(self, markers: Sequence[bytes], session: Mapping[str, Any]) -> dict[bytes, Piece]:
+        """Return what fills these holes for a session's owner, by marker."""
+        drawn = {}
+        read: dict[str, str] = {}
+        with self._app.app_context():
+            for marker in markers:
+                used: list[str] = []
+
+                def stamp(names: Sequence[str], used: list[str] = used) -> None:
+                    used.extend(names)
+                    read.update(self._cache.stamps(name for name in names if name not in read))
+
+                html = self._holes.fill(marker.decode(), self._holes.reader(session, stamp))
+                drawn[marker] = Piece(html.encode(), frozenset((name, read[name]) for name in used))
+        return drawn
 
     def _build(self, endpoint: str, kind: PageKind, view: View, which: str) -> str:
         """Build a page as an anonymous visitor sees it. Raises NotAPageError if the view answers with anything else."""
         (rule,) = self._app.url_map.iter_rules(endpoint)
         arguments = dict(zip(sorted(rule.arguments), kind.parts(which), strict=False))
         path = self._urls.build(endpoint, arguments)
-        with self._app.test_request_context(path, base_url=self._base_url, environ_overrides={SHARED: True}):
-            page = view(**arguments)
+        context = self._app.test_request_context(path, base_url=self._base_url, environ_overrides={SHARED: True})
+        with self._app.app_context(), context:  # its own context: nothing of the visitor's own request is in it
+            page = view(**(context.request.view_args or {}))
         if not isinstance(page, str):
             raise NotAPageError(page)
         return page
@@ -138,6 +150,16 @@ def _answer(responses: PageResponses) -> Response:
         answer = responses.to_anonymous(headers)
     else:
         holes: Holes = current_app.extensions["holes"]
-        drawn = {marker: holes.fill_for_visitor(marker.decode()).encode() for marker in responses.split.markers}
+        reader = visitor()
+        markers = responses.split.markers
+        drawn = {marker: Piece(holes.fill(marker.decode(), reader).encode(), frozenset()) for marker in markers}
         answer = responses.to_viewer(Filling(drawn), headers)
     return Response(answer.body, answer.status, [(name.decode(), value.decode()) for name, value in answer.headers])
+
+
+class _TakesSQLError(Exception):
+    """A hole can't be filled from the session alone."""
+
+
+def _refuse_to_read(_stamps: Sequence[str]) -> None:
+    raise _TakesSQLError

@@ -1,7 +1,7 @@
-"""Holes: the parts of a cached page that are not the same for everyone.
+"""Holes: the parts of a page that are not the same for everyone.
 
-A cached page is built as an anonymous visitor sees it. Where a signed-in visitor sees something else (their name, a
-button) the template has a hole:
+A page is built as an anonymous visitor sees it. Where a signed-in visitor sees something else (their name, a button,
+their timeline) the template has a hole:
 
     {{ hole("follow", user_id=user.id, name=user.name) }}
 
@@ -9,14 +9,13 @@ templates/holes/follow.html renders it from the hole's arguments and the session
 `messages()`. If that is not enough, a function decorated with @fills("follow") returns more variables. Using anything
 else raises an error at once instead of producing a page that goes stale.
 
-The front fills the holes of a page without Flask, unless one of them has such a function: then Flask fills all of them.
-
-In the cached page a hole is markup between `<!--[name key=value-->` and `<!--]-->`. People's own text is escaped, so it
-can't contain one.
+In the page a hole is markup between `<!--[name key=value-->` and `<!--]-->`, until it is filled for the visitor: by the
+front for a cached page, else by Flask. People's own text is escaped, so it can't contain a hole. What fills a hole may
+have holes itself.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -29,37 +28,57 @@ from markupsafe import Markup
 
 from app.web.viewer import Viewer, signed_in
 
+HOLE = re.compile(r"<!--\[([^>]*)-->.*?<!--\]-->", re.DOTALL)
 VALUE = re.compile(r"[\w/.@]*", re.ASCII)  # an argument; nothing in it can end a marker
 SHARED = "pipit.shared"  # in the WSGI environment: a page is being built for the cache, as anonymous visitors see it
 CSRF_SALT = "wtf-csrf-token"  # Flask-WTF's
+REMEMBERED = 2_000  # anonymous visitors' fillings; some 1 MB
 
-Filler = Callable[..., Mapping[str, Any]]
-fillers: dict[str, Filler] = {}  # by hole, for those that the session can't fill
-
-
-def fills(name: str) -> Callable[[Filler], Filler]:
-    """Register a function that returns variables for a hole's template, when the session is not enough.
-
-    The function gets the Viewer and the hole's arguments as text. It is not called for anonymous visitors.
-    """
-
-    def register(filler: Filler) -> Filler:
-        fillers[name] = filler
-        return filler
-
-    return register
+Variables = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Hole:
-    """A hole, as its marker in a cached page describes it."""
+class Filler:
+    """What a hole's template needs beside the session.
 
-    name: str
-    about: Mapping[str, str]
+    variables: gets the Viewer and the hole's arguments as text.
+    stamps: gets the Viewer; returns the stamps that a write changes whenever the variables may change.
+    """
 
-    @property
-    def marker(self) -> str:
-        return " ".join((self.name, *(f"{key}={value}" for key, value in self.about.items())))
+    variables: Callable[..., Variables]
+    stamps: Callable[[Viewer], Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Whom holes are filled for.
+
+    before_reading: called with a filler's stamps before the filler reads SQL; it may raise to prevent that.
+    """
+
+    viewer: Viewer | None
+    csrf_token: Callable[[], str]
+    messages: Callable[[], Sequence[object]] = list
+    before_reading: Callable[[Sequence[str]], None] = lambda _stamps: None
+
+
+fillers: dict[str, Filler] = {}  # by hole, for those that the session can't fill
+
+
+def fills(
+    name: str, *, changed_by: Callable[[Viewer], Sequence[str]]
+) -> Callable[[Callable[..., Variables]], Callable[..., Variables]]:
+    """Register a function that returns variables for a hole's template, when the session is not enough.
+
+    The function may read SQL. It gets the Viewer and the hole's arguments as text. What it returned is used again until
+    one of the stamps that `changed_by` names has changed. It is not called for anonymous visitors.
+    """
+
+    def register(variables: Callable[..., Variables]) -> Callable[..., Variables]:
+        fillers[name] = Filler(variables, changed_by)
+        return variables
+
+    return register
 
 
 class Holes:
@@ -68,49 +87,60 @@ class Holes:
     def __init__(self, app: Flask) -> None:
         self._app = app
         self._tokens = URLSafeTimedSerializer(app.config["SECRET_KEY"], salt=CSRF_SALT)
+        self._for_anonymous = lru_cache(maxsize=REMEMBERED)(self._drawn_for_anonymous)
 
     def draw(self, name: str, /, **about: object) -> Markup:
-        """Return a hole's content for the visitor at hand; with its markers, if the page goes to the cache."""
+        """Return a hole between its markers, with what anonymous visitors see."""
         if not all(VALUE.fullmatch(str(value)) for value in about.values()):
             raise ValueError(f"the hole {name} has an argument that can't be written in a marker: {about}")
-        hole = Hole(name, {key: str(value) for key, value in about.items()})
-        if request.environ.get(SHARED):
-            return Markup(f"<!--[{hole.marker}-->{self._for_anonymous(hole)}<!--]-->")  # noqa: S704  # checked above
-        return Markup(self.fill_for_visitor(hole.marker))  # noqa: S704  # from a template
+        marker = " ".join((name, *(f"{key}={value}" for key, value in about.items())))
+        return Markup(f"<!--[{marker}-->{self._for_anonymous(marker)}<!--]-->")  # noqa: S704  # checked above
 
-    def fill(self, marker: str, session: Mapping[str, Any]) -> str | None:
-        """Return what fills a hole for a session's owner; None if that takes more than the session.
-
-        Needs no request and does no I/O: the front calls it on its event loop.
-        """
-        hole = _parsed(marker)
-        secret = session.get("csrf_token")
-        if hole.name in fillers or not secret:
-            return None
+    def reader(self, session: Mapping[str, Any], before_reading: Callable[[Sequence[str]], None]) -> Reader:
+        """Return the owner of a session that has a secret for forms."""
+        secret = session["csrf_token"]
         viewer = Viewer(session["user_id"], session["name"])
-        return self._render(hole, viewer=viewer, csrf_token=lambda: self._tokens.dumps(secret), messages=list)
+        return Reader(viewer, lambda: self._tokens.dumps(secret), before_reading=before_reading)
 
-    def fill_for_visitor(self, marker: str) -> str:
-        """Return what fills a hole for the visitor whose request is at hand."""
-        hole = _parsed(marker)
-        viewer = signed_in()
-        filler = fillers.get(hole.name)
-        more = filler(viewer, **hole.about) if viewer and filler else {}
-        return self._render(hole, viewer=viewer, csrf_token=generate_csrf, messages=get_flashed_messages, **more)
+    def fill(self, marker: str, reader: Reader) -> str:
+        """Return what fills a hole. Needs an application context if the hole, or one inside it, has a filler."""
+        name, about = _parsed(marker)
+        filler = fillers.get(name)
+        more: Variables = {}
+        if filler and reader.viewer:
+            reader.before_reading(filler.stamps(reader.viewer))
+            more = filler.variables(reader.viewer, **about)
+        html = self._render(
+            marker, viewer=reader.viewer, csrf_token=reader.csrf_token, messages=reader.messages, **more
+        )
+        return self.fill_all(html, reader)
 
-    def _for_anonymous(self, hole: Hole) -> str:
-        return self._render(hole, viewer=None, messages=list)
+    def fill_all(self, html: str, reader: Reader) -> str:
+        """Return HTML with its holes filled."""
+        return HOLE.sub(lambda hole: self.fill(hole[1], reader), html) if "<!--[" in html else html
+
+    def _drawn_for_anonymous(self, marker: str) -> str:
+        html = self._render(marker, viewer=None, messages=list)
+        if "<!--" in html:
+            raise ValueError(f"what anonymous visitors see in the hole {marker} has a hole or a comment in it")
+        return html
 
     @cached_property
     def _templates(self) -> Environment:
         """Return templates with only what a hole may use: Flask's own globals (request, session, g) are not there."""
         templates = self._app.jinja_env.overlay(undefined=StrictUndefined)
-        templates.globals = {name: self._app.jinja_env.globals[name] for name in ("asset", "url_for")}
+        templates.globals = {name: self._app.jinja_env.globals[name] for name in ("asset", "hole", "url_for")}
         templates.globals["site_name"] = self._app.config["SITE_NAME"]
         return templates
 
-    def _render(self, hole: Hole, **known: Any) -> str:
-        return self._templates.get_template(f"holes/{hole.name}.html").render(**hole.about, **known)
+    def _render(self, marker: str, **known: Any) -> str:
+        name, about = _parsed(marker)
+        return self._templates.get_template(f"holes/{name}.html").render(**about, **known)
+
+
+def visitor() -> Reader:
+    """Return the visitor whose request is at hand."""
+    return Reader(signed_in(), generate_csrf, get_flashed_messages)
 
 
 def csrf_token_for_visitor() -> str:
@@ -120,7 +150,8 @@ def csrf_token_for_visitor() -> str:
     return str(generate_csrf())
 
 
-@lru_cache(maxsize=1_000)
-def _parsed(marker: str) -> Hole:
+@lru_cache(maxsize=REMEMBERED)
+def _parsed(marker: str) -> tuple[str, Mapping[str, str]]:
+    """Return a hole's name and its arguments, given its marker."""
     name, *about = marker.split(" ")
-    return Hole(name, dict(argument.split("=", 1) for argument in about))
+    return name, dict(argument.split("=", 1) for argument in about)

@@ -6,7 +6,7 @@ from flask import Blueprint, abort, flash, redirect, render_template, url_for
 from flask.typing import ResponseReturnValue
 
 from app.models import Follow, Post, User
-from app.models.writes import PROFILE_PAGE
+from app.models.writes import FOLLOWERS_PAGE, FOLLOWING_PAGE, PROFILE_PAGE, follows_by
 from app.rate_limit import following_rules
 from app.web.caching import cached
 from app.web.holes import fills
@@ -27,23 +27,29 @@ def profile(name: str) -> ResponseReturnValue:
     return render_template("people/profile.html", user=user, counts=counts, posts=Post.by(user.id, before()))
 
 
-@fills("follow")
+@fills("follow", changed_by=lambda viewer: (follows_by(viewer.id),))
 def follow_button(viewer: Viewer, user_id: str, **_about: str) -> dict[str, bool]:
     """Return whether the viewer follows the user shown on the page."""
     return {"follows": Follow.exists(viewer.id, int(user_id))}
 
 
 @bp.get("/@<name>/followers")
+@cached(FOLLOWERS_PAGE)
 def followers(name: str) -> ResponseReturnValue:
     """Show who follows a user."""
     user = _user(name)
+    if user.name != name:
+        return redirect(url_for("people.followers", name=user.name), 301)
     return render_template("people/followers.html", user=user, follows=Follow.followers_of(user.id, before()))
 
 
 @bp.get("/@<name>/following")
+@cached(FOLLOWING_PAGE)
 def following(name: str) -> ResponseReturnValue:
     """Show whom a user follows."""
     user = _user(name)
+    if user.name != name:
+        return redirect(url_for("people.following", name=user.name), 301)
     return render_template("people/following.html", user=user, follows=Follow.followed_by(user.id, before()))
 
 
@@ -56,7 +62,7 @@ def follow(name: str) -> ResponseReturnValue:
         abort(403, "You can't follow yourself.")
     count_if_possible(following_rules(viewer().id))
     viewer().follow(user)
-    note_write()
+    note_write(counts=True)
     flash(f"You now follow @{user.name}.")
     return redirect(url_for("people.profile", name=user.name))
 
@@ -68,7 +74,7 @@ def unfollow(name: str) -> ResponseReturnValue:
     user = _user(name)
     count_if_possible(following_rules(viewer().id))
     viewer().unfollow(user)
-    note_write()
+    note_write(counts=True)
     flash(f"You unfollowed @{user.name}.")
     return redirect(url_for("people.profile", name=user.name))
 

@@ -7,13 +7,14 @@ from flask.typing import ResponseReturnValue
 
 from app.models import Post
 from app.models.pagination import LARGEST_ID
-from app.models.post_text import LENGTH
-from app.models.writes import LATEST_PAGE
+from app.models.post_text import LENGTH, tag_key
+from app.models.writes import ALL_POSTS, HOME_PAGE, LATEST_PAGE, POST_PAGE, TAG_PAGE, follows_by
 from app.rate_limit import posting_rules
 from app.web.caching import cached
 from app.web.forms import PostForm
+from app.web.holes import fills
 from app.web.limits import count_if_possible
-from app.web.viewer import login_required, note_write, signed_in, viewer
+from app.web.viewer import Viewer, login_required, note_write, viewer
 
 bp = Blueprint("posts", __name__)
 
@@ -37,20 +38,31 @@ def latest() -> ResponseReturnValue:
 
 @bp.get("/home")
 @login_required
+@cached(HOME_PAGE)
 def home() -> ResponseReturnValue:
     """Show the posts of those you follow, below a form to write one."""
     return _home(PostForm())
 
 
+@fills("timeline", changed_by=lambda viewer: (ALL_POSTS, follows_by(viewer.id)))
+def timeline(viewer: Viewer) -> dict[str, object]:
+    """Return the newest posts of those whom the viewer follows."""
+    return {"posts": Post.timeline_of(viewer.id)}
+
+
 @bp.get("/tags/<tag>")
+@cached(TAG_PAGE)
 def tagged(tag: str) -> ResponseReturnValue:
-    """Show the posts with a hashtag."""
+    """Show the posts with a hashtag. Every other spelling of it redirects to the one that tag_key() returns."""
     if "\0" in tag:  # PostgreSQL rejects a NUL in any text
         abort(404)
+    if tag != tag_key(tag):
+        return redirect(url_for("posts.tagged", tag=tag_key(tag), before=before()), 301)
     return render_template("posts/tagged.html", tag=tag, posts=Post.tagged(tag, before()))
 
 
 @bp.get("/@<name>/<id:post_id>")
+@cached(POST_PAGE)
 def permalink(name: str, post_id: int) -> ResponseReturnValue:
     """Show one post. The name is for people to read; the id selects the post, and a wrong name redirects."""
     post = Post.with_author(post_id) or abort(404)
@@ -86,5 +98,6 @@ def delete(post_id: int) -> ResponseReturnValue:
 
 
 def _home(form: PostForm) -> str:
-    person = signed_in() or abort(401)
-    return render_template("posts/home.html", form=form, length=LENGTH, posts=Post.timeline_of(person.id, before()))
+    older = before()
+    posts = Post.timeline_of(viewer().id, older) if older else None
+    return render_template("posts/home.html", form=form, length=LENGTH, posts=posts)

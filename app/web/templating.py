@@ -11,8 +11,8 @@ from markupsafe import Markup, escape
 from app.front.assets import Assets
 from app.models import Post
 from app.models.accounts import MOST_COUNTED
-from app.models.post_text import BIDI_CONTROL, Piece, pieces
-from app.web.holes import Holes
+from app.models.post_text import BIDI_CONTROL, Piece, pieces, tag_key
+from app.web.holes import Holes, visitor
 
 REMEMBERED_URLS = 5_000  # some 1 MB; building one takes ten microseconds, and a page has a hundred
 LONGEST_URL_SHOWN = 40  # characters; more is more than a phone has room for on a line
@@ -38,7 +38,7 @@ def _piece_html(piece: Piece, names: Mapping[str, str]) -> Markup:
         case "mention" if name := names.get(piece.target.lower()):
             return Markup('<a href="{}" dir="ltr">{}</a>').format(url_for("people.profile", name=name), piece.text)
         case "tag":
-            url = url_for("posts.tagged", tag=piece.target)
+            url = url_for("posts.tagged", tag=tag_key(piece.target))
             return Markup('<a href="{}" rel="nofollow" dir="auto">{}</a>').format(url, piece.text)
         case _:
             return escape(piece.text)
@@ -107,6 +107,13 @@ def init_templates(app: Flask, assets: Assets) -> None:
 
     holes = app.extensions["holes"] = Holes(app)
     app.jinja_env.globals["hole"] = holes.draw
+
+    @app.after_request
+    def fill_holes(response: Response) -> Response:
+        """Fill the holes of a page that does not come from the cache."""
+        if response.mimetype == "text/html" and "Cache-Status" not in response.headers:
+            response.set_data(holes.fill_all(response.get_data(as_text=True), visitor()))
+        return response
 
     @app.after_request
     def keep_private(response: Response) -> Response:

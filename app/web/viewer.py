@@ -67,6 +67,7 @@ def login_required(view: Callable[P, ResponseReturnValue]) -> Callable[P, Respon
             return redirect(url_for("accounts.login"))
         return view(*args, **kwargs)
 
+    wrapped.members_only = True  # type: ignore[attr-defined]  # read by CachedPages
     return wrapped
 
 
@@ -92,15 +93,22 @@ def end_other_sessions() -> int:
     return current_interface().end_all(session["user_id"], keep=session.sid)
 
 
-def note_write() -> None:
-    """Remember when this visitor last wrote something. The next page must show it, even if a cached copy is older."""
-    current_session()["wrote"] = time.time()
+def note_write(*, counts: bool = False) -> None:
+    """Remember when this visitor last wrote something. The next page must show it, even if a cached copy is older.
+
+    counts: it changed a count, which cached pages may show late.
+    """
+    session = current_session()
+    session["wrote"] = time.time()
+    if counts:
+        session["counted"] = session["wrote"]
 
 
 def last_write() -> float | None:
     """Return when this visitor last wrote something that the cache may not show (s since the epoch), or None."""
-    wrote: float | None = current_session().get("wrote")
-    return wrote if wrote and current_cache().may_lack(wrote) else None
+    session = current_session()
+    wrote: float | None = session.get("wrote")
+    return wrote if wrote and current_cache().may_lack(wrote, session.get("counted", 0)) else None
 
 
 def local_path(url: str | None) -> str | None:

@@ -203,7 +203,15 @@ def test_a_stranger_on_a_page_that_is_not_cached_costs_redis_nothing(
 ) -> None:
     ada.publish("hello")
     with commands(redis) as calls:
-        for path in ("/@ada/1", "/?before=9", "/login", "/register", "/nothing", "/static/pipit.css", "/healthz"):
+        for path in (
+            "/@ada?before=1",
+            "/?before=9",
+            "/login",
+            "/register",
+            "/nothing",
+            "/static/pipit.css",
+            "/healthz",
+        ):
             visitor.get(path)
     assert calls == {}
 
@@ -277,7 +285,7 @@ def test_a_name_that_nobody_has_is_not_taken_for_another(
         answer = visitor.get(f"/@{name}")
         assert answer.status_code == 404
         assert "hello" not in answer.text
-    assert redis.keys("page:*") == []
+    assert redis.keys("page:user:*") == []
 
 
 def test_a_form_sent_to_a_cached_address_is_not_answered_from_the_cache(visitor: Visitor) -> None:

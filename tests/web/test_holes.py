@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 import pytest
 from flask import Flask, render_template
 from jinja2 import ChoiceLoader, DictLoader, UndefinedError
+from sqlalchemy.exc import OperationalError
 
-from app.cache import PageKind
+from app.cache import STAMP, PageKind
 from app.web.caching import CachedPages, cached
-from app.web.holes import fillers
+from app.web.holes import Filler, fillers
 from app.web.viewer import Viewer
-from tests.conftest import Visitor
+from tests.conftest import Visitor, id_of
 from tests.serving import FrontServer
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -81,29 +82,91 @@ def test_a_hole_a_post_shows_each_visitor_their_own_early(
         assert visitor.client.post("/posts", data={"csrf_token": token[1], "body": "liked"}).status_code == 302
 
 
-def test_a_hole_with_a_function_is_filled_by_flask(
+@pytest.fixture
+def liked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Give the calls of a function that is registered for the hole "like", with a stamp for each viewer."""
+    asked: list[tuple[str, str]] = []
+
+    def likes(viewer: Viewer, post_id: str) -> dict[str, int]:
+        asked.append((viewer.name, post_id))
+        return {"likes": len(asked)}
+
+    filler = Filler(likes, lambda viewer: [STAMP("likes", viewer.id)])
+    monkeypatch.setitem(fillers, "like", filler)  # as @fills("like") does
+    return asked
+
+
+@pytest.mark.server
+def test_what_a_function_returned_fills_a_hole_until_its_stamp_changes(
+    app: Flask,
+    show: Callable[..., None],
+    serve: Callable[[Flask], FrontServer],
+    ada: Visitor,
+    bob: Visitor,
+    liked: list[tuple[str, str]],
+) -> None:
+    show('{{ hole("like", post_id=5) }}', like="{{ likes if viewer else 'none' }} for {{ post_id }}")
+    front = serve(app)
+    cookies = {name: session_cookie(visitor) for name, visitor in (("ada", ada), ("bob", bob))}
+
+    def seen_by(name: str) -> str:
+        reply = front.ask("/shown", cookies[name])
+        assert reply.early
+        return reply.text
+
+    assert "none for 5" in front.ask("/shown").text
+    for _ in range(3):
+        assert (seen_by("ada"), seen_by("bob")) == ("1 for 5", "2 for 5")
+    with app.extensions["page_cache"].changing(STAMP("likes", id_of(app, "ada"))):
+        pass
+    for _ in range(3):
+        assert (seen_by("ada"), seen_by("bob")) == ("3 for 5", "2 for 5")
+    assert liked == [("ada", "5"), ("bob", "5"), ("ada", "5")]
+
+
+@pytest.mark.server
+def test_a_hole_inside_a_hole_is_filled_too_and_its_stamp_counts_for_both(
+    app: Flask,
+    show: Callable[..., None],
+    serve: Callable[[Flask], FrontServer],
+    ada: Visitor,
+    liked: list[tuple[str, str]],
+) -> None:
+    show(
+        '<h1>{{ hole("frame") }}</h1>',
+        frame='{% if viewer %}[{{ hole("like", post_id=5) }}]{% else %}nobody{% endif %}',
+        like="{% if viewer %}{{ likes }} for {{ viewer.name }}{% endif %}",
+    )
+    front = serve(app)
+    cookie = session_cookie(ada)
+    assert "nobody" in front.ask("/shown").text
+    for _ in range(2):
+        assert front.ask("/shown", cookie).text == "<h1>[1 for ada]</h1>"
+    with app.extensions["page_cache"].changing(STAMP("likes", id_of(app, "ada"))):
+        pass
+    assert front.ask("/shown", cookie).text == "<h1>[2 for ada]</h1>"
+    assert ada.get("/shown").text == "<h1>[3 for ada]</h1>"  # without the front
+
+
+@pytest.mark.server
+def test_a_function_that_fails_is_an_error_page_and_the_next_request_tries_again(
     app: Flask,
     show: Callable[..., None],
     serve: Callable[[Flask], FrontServer],
     ada: Visitor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: list[tuple[str, str]] = []
+    def likes(_viewer: Viewer) -> dict[str, int]:
+        raise OperationalError("SELECT", {}, Exception("the database is away"))
 
-    def likes(viewer: Viewer, post_id: str) -> dict[str, int]:
-        asked.append((viewer.name, post_id))
-        return {"likes": 7}
-
-    monkeypatch.setitem(fillers, "like", likes)  # as @fills("like") does
-
-    show('{{ hole("like", post_id=5) }}', like="{{ likes if viewer else 'none' }} for {{ post_id }}")
+    show('{{ hole("like") }}', like="{% if viewer %}{{ likes }}{% endif %}")
     front = serve(app)
-    for _ in range(2):
-        assert "none for 5" in front.ask("/shown").text
-        reply = front.ask("/shown", session_cookie(ada))
-        assert "7 for 5" in reply.text
-        assert not reply.early
-    assert asked == [("ada", "5")] * 2
+    cookie = session_cookie(ada)
+    front.ask("/shown")
+    monkeypatch.setitem(fillers, "like", Filler(likes, lambda _viewer: []))
+    assert front.ask("/shown", cookie).status == 503
+    monkeypatch.setitem(fillers, "like", Filler(lambda _viewer: {"likes": 1}, lambda _viewer: []))
+    assert (front.ask("/shown", cookie).status, front.ask("/shown", cookie).text) == (200, "1")
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_a_hashtag_with_a_null_is_a_404(visitor: Visitor, tag: str) -> None:
     assert visitor.get(f"/tags/{tag}").status_code == 404
 
 
-@pytest.mark.parametrize("tag", ["%FF", "%ED%A0%80", "%0A", "x" * 3000, "'", "%25", "<b>", "😀", "%E2%80%AE"])
+@pytest.mark.parametrize("tag", ["%FF", "%ED%A0%80", "%0A", "'", "%25", "<b>", "😀", "%E2%80%AE"])
 def test_a_hashtag_that_nobody_can_write_is_an_empty_page(visitor: Visitor, tag: str) -> None:
     answer = visitor.get(f"/tags/{tag}")
     assert answer.status_code == 200
