@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from typing import Literal
 
 import regex
@@ -91,14 +91,6 @@ def tag_key(tag: str) -> str:
     """Return a hashtag as it is looked up: #Café, #café and #CAFÉ are one, however the accent was typed."""
     within = tag[:LENGTH_CODE_POINTS]  # no post has a longer one, and normalizing can take quadratic time
     return unicodedata.normalize("NFKC", within).casefold()
-
-
-@lru_cache(maxsize=2_000)  # some 1 MB; finding the links takes a fifth of a millisecond
-def mentions(body: str) -> frozenset[str]:
-    """Return the names that a post mentions, in lower case, whether anyone has them or not."""
-    if "@" not in body:
-        return frozenset()
-    return frozenset(piece.target.lower() for piece in pieces(body) if piece.kind == "mention")
 
 
 def pieces(body: str) -> Iterator[Piece]:

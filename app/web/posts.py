@@ -13,6 +13,7 @@ from app.rate_limit import posting_rules
 from app.web.caching import cached
 from app.web.forms import PostForm
 from app.web.limits import count_if_possible
+from app.web.post_html import listed
 from app.web.viewer import login_required, note_write, signed_in, viewer
 
 bp = Blueprint("posts", __name__)
@@ -32,7 +33,7 @@ def before() -> int | None:
 @cached(LATEST_PAGE)
 def latest() -> ResponseReturnValue:
     """Show everyone's latest posts: the page that most visitors see."""
-    return render_template("posts/latest.html", posts=Post.latest(before()))
+    return render_template("posts/latest.html", posts=listed(Post.latest(before())))
 
 
 @bp.get("/home")
@@ -47,7 +48,7 @@ def tagged(tag: str) -> ResponseReturnValue:
     """Show the posts with a hashtag."""
     if "\0" in tag:  # PostgreSQL rejects a NUL in any text
         abort(404)
-    return render_template("posts/tagged.html", tag=tag, posts=Post.tagged(tag, before()))
+    return render_template("posts/tagged.html", tag=tag, posts=listed(Post.tagged(tag, before())))
 
 
 @bp.get("/@<name>/<id:post_id>")
@@ -87,4 +88,6 @@ def delete(post_id: int) -> ResponseReturnValue:
 
 def _home(form: PostForm) -> str:
     person = signed_in() or abort(401)
-    return render_template("posts/home.html", form=form, length=LENGTH, posts=Post.timeline_of(person.id, before()))
+    return render_template(
+        "posts/home.html", form=form, length=LENGTH, posts=listed(Post.timeline_of(person.id, before()))
+    )
