@@ -13,7 +13,19 @@ from typing import Any, Self, cast
 from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
 from itsdangerous import BadData, URLSafeTimedSerializer
-from sqlalchemy import ColumnElement, CursorResult, ScalarSelect, String, delete, func, literal, select, update
+from sqlalchemy import (
+    ColumnElement,
+    CursorResult,
+    Executable,
+    ScalarSelect,
+    String,
+    bindparam,
+    delete,
+    func,
+    literal,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column, undefer_group
 
@@ -96,10 +108,7 @@ class User(Base):
         """Return the account with that name, and how much is on its page; None if there is none. One query."""
         if not NAME_PATTERN.fullmatch(name):
             return None
-        posts = _counted(Post.author_id == cls.id)
-        followers = _counted(Follow.followed_id == cls.id)
-        following = _counted(Follow.follower_id == cls.id)
-        row = db.session.execute(select(cls, posts, followers, following).where(cls.name_key == name.lower())).first()
+        row = db.session.execute(_with_counts(), {"name": name.lower(), "most": MOST_COUNTED + 1}).first()
         return row and (row[0], Counts(*row[1:]))
 
     @classmethod
@@ -309,9 +318,16 @@ class Counts:
     following: int
 
 
+@cache
+def _with_counts() -> Executable:
+    """Return the query of User.with_counts(), made once: to make it takes as long as to run it."""
+    counts = map(_counted, (Post.author_id == User.id, Follow.followed_id == User.id, Follow.follower_id == User.id))
+    return select(User, *counts).where(User.name_key == bindparam("name"))
+
+
 def _counted(which: ColumnElement[bool]) -> ScalarSelect[int]:
-    """Return a query that counts rows, and stops at MOST_COUNTED + 1."""
-    some = select(literal(1)).where(which).correlate(User).limit(MOST_COUNTED + 1).subquery()
+    """Return a query that counts rows, and stops at its parameter `most`."""
+    some = select(literal(1)).where(which).correlate(User).limit(bindparam("most")).subquery()
     return select(func.count()).select_from(some).scalar_subquery()
 
 

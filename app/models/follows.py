@@ -8,7 +8,7 @@ from sqlalchemy import ForeignKey, Index, delete, select
 from sqlalchemy.orm import Mapped, contains_eager, joinedload, mapped_column, relationship
 
 from app.extensions import Base, UTCDateTime, db
-from app.models.pagination import Id, Pagination, paginate
+from app.models.pagination import Id, PagedQuery, Pagination
 from app.models.writes import FOLLOWERS_PAGE, FOLLOWING_PAGE, follows_by
 
 if TYPE_CHECKING:
@@ -68,10 +68,10 @@ class Follow(Base):
     def followers_of(cls, user_id: int, before: int | None = None) -> "Pagination[Follow]":
         """Return the follows of a user, each with its `follower`, the newest first."""
         query = select(cls).join(cls.follower).options(contains_eager(cls.follower)).where(cls.followed_id == user_id)
-        return paginate(query, cls.id, PER_PAGE, before)
+        return PagedQuery(query, cls.__table__.c.id, PER_PAGE).page(before)
 
     @classmethod
     def followed_by(cls, user_id: int, before: int | None = None) -> "Pagination[Follow]":
         """Return the follows by a user, each with whom they `followed`, the newest first."""
         query = select(cls).join(cls.followed).options(contains_eager(cls.followed)).where(cls.follower_id == user_id)
-        return paginate(query, cls.id, PER_PAGE, before)
+        return PagedQuery(query, cls.__table__.c.id, PER_PAGE).page(before)

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import BigInteger, Integer, Select
-from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy import BigInteger, ColumnElement, Integer, Select, bindparam
 
 from app.extensions import db
 
 T = TypeVar("T")
 Id = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts ids only in a column it calls INTEGER
 LARGEST_ID = 2**63 - 1
+BEFORE = bindparam("before", type_=BigInteger)  # a parameter of every PagedQuery
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,20 @@ class Pagination(Generic[T]):
     older: int | None  # `before` of the next page; None on the last page
 
 
-def paginate(query: Select[Any], key: InstrumentedAttribute[int], per_page: int, before: int | None) -> Pagination[Any]:
-    """Return the newest rows of a query whose `key` is below `before`.
+class PagedQuery:
+    """A query whose rows are shown a page at a time: ids, or entities that have an id.
 
-    The query selects one entity, which has the column `key`. One more row is read than shown, to learn whether there
-    is a next page.
+    It is made once and kept, for making a query takes as long as running it.
     """
-    if before is not None:
-        query = query.where(key < before)
-    rows = list(db.session.scalars(query.order_by(key.desc()).limit(per_page + 1)))
-    items = rows[:per_page]
-    older = getattr(items[-1], key.key) if len(rows) > per_page else None
-    return Pagination(items, before, older)
+
+    def __init__(self, query: Select[Any], key: ColumnElement[int], per_page: int) -> None:
+        # One more row is read than shown, to learn whether there is a next page.
+        self._query = query.where(key < BEFORE).order_by(key.desc()).limit(per_page + 1)
+        self._per_page = per_page
+
+    def page(self, before: int | None, **parameters: object) -> Pagination[Any]:
+        """Return the newest rows whose key is below `before`."""
+        rows = list(db.session.scalars(self._query, {"before": before or LARGEST_ID, **parameters}))
+        items = rows[: self._per_page]
+        older = getattr(items[-1], "id", items[-1]) if len(rows) > self._per_page else None
+        return Pagination(items, before, older)

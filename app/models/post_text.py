@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from typing import Literal
 
 import regex
@@ -93,14 +93,6 @@ def tag_key(tag: str) -> str:
     for _ in range(2):  # so that the key of a key is the key itself: some Greek letters with marks need the second
         folded = unicodedata.normalize("NFKC", folded).casefold()
     return folded
-
-
-@lru_cache(maxsize=2_000)  # some 1 MB; finding the links takes a fifth of a millisecond
-def mentions(body: str) -> frozenset[str]:
-    """Return the names that a post mentions, in lower case, whether anyone has them or not."""
-    if "@" not in body:
-        return frozenset()
-    return frozenset(piece.target.lower() for piece in pieces(body) if piece.kind == "mention")
 
 
 def pieces(body: str) -> Iterator[Piece]:

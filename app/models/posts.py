@@ -1,16 +1,17 @@
 """Posts, and the lists of them: everyone's latest, one user's, a timeline, a hashtag's."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ForeignKey, Index, Select, String, Text, delete, func, literal, select
-from sqlalchemy.orm import Mapped, aliased, contains_eager, mapped_column, relationship, selectinload
+from sqlalchemy import BigInteger, ForeignKey, Index, Select, String, Text, bindparam, delete, exists, func, or_, select
+from sqlalchemy.orm import Mapped, contains_eager, mapped_column, relationship, selectinload
 
 from app.extensions import Base, UTCDateTime, db
 from app.models.follows import Follow
-from app.models.pagination import Id, Pagination, paginate
-from app.models.post_text import TAG_LENGTH, mentions, tag_key
+from app.models.pagination import BEFORE, Id, PagedQuery, Pagination
+from app.models.post_text import TAG_LENGTH, Piece, pieces, tag_key
 from app.models.writes import ALL_POSTS, LATEST_PAGE, PROFILE_PAGE, TAG_PAGE
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 PER_PAGE = 30  # posts
 BATCH = 200  # posts that one write deletes
+# Ids. A reader who follows one writer in ten finds a full page in them: in 0.2 ms on SQLite, not 0.5 (1.3 for one who
+# follows 1,000 people), and in 0.8 on PostgreSQL, not 4 (8). To look in vain adds 0.3 ms on SQLite, 0.8 on PostgreSQL.
+RECENT = 500
 
 
 class Post(Base):
@@ -34,7 +38,17 @@ class Post(Base):
     # lazy="raise": a list that forgot to load its authors fails in the first test, not with a query a post.
     author: Mapped["User"] = relationship(lazy="raise")
     tags: Mapped[list["PostTag"]] = relationship(lazy="raise", cascade="all, delete-orphan", passive_deletes=True)
-    people = frozenset[str]()  # not a column: the names of mentioned users who exist, read with the post
+    people = dict[str, str]()  # not a column: the mentioned users who exist, by name in lower case, read with the post
+
+    @cached_property
+    def pieces(self) -> list[Piece]:
+        """The text, taken apart; that takes a fifth of a millisecond."""
+        return list(pieces(self.body))
+
+    @property
+    def mentions(self) -> set[str]:
+        """The names that it mentions, in lower case, whether anyone has them or not."""
+        return {piece.target.lower() for piece in self.pieces if piece.kind == "mention"}
 
     @staticmethod
     def lists(author: str, tags: Iterable[str]) -> list[str]:
@@ -58,80 +72,50 @@ class Post(Base):
         db.session.execute(delete(cls).where(cls.id.in_(list(ids))))
 
     @classmethod
-    def latest(cls, before: int | None = None) -> "Pagination[Post]":
-        """Return everyone's posts, newest first."""
-        return cls._page(cls._with_author(), before)
+    def latest(cls, before: int | None = None) -> Pagination[int]:
+        """Return the ids of everyone's posts, newest first."""
+        return LATEST.page(before)
 
     @classmethod
-    def by(cls, user_id: int, before: int | None = None) -> "Pagination[Post]":
-        """Return one user's posts, newest first."""
-        return cls._page(cls._with_author().where(cls.author_id == user_id), before)
+    def by(cls, user_id: int, before: int | None = None) -> Pagination[int]:
+        """Return the ids of one user's posts, newest first."""
+        return BY.page(before, user_id=user_id)
 
     @classmethod
-    def timeline_of(cls, user_id: int, before: int | None = None) -> "Pagination[Post]":
-        """Return the posts of those whom a user follows, and the user's own, newest first."""
-        # Only the most recent authors can be on the page, and only with their newest posts. So this query reads one
-        # index entry for each person followed, however many posts exist. "author IN (...)" would read every post of
-        # busy authors, or scan all posts until it found those of quiet ones.
-        one = aliased(Post)
-        until = [one.id < before] if before is not None else []
-        followed = select(Follow.followed_id.label("id")).where(Follow.follower_id == user_id)
-        authors = followed.union_all(select(literal(user_id).label("id"))).subquery()
-        newest = select(func.max(one.id)).where(one.author_id == authors.c.id, *until).scalar_subquery()
-        dated = select(authors.c.id, newest.label("newest")).subquery()
-        recent = (
-            select(dated.c.id).where(dated.c.newest.is_not(None)).order_by(dated.c.newest.desc()).limit(PER_PAGE + 1)
-        )
-        authors_on_page = recent.subquery()
-        last_of_page = (
-            select(one.id)
-            .where(one.author_id == authors_on_page.c.id, *until)
-            .order_by(one.id.desc())
-            .offset(PER_PAGE)
-            .limit(1)
-            .scalar_subquery()
-        )
-        query = (
-            cls._with_author()
-            .join(authors_on_page, authors_on_page.c.id == cls.author_id)
-            .where(cls.id >= func.coalesce(last_of_page, 0))
-        )
-        return cls._page(query, before)
+    def tagged(cls, tag: str, before: int | None = None) -> Pagination[int]:
+        """Return the ids of the posts with a hashtag (tag_key() says which tags are the same), newest first."""
+        return TAGGED.page(before, tag=tag_key(tag))
 
     @classmethod
-    def tagged(cls, tag: str, before: int | None = None) -> "Pagination[Post]":
-        """Return the posts with a hashtag (tag_key() says which tags are the same), newest first."""
-        query = cls._with_author().join(PostTag, PostTag.post_id == cls.id).where(PostTag.tag == tag_key(tag))
-        return cls._page(query, before)
+    def timeline_of(cls, user_id: int, before: int | None = None) -> Pagination[int]:
+        """Return the ids of the posts of those whom a user follows, and of the user's own, newest first.
+
+        For most readers the page is full with what is in everyone's RECENT newest posts, which is quickly read.
+        """
+        page = RECENT_TIMELINE.page(before, user_id=user_id)
+        return page if page.older else TIMELINE.page(before, user_id=user_id)
 
     @classmethod
     def with_author(cls, post_id: int) -> "Post | None":
-        """Return one post with its author, or None."""
-        post: Post | None = db.session.scalar(cls._with_author().where(cls.id == post_id))
-        if post:
-            cls._find_people([post])
-        return post
+        """Return one post with its author and `people`, or None."""
+        return next(iter(cls.with_authors([post_id])), None)
 
     @classmethod
-    def _page(cls, query: Select[Any], before: int | None) -> "Pagination[Post]":
-        page: Pagination[Post] = paginate(query, cls.id, PER_PAGE, before)
-        cls._find_people(page.items)
-        return page
+    def with_authors(cls, ids: Collection[int]) -> "Sequence[Post]":
+        """Return those of these posts that exist, in any order, with their authors and `people`.
 
-    @classmethod
-    def _find_people(cls, posts: "Iterable[Post]") -> None:
-        """Look up everyone whom these posts mention: one query, or none if they mention nobody."""
-        names = set[str]().union(*(mentions(post.body) for post in posts))
+        That is one query, and another one if they mention anybody.
+        """
+        query = select(cls).join(cls.author).options(contains_eager(cls.author)).where(cls.id.in_(ids))
+        posts = db.session.scalars(query).all()
+        names = set[str]().union(*(post.mentions for post in posts))
         if names:
             user = cls.author.entity.class_  # User can't be imported here: it imports Post
             found = db.session.execute(select(user.name_key, user.name).where(user.name_key.in_(names)))
             people = {row.name_key: row.name for row in found}
             for post in posts:
-                post.people = frozenset(people[name] for name in mentions(post.body) if name in people)
-
-    @classmethod
-    def _with_author(cls) -> Select[Any]:
-        return select(cls).join(cls.author).options(contains_eager(cls.author))
+                post.people = {name: people[name] for name in post.mentions if name in people}
+        return posts
 
 
 class PostTag(Base):
@@ -142,3 +126,47 @@ class PostTag(Base):
 
     tag: Mapped[str] = mapped_column(String(TAG_LENGTH), primary_key=True)
     post_id: Mapped[int] = mapped_column(ForeignKey("posts.id", ondelete="CASCADE"), primary_key=True)
+
+
+# The queries for the lists, each made once: to make one takes as long as to run it.
+
+
+def _timeline() -> Select[Any]:
+    """Return a query for a timeline, however long ago its posts were written.
+
+    Only the most recent authors can be on the page, and only with their newest posts. So this query reads one index
+    entry for each person followed, however many posts exist. "author IN (...)" would read every post of busy authors,
+    or scan all posts until it found those of quiet ones.
+    """
+    followed = select(Follow.followed_id.label("id")).where(Follow.follower_id == USER_ID)
+    authors = followed.union_all(select(USER_ID.label("id"))).subquery()
+    newest = select(func.max(OTHER.id)).where(OTHER.author_id == authors.c.id, OTHER.id < BEFORE).scalar_subquery()
+    dated = select(authors.c.id, newest.label("newest")).subquery()
+    recent = select(dated.c.id).where(dated.c.newest.is_not(None)).order_by(dated.c.newest.desc()).limit(PER_PAGE + 1)
+    authors_on_page = recent.subquery()
+    last_of_page = (
+        select(OTHER.id)
+        .where(OTHER.author_id == authors_on_page.c.id, OTHER.id < BEFORE)
+        .order_by(OTHER.id.desc())
+        .offset(PER_PAGE)
+        .limit(1)
+        .scalar_subquery()
+    )
+    on_page = select(POST.id).join(authors_on_page, authors_on_page.c.id == POST.author_id)
+    return on_page.where(POST.id >= func.coalesce(last_of_page, 0))
+
+
+def _recent_timeline() -> Select[Any]:
+    """Return a query for what of a timeline is among everyone's RECENT newest posts. It stops when the page is full."""
+    newest = select(func.max(OTHER.id)).where(OTHER.id < BEFORE).scalar_subquery()
+    follows = exists().where(Follow.follower_id == USER_ID, Follow.followed_id == POST.author_id)
+    return select(POST.id).where(POST.id > newest - RECENT, or_(POST.author_id == USER_ID, follows))
+
+
+POST, OTHER, TAG = Post.__table__.c, Post.__table__.alias().c, PostTag.__table__.c
+USER_ID = bindparam("user_id", type_=BigInteger)
+LATEST = PagedQuery(select(POST.id), POST.id, PER_PAGE)
+BY = PagedQuery(select(POST.id).where(POST.author_id == USER_ID), POST.id, PER_PAGE)
+TAGGED = PagedQuery(select(TAG.post_id).where(TAG.tag == bindparam("tag")), TAG.post_id, PER_PAGE)
+RECENT_TIMELINE = PagedQuery(_recent_timeline(), POST.id, PER_PAGE)
+TIMELINE = PagedQuery(_timeline(), POST.id, PER_PAGE)

@@ -11,6 +11,7 @@ from app.rate_limit import following_rules
 from app.web.caching import cached
 from app.web.holes import fills
 from app.web.limits import count_if_possible
+from app.web.post_html import listed
 from app.web.posts import before
 from app.web.viewer import Viewer, login_required, note_write, viewer
 
@@ -24,7 +25,7 @@ def profile(name: str) -> ResponseReturnValue:
     user, counts = User.with_counts(name) or _nobody(name)
     if user.name != name:
         return redirect(url_for("people.profile", name=user.name), 301)
-    return render_template("people/profile.html", user=user, counts=counts, posts=Post.by(user.id, before()))
+    return render_template("people/profile.html", user=user, counts=counts, posts=listed(Post.by(user.id, before())))
 
 
 @fills("follow", changed_by=lambda viewer: (follows_by(viewer.id),))

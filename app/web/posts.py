@@ -14,6 +14,7 @@ from app.web.caching import cached
 from app.web.forms import PostForm
 from app.web.holes import fills
 from app.web.limits import count_if_possible
+from app.web.post_html import listed
 from app.web.viewer import Viewer, login_required, note_write, viewer
 
 bp = Blueprint("posts", __name__)
@@ -33,7 +34,7 @@ def before() -> int | None:
 @cached(LATEST_PAGE)
 def latest() -> ResponseReturnValue:
     """Show everyone's latest posts: the page that most visitors see."""
-    return render_template("posts/latest.html", posts=Post.latest(before()))
+    return render_template("posts/latest.html", posts=listed(Post.latest(before())))
 
 
 @bp.get("/home")
@@ -47,7 +48,7 @@ def home() -> ResponseReturnValue:
 @fills("timeline", changed_by=lambda viewer: (ALL_POSTS, follows_by(viewer.id)))
 def timeline(viewer: Viewer) -> dict[str, object]:
     """Return the newest posts of those whom the viewer follows."""
-    return {"posts": Post.timeline_of(viewer.id)}
+    return {"posts": listed(Post.timeline_of(viewer.id))}
 
 
 @bp.get("/tags/<tag>")
@@ -58,7 +59,7 @@ def tagged(tag: str) -> ResponseReturnValue:
         abort(404)
     if tag != tag_key(tag):
         return redirect(url_for("posts.tagged", tag=tag_key(tag), before=before()), 301)
-    return render_template("posts/tagged.html", tag=tag, posts=Post.tagged(tag, before()))
+    return render_template("posts/tagged.html", tag=tag, posts=listed(Post.tagged(tag, before())))
 
 
 @bp.get("/@<name>/<id:post_id>")
@@ -99,5 +100,5 @@ def delete(post_id: int) -> ResponseReturnValue:
 
 def _home(form: PostForm) -> str:
     older = before()
-    posts = Post.timeline_of(viewer().id, older) if older else None
+    posts = listed(Post.timeline_of(viewer().id, older)) if older else None
     return render_template("posts/home.html", form=form, length=LENGTH, posts=posts)

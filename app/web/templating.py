@@ -11,31 +11,26 @@ from markupsafe import Markup, escape
 from app.front.assets import Assets
 from app.models import Post
 from app.models.accounts import MOST_COUNTED
-from app.models.post_text import BIDI_CONTROL, Piece, pieces, tag_key
+from app.models.post_text import BIDI_CONTROL, Piece, tag_key
 from app.web.holes import Holes, visitor
+from app.web.post_html import PostHTML
 
-REMEMBERED_URLS = 5_000  # some 1 MB; building one takes ten microseconds, and a page has a hundred
+REMEMBERED_URLS = 1_000  # some 0.2 MB; building one takes ten microseconds, and a list of people has fifty
 LONGEST_URL_SHOWN = 40  # characters; more is more than a phone has room for on a line
 
 
-def post_html(post: Post) -> Markup:
+def text_html(post: Post) -> Markup:
     """Return a post's text as HTML: URLs, hashtags and the people it mentions are links, everything else is escaped."""
-    return _body_html(post.body, post.people)
+    return Markup("").join(_piece_html(piece, post.people) for piece in post.pieces)
 
 
-@lru_cache(maxsize=2_000)  # some 2 MB; finding the links takes a fifth of a millisecond, again and again for each post
-def _body_html(body: str, people: frozenset[str]) -> Markup:
-    names = {name.lower(): name for name in people}
-    return Markup("").join(_piece_html(piece, names) for piece in pieces(body))
-
-
-def _piece_html(piece: Piece, names: Mapping[str, str]) -> Markup:
+def _piece_html(piece: Piece, people: Mapping[str, str]) -> Markup:
     # A link with a direction of its own shows what it leads to, whatever stands before it.
     match piece.kind:
         case "url":
             link = Markup('<a href="{}" rel="nofollow ugc noopener" dir="ltr">{}</a>')
             return link.format(piece.target, shortened(piece.text))
-        case "mention" if name := names.get(piece.target.lower()):
+        case "mention" if name := people.get(piece.target.lower()):
             return Markup('<a href="{}" dir="ltr">{}</a>').format(url_for("people.profile", name=name), piece.text)
         case "tag":
             url = url_for("posts.tagged", tag=tag_key(piece.target))
@@ -99,7 +94,7 @@ def init_templates(app: Flask, assets: Assets) -> None:
     )
     app.extensions["assets"] = assets
     app.jinja_env.globals["asset"] = assets.url
-    app.jinja_env.filters["post_html"] = post_html
+    app.jinja_env.filters["text_html"] = text_html
     app.jinja_env.filters["time_tag"] = time_tag
     app.jinja_env.filters["full_time_tag"] = full_time_tag
     app.jinja_env.filters["in_brief"] = in_brief
@@ -107,6 +102,7 @@ def init_templates(app: Flask, assets: Assets) -> None:
 
     holes = app.extensions["holes"] = Holes(app)
     app.jinja_env.globals["hole"] = holes.draw
+    app.extensions["post_html"] = PostHTML(app)
 
     @app.after_request
     def fill_holes(response: Response) -> Response:

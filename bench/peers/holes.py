@@ -19,7 +19,7 @@ def create_front() -> Front:
     end = "  </div>\n</article>"
     assert end in post
     with_hole = post.replace(end, '{{ hole("like", post_id=post.id) }}' + end)
-    templates = DictLoader({"_post.html": with_hole, "holes/like.html": "{% if signed_in %}" + BUTTON + "{% endif %}"})
+    templates = DictLoader({"_post.html": with_hole, "holes/like.html": "{% if viewer %}" + BUTTON + "{% endif %}"})
     app.jinja_env.loader = ChoiceLoader([templates, loader])
     app.extensions["page_cache"].version += "-holes"
     return Front(app)
