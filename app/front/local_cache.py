@@ -194,7 +194,7 @@ class LocalCache:
         status = f"Pipit; hit; ttl={self._cache.time_left(split.page)}"
         if lookup.tracked and self._proven and not (lease or b"").startswith(WRITING):
             responses = PageResponses(split, f"{status}; detail=memory")
-            size = 2 * len(split.page.encoded) + len(split.page.compressed)
+            size = 3 * len(split.page.encoded)  # the body, its parts, and soon the body in gzip
             self._keep(name, Copy(head, responses, lookup.asked_at + COPY_LIFETIME, size))
         return Found(PageResponses(split, status), missed=False)
 
