@@ -8,7 +8,7 @@ section 3.2.1):
 
     page:<name>          string   a line `version run etag built-at`, then the compressed body; lives CACHE_TTL
     page:<name>:lease    string   the token of the reader who builds the page, or the marks of the writes under way
-    pages:<segment>      string   the names of the pages in a segment, newest first; lives as long as the last of them
+    pages:<segment>      string   the names of the pages in a segment, newest first; lives a month
 
 On a miss one reader gets the lease and builds; the others wait for its page. A page is stored only by a reader whose
 token is still there, and a write takes the token away. So a build that began before a write can't be stored after.
@@ -62,6 +62,7 @@ CLOCK_SKEW = 1.0  # s by which the clocks of two dynos may differ
 MOST_BYTES = 8_000_000  # of Redis's memory that all pages may take; the smallest plan has 25 MB, for sessions first
 SEGMENTS = 128  # fewer share the bytes more evenly; more make a store faster, since it looks at a whole segment
 SEGMENT_BYTES = MOST_BYTES // SEGMENTS - 400  # for its pages; the rest is for the segment's own key
+SEGMENT_LIFETIME = 30 * 86_400_000  # ms; longer than a session: with volatile-ttl a full Redis evicts it last
 PAGE_OVERHEAD = 200  # bytes of memory beside a page's key and value: hash tables, expiry, at times a lease
 COMPRESSION_LEVEL = 3  # 6 takes twice as long, for 7 % less of a long page and 3 % of a short one
 PAST_COPIES = 2.0  # s a copy may outlive a write or a page: the second that copies live, and the clocks' difference
@@ -308,7 +309,7 @@ class PageCache:
         """
         lives = max(1, round((page.built_at + self.ttl - time.time()) * 1000))
         keys = (*self.keys(name), self.store.key(f"pages:{zlib.crc32(name.encode()) % SEGMENTS}"))
-        bounds = (self.key(""), SEGMENT_BYTES, PAGE_OVERHEAD, self.ttl * 1000 + STILL_SERVED)  # `refresh` may extend it
+        bounds = (self.key(""), SEGMENT_BYTES, PAGE_OVERHEAD, SEGMENT_LIFETIME)
         try:
             with self.store.commands() as redis:
                 return bool(redis.eval(STORE, 3, *keys, token, self.encode(page, run_id), lives, *bounds))
