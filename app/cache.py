@@ -6,9 +6,10 @@ read SQL just before a write, but stores the page just after, leaves the old pag
 write-back). One mechanism prevents both, the *lease* (Nishtala et al., "Scaling Memcache at Facebook", NSDI 2013,
 section 3.2.1):
 
-    page:<name>          string   a line `version run etag built-at`, then the body in gzip; lives CACHE_TTL
+    page:<name>          string   a line `version run etag built-at`, then the compressed body; lives CACHE_TTL
     page:<name>:lease    string   the token of the reader who builds the page, or the marks of the writes under way
     page:stamp:<name>    string   as a page; its body is a random value
+    pages:<segment>      string   the names of the pages in a segment, newest first; lives a month
 
 On a miss one reader gets the lease and builds; the others wait for its page. A page is stored only by a reader whose
 token is still there, and a write takes the token away. So a build that began before a write can't be stored after.
@@ -18,6 +19,12 @@ write has come since it was made, which is true for all of them. The first to fi
 take longer than a second.
 A Redis that restarts from disk, or a replica that takes over, may have forgotten the last deletions. So each page
 carries the `run_id` of the server that stored it, and counts only in a reply from that same run.
+
+All pages together take at most MOST_BYTES. Each page belongs to one of SEGMENTS segments, by a hash of its name, and
+each segment has an equal share of the bytes (as in a set-associative CPU cache). Storing a page deletes the oldest of
+its segment until the new one fits. Nothing keeps count of bytes: the script asks Redis for the length of each page, so
+what was deleted, evicted or has expired is free at once. Should Redis evict a segment, which it does only when it is
+full, the pages in it are not counted any more; they expire within CACHE_TTL.
 
 The front keeps copies of pages in memory (app/front/local_cache.py). Redis tells it when a page or its lease changes.
 
@@ -62,6 +69,12 @@ COUNTS_LAG = 5.0  # s that a page may show an old count
 FADING = 4000  # ms that such a page stays in Redis; a copy of it lives a second more
 POLL = 0.02  # s between two checks for another reader's page
 CLOCK_SKEW = 1.0  # s by which the clocks of two dynos may differ
+MOST_BYTES = 8_000_000  # of Redis's memory that all pages may take; the smallest plan has 25 MB, for sessions first
+SEGMENTS = 128  # fewer share the bytes more evenly; more make a store faster, since it looks at a whole segment
+SEGMENT_BYTES = MOST_BYTES // SEGMENTS - 400  # for its pages; the rest is for the segment's own key
+SEGMENT_LIFETIME = 30 * 86_400_000  # ms; longer than a session: with volatile-ttl a full Redis evicts it last
+PAGE_OVERHEAD = 200  # bytes of memory beside a page's key and value: hash tables, expiry, at times a lease
+COMPRESSION_LEVEL = 3  # 6 takes twice as long, for 7 % less of a long page and 3 % of a short one
 PAST_COPIES = 2.0  # s a copy may outlive a write or a page: the second that copies live, and the clocks' difference
 WRITING = b"w"  # how a writer's mark begins
 BUILDING = b"f"  # how a reader's token begins; `~` after it says that the page may show an old count
@@ -82,13 +95,34 @@ redis.call('SET', KEYS[2], lease, 'PX', ARGV[2])
 return {'', (string.gsub(lease, '~', ''))}
 """
 
-# Store a page if the lease is as we took it. KEYS page, lease; ARGV token or mark, page, ms to live, ms to live if a
-# count on it has changed.
+# Store a page if the lease is as we took it and the page is no larger than a segment. Of the other pages in its
+# segment, keep the newest that still fit. Redis's memory comes in blocks whose sizes are up to a quarter apart, hence
+# the 1.25; a key counts twice, because its name is in the segment as well. Only the segment knows the other pages, so
+# their keys can't be passed in KEYS. A cluster accepts that, since REDIS_PREFIX={x}: puts all keys into one slot.
+# Whatever is in a damaged segment, only keys of pages are deleted.
+# KEYS page, lease, segment; ARGV token or mark, page, ms to live, how keys of pages begin, bytes a segment, bytes of
+# overhead a page, ms the segment lives, ms to live if a count on the page has changed.
 STORE = """
 local lease = redis.call('GET', KEYS[2])
 if lease ~= ARGV[1] and lease ~= ARGV[1] .. '~' then return 0 end
-redis.call('DEL', KEYS[2])
-redis.call('SET', KEYS[1], ARGV[2], 'PX', lease == ARGV[1] and ARGV[3] or math.min(ARGV[3], ARGV[4]))
+redis.call('DEL', KEYS[1], KEYS[2])
+local room = tonumber(ARGV[5])
+local function fits(key, size)
+    room = room - 1.25 * (size + 2 * #key) - ARGV[6]
+    return room >= 0
+end
+if not fits(KEYS[1], #ARGV[2]) then return 0 end
+local names = {string.sub(KEYS[1], #ARGV[4] + 1)}
+local others = redis.pcall('GET', KEYS[3])
+for name in string.gmatch(type(others) == 'string' and others or '', '%S+') do
+    local key = ARGV[4] .. name
+    local size = redis.pcall('STRLEN', key)
+    if type(size) == 'number' and size > 0 then
+        if fits(key, size) then table.insert(names, name) else redis.call('DEL', key) end
+    end
+end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', lease == ARGV[1] and ARGV[3] or math.min(ARGV[3], ARGV[8]))
+redis.call('SET', KEYS[3], table.concat(names, ' '), 'PX', ARGV[7])
 return 1
 """
 
@@ -172,15 +206,8 @@ class Page:
 
     @cached_property
     def compressed(self) -> bytes:
-        """Return the body in gzip; compressed once a page."""
+        """Return the body in gzip, for browsers; compressed once a page, when it is first needed."""
         return gzip.compress(self.encoded, compresslevel=6, mtime=0)
-
-    @classmethod
-    def from_compressed(cls, compressed: bytes, etag: str, built_at: float) -> "Page":
-        """Build a page from its stored form. Raises OSError, EOFError or zlib.error if that is not gzip."""
-        page = cls(gzip.decompress(compressed), etag, built_at)
-        page.__dict__["compressed"] = compressed  # prefills the cached property
-        return page
 
 
 @dataclass(frozen=True)
@@ -198,13 +225,15 @@ class PageCache:
     strategy: what a write does.
     ttl: s a page lives.
     version: tells one deployment's pages from another's, since a page names its own style sheet.
+    dictionary: what most pages have in common, the most common last. Pages in Redis are compressed with it.
     """
 
-    def __init__(self, store: Store, strategy: "Strategy", ttl: int, version: str) -> None:
+    def __init__(self, store: Store, strategy: "Strategy", ttl: int, version: str, dictionary: bytes = b"") -> None:
         self.store = store
         self.strategy = strategy
         self.ttl = ttl
         self.version = version
+        self.dictionary = dictionary
         self.builders: dict[str, Builder] = {STAMP.kind: lambda _name: secrets.token_hex(8)}
 
     def register(self, kind: PageKind, builder: Builder) -> None:
@@ -321,7 +350,7 @@ class PageCache:
             log.warning("copies of changed pages may be served for a second: %s", error)
 
     def store_if_ours(self, name: str, token: bytes, page: Page, run_id: str) -> bool:
-        """Store a page if the lease is still ours; return whether it was. Never raises.
+        """Store a page if the lease is still ours, and it fits in a segment; return whether it was. Never raises.
 
         Its time to live counts from the start of the build: that is how old its content is.
 
@@ -329,10 +358,11 @@ class PageCache:
         may have forgotten a write that took the lease away.
         """
         lives = max(1, round((page.built_at + self.ttl - time.time()) * 1000))
+        keys = (*self.keys(name), self.store.key(f"pages:{zlib.crc32(name.encode()) % SEGMENTS}"))
+        bounds = (self.key(""), SEGMENT_BYTES, PAGE_OVERHEAD, SEGMENT_LIFETIME, FADING)
         try:
             with self.store.commands() as redis:
-                value = self.encode(page, run_id)
-                return bool(redis.eval(STORE, 2, *self.keys(name), token, value, lives, FADING))
+                return bool(redis.eval(STORE, 3, *keys, token, self.encode(page, run_id), lives, *bounds))
         except StoreUnavailableError as error:  # full, or gone since: the page is still a page
             log.warning("the page %s can't be cached: %s", name, error)
             return False
@@ -349,17 +379,21 @@ class PageCache:
 
     def encode(self, page: Page, run_id: str) -> bytes:
         """Return a page as it stands in Redis."""
-        return f"{self._origin(run_id)}{page.etag} {page.built_at:.3f}\n".encode() + page.compressed
+        compressor = zlib.compressobj(COMPRESSION_LEVEL, zdict=self.dictionary)
+        head = f"{self._origin(run_id)}{page.etag} {page.built_at:.3f}\n".encode()
+        return head + compressor.compress(page.encoded) + compressor.flush()
 
     def decode(self, value: bytes | None, run_id: str) -> Page | None:
         """Return the page; None if there is none, or if it is from another version of Pipit or run of the server."""
         try:
             head, _, compressed = (value or b"").partition(b"\n")
             version, stored_by, etag, built_at = head.decode().split(" ")
-            if not compressed or (version, stored_by) != (self.version, run_id) or not math.isfinite(float(built_at)):
+            if (version, stored_by) != (self.version, run_id) or not math.isfinite(float(built_at)):
                 return None
-            return Page.from_compressed(compressed, etag, float(built_at))
-        except (ValueError, OSError, EOFError, zlib.error):
+            decompressor = zlib.decompressobj(zdict=self.dictionary)
+            body = decompressor.decompress(compressed)
+            return Page(body, etag, float(built_at)) if decompressor.eof else None  # or it is cut off
+        except (ValueError, zlib.error):
             return None
 
     def time_left(self, page: Page) -> int:
@@ -504,9 +538,9 @@ def etag_of(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()[:32]
 
 
-def init_cache(app: Flask, config: Config, store: Store, version: str) -> PageCache:
+def init_cache(app: Flask, config: Config, store: Store, version: str, dictionary: bytes) -> PageCache:
     """Give the app its page cache."""
-    cache = PageCache(store, STRATEGIES[config.cache_strategy](), config.cache_ttl, version)
+    cache = PageCache(store, STRATEGIES[config.cache_strategy](), config.cache_ttl, version, dictionary)
     app.extensions["page_cache"] = cache
     return cache
 

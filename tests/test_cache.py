@@ -1,11 +1,14 @@
 """The page cache, on a real Valkey: leases, the three strategies, and what readers may and may not be served."""
 
-import gzip
+import itertools
 import re
 import threading
 import time
+import zlib
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from random import Random
 from types import SimpleNamespace
 from typing import cast
 
@@ -17,8 +20,11 @@ from app.cache import (
     BUILDS_ALONE,
     CLOCK_SKEW,
     LEASE,
+    MOST_BYTES,
     MOST_WAIT,
     PAST_COPIES,
+    SEGMENT_BYTES,
+    SEGMENTS,
     STILL_SERVED,
     STRATEGIES,
     WRITE_LEASE,
@@ -33,10 +39,11 @@ from app.cache import (
 from app.config import Config, parse_redis_url
 from app.extensions import SQL_TIMEOUT
 from app.front.local_cache import COPY_LIFETIME
+from app.models.writes import LATEST_PAGE
 from app.redis_client import Store, StoreUnavailableError
 from tests.conftest import Visitor, finish, in_threads
 from tests.counting import commands_sent
-from tests.servers import PATIENCE, wait_until
+from tests.servers import PATIENCE, valkey, wait_until
 
 PAGE = PageKind("page")
 
@@ -197,7 +204,7 @@ def test_while_a_write_is_open_nobody_stores_a_page_or_waits(cache: PageCache, s
         assert redis.exists("page:page") == 0
         source.value = 1
     assert cache.get_or_build("page").status == "Pipit; fwd=miss; stored"
-    assert redis.keys("*") == ["page:page"]
+    assert redis.keys("page:*") == ["page:page"]
 
 
 def test_a_writer_that_dies_after_its_commit_leaves_no_old_page(cache: PageCache, source: Source, redis: Redis) -> None:
@@ -283,7 +290,7 @@ class TestSlowBuilds:
         source.may_finish.set()
         finish(first)
         assert statuses == ["Pipit; fwd=miss"]
-        assert redis.keys("*") == ["page:page"]
+        assert redis.keys("page:*") == ["page:page"]
 
     def test_one_that_was_joined_by_another_is_stored_if_it_is_done_first(
         self, cache: PageCache, source: Source, redis: Redis
@@ -383,7 +390,7 @@ class TestSlowBuilds:
 
         cache.register(PAGE, build)
         assert cache.get_or_build("page").page.body == "old"
-        wait_until(lambda: redis.keys("*") == [], "it to expire")
+        wait_until(lambda: redis.keys("page:*") == [], "it to expire")
 
     def test_a_reader_does_not_wait_for_others_for_ever(
         self, cache: PageCache, redis: Redis, source: Source, monkeypatch: pytest.MonkeyPatch
@@ -429,6 +436,11 @@ def test_a_page_of_another_deployment_is_not_served(make_cache: Callable[..., Pa
     assert make_cache(version="v2").get_or_build("page").status == "Pipit; fwd=miss; stored"
 
 
+def packed_with(dictionary: bytes) -> bytes:
+    compressor = zlib.compressobj(zdict=dictionary)
+    return compressor.compress(b"of another dictionary") + compressor.flush()
+
+
 RUBBISH = [
     b"",
     b"\n",
@@ -439,10 +451,11 @@ RUBBISH = [
     b"v1 RUN e 1.0",
     b"v1 RUN e 1.0\n",
     b"v1 RUN e 1.0\nnot compressed",
-    b"v1 RUN e 1.0\n" + gzip.compress(b"cut off", mtime=0)[:-9],
-    b"v1 RUN e 1.0\n" + gzip.compress(b"changed", mtime=0)[:-8] + b"12345678",
-    b"v1 RUN e noon\n" + gzip.compress(b"x", mtime=0),
-    b"v1 RUN e 1.0 more\n" + gzip.compress(b"x", mtime=0),
+    b"v1 RUN e 1.0\n" + zlib.compress(b"cut off")[:-1],
+    b"v1 RUN e 1.0\n" + zlib.compress(b"changed")[:-4] + b"1234",
+    b"v1 RUN e 1.0\n" + packed_with(b"another dictionary"),
+    b"v1 RUN e noon\n" + zlib.compress(b"x"),
+    b"v1 RUN e 1.0 more\n" + zlib.compress(b"x"),
 ]
 
 
@@ -457,12 +470,12 @@ def test_rubbish_in_its_place_is_a_miss(cache: PageCache, redis: Redis, rubbish:
 
 
 @pytest.mark.server
-def test_a_page_is_kept_in_gzip_after_a_line_that_says_whose_it_is(cache: PageCache, redis_url: str) -> None:
+def test_a_page_is_kept_compressed_after_a_line_that_says_whose_it_is(cache: PageCache, redis_url: str) -> None:
     page = cache.get_or_build("page").page
     with Redis.from_url(redis_url) as client:
         head, _, compressed = cast(bytes, client.get("page:page")).partition(b"\n")
     assert head.decode() == f"v1 {cache.store.run_id} {page.etag} {page.built_at:.3f}"
-    assert gzip.decompress(compressed) == page.encoded == b"0"
+    assert zlib.decompress(compressed) == page.encoded == b"0"
 
 
 def test_a_page_that_another_run_of_the_server_took_is_not_served(cache: PageCache, redis: Redis) -> None:
@@ -611,13 +624,168 @@ class TestMarks:
         assert not any(command.startswith(("EVAL", "DEL", "SET")) for command in commands[commands.index("PING") :])
 
 
+class TestSize:
+    """However many pages there are, those in Redis take no more than MOST_BYTES; the oldest of a segment go first."""
+
+    def test_the_oldest_pages_make_room(self, cache: PageCache, redis: Redis) -> None:
+        names = names_in_a_segment(40)
+        for name in names:
+            fill(cache, name, 3_000)
+        kept = [name for name in names if cache.get(name)]
+        assert kept == names[-len(kept) :]
+        assert 10 <= len(kept) < 20
+        assert redis.get(SEGMENT) == " ".join(reversed(kept))
+
+    def test_a_page_that_replaces_its_older_self_counts_once_and_is_the_newest(
+        self, make_cache: Callable[..., PageCache], redis: Redis
+    ) -> None:
+        cache = make_cache(Refresh())
+        first, second = names_in_a_segment(2)
+        fill(cache, first)
+        fill(cache, second)
+        with cache.changing(first):
+            pass
+        assert redis.get(SEGMENT) == f"{first} {second}"
+
+    def test_a_page_in_steady_use_comes_back_with_one_rebuild(self, cache: PageCache) -> None:
+        used, *others = names_in_a_segment(200)
+        rebuilds = 0
+        for name in others:
+            rebuilds += fill(cache, used, 3_000).endswith("stored")
+            fill(cache, name, 3_000)
+        assert 2 <= rebuilds <= len(others) // 10
+
+    @pytest.mark.parametrize("how", ["expired", "deleted by a write"])
+    def test_pages_that_are_gone_make_room(self, cache: PageCache, redis: Redis, how: str) -> None:
+        kept, *gone, last = names_in_a_segment(12)
+        for name in (kept, *gone):
+            fill(cache, name, 3_000)
+        if how == "expired":
+            for name in gone:
+                redis.pexpire(f"page:{name}", 0)
+        else:
+            with cache.changing(*gone):
+                pass
+        fill(cache, last, 30_000)
+        assert cache.get(kept)
+        assert redis.get(SEGMENT) == f"{last} {kept}"
+
+    def test_a_segment_expires_after_pages_and_sessions(self, cache: PageCache, redis: Redis) -> None:
+        (name,) = names_in_a_segment(1)
+        fill(cache, name)
+        assert Config.session_lifetime < redis.ttl(SEGMENT) <= 30 * 86_400  # so that volatile-ttl evicts it last
+
+    def test_a_page_larger_than_a_segment_is_served_and_not_stored(self, cache: PageCache, redis: Redis) -> None:
+        small, large = names_in_a_segment(2)
+        fill(cache, small)
+        for _ in range(2):
+            assert fill(cache, large, 2 * SEGMENT_BYTES) == "Pipit; fwd=miss"
+        assert redis.keys("page:*") == [f"page:{small}"]
+
+    @pytest.mark.parametrize("damage", [b"", b"\xff\x00\n", b" : page session:x %s 1e9 ", b"x " * 10_000, None])
+    def test_a_damaged_segment_stops_no_page(self, cache: PageCache, redis: Redis, damage: bytes | None) -> None:
+        (name,) = names_in_a_segment(1)
+        redis.set("session:x", "somebody's")
+        redis.rpush("page:page", "not a string")
+        if damage is None:
+            redis.rpush(SEGMENT, "not a string")
+        else:
+            redis.set(SEGMENT, damage)
+        assert fill(cache, name) == "Pipit; fwd=miss; stored"
+        assert cache.get(name)
+        assert redis.get(SEGMENT) == name
+        assert redis.get("session:x")
+
+    @pytest.mark.server
+    def test_a_store_that_makes_room_is_one_command(self, cache: PageCache, redis: Redis) -> None:
+        *names, last = names_in_a_segment(40)
+        for name in names:
+            fill(cache, name, 3_000)
+        with commands_sent(redis) as sent:
+            fill(cache, last, 3_000)
+        assert [command.split()[0] for command in sent] == ["GET", "EVAL", "EVAL"]  # look, take the lease, store
+
+    @pytest.mark.server
+    @pytest.mark.parametrize(("size", "pages", "segments"), [(3_000, 20_000, SEGMENTS), (10, 3_000, 8)])
+    def test_whatever_is_asked_for_pages_take_no_more_than_they_may(
+        self,
+        make_cache: Callable[..., PageCache],
+        monkeypatch: pytest.MonkeyPatch,
+        size: int,
+        pages: int,
+        segments: int,
+    ) -> None:
+        monkeypatch.setattr("app.cache.SEGMENTS", segments)
+        allowed = MOST_BYTES * segments // SEGMENTS
+        with valkey() as server, Redis(port=server.port) as redis:
+            cache = make_cache(url=f"redis://127.0.0.1:{server.port}/0")
+            cache.get("page")
+            before, most = used_memory(redis), 0
+            for number in range(pages):
+                fill(cache, f"text:{number}", size)
+                if number % 100 == 99:
+                    most = max(most, used_memory(redis) - before)
+        assert allowed / 2 < most <= allowed
+
+    @pytest.mark.server
+    def test_five_thousand_permalinks_all_stay(self, make_app: Callable[..., Flask], redis: Redis) -> None:
+        app = make_app()
+        visitor = Visitor(app.test_client())
+        visitor.register("ada")
+        visitor.publish("POST_TEXT")
+        permalink = Visitor(app.test_client()).get("/@ada/1").text
+        cache: PageCache = app.extensions["page_cache"]
+        cache.register(TEXT, lambda _which: permalink.replace("POST_TEXT", random_text(100)))
+        redis.flushall()
+        before = used_memory(redis)
+        for number in range(5_000):
+            cache.get_or_build(TEXT(number))
+        assert len(list(redis.scan_iter("page:*", count=1_000))) == 5_000
+        assert used_memory(redis) - before < MOST_BYTES
+
+    def test_what_the_templates_hold_takes_no_room(self, make_app: Callable[..., Flask]) -> None:
+        cache: PageCache = make_app().extensions["page_cache"]
+        page = cache.build(LATEST_PAGE())
+        value = cache.encode(page, "run")
+        decoded = cache.decode(value, "run")
+        assert decoded
+        assert decoded.encoded == page.encoded
+        assert len(value) < len(page.compressed) / 2
+
+
+CHANCE = Random(8)
+TEXT = PageKind("text")
+SEGMENT = "pages:7"
+
+
+def names_in_a_segment(count: int) -> list[str]:
+    """Return names of pages that share one segment."""
+    names = (f"text:{number}" for number in itertools.count())
+    return list(itertools.islice((name for name in names if zlib.crc32(name.encode()) % SEGMENTS == 7), count))
+
+
+def fill(cache: PageCache, name: str, size: int = 10) -> str:
+    """Read a page of that many bytes of random text; return how it was served."""
+    cache.register(TEXT, lambda _which: random_text(size))
+    return cache.get_or_build(name).status
+
+
+def used_memory(redis: Redis) -> int:
+    return int(cast(dict[str, int], redis.info("memory"))["used_memory"])
+
+
+def random_text(size: int) -> str:
+    """Return text of that size that compression makes a quarter smaller at most."""
+    return b64encode(CHANCE.randbytes(size))[:size].decode()
+
+
 class TestInvalidate:
     def test_a_write_deletes_exactly_the_pages_it_changed(self, cache: PageCache, redis: Redis, source: Source) -> None:
         for name in ("page:1", "page:2", "page:3"):
             cache.get_or_build(name)
         with cache.changing("page:1", "page:2"):
             source.value = 1
-        assert redis.keys("*") == ["page:page:3"]
+        assert redis.keys("page:*") == ["page:page:3"]
 
     def test_a_write_that_fails_leaves_the_cache_usable(self, cache: PageCache, source: Source) -> None:
         cache.get_or_build("page")
@@ -655,7 +823,7 @@ class TestRefresh:
         cache.get_or_build("page")
         with pytest.raises(RuntimeError), cache.changing("page"):
             raise RuntimeError
-        assert redis.keys("*") == []
+        assert redis.keys("page:*") == []
 
     def test_a_page_that_cannot_be_rebuilt_is_deleted(self, cache: PageCache, source: Source) -> None:
         cache.get_or_build("page")
@@ -793,9 +961,8 @@ def test_the_prefix_goes_in_front_of_every_key(redis: Redis, redis_url: str, sou
     store = Store(replace(Config(parse_redis_url(redis_url), "", ""), redis_prefix="two:"))
     cache = PageCache(store, Invalidate(), 60, "v1")
     cache.register(PAGE, source.build)
-    cache.get_or_build("page")
     with cache.changing("page"):
         assert redis.keys("*") == ["two:page:page:lease"]
     cache.get_or_build("page")
-    assert redis.keys("*") == ["two:page:page"]
+    assert sorted(map(str, redis.keys("*"))) == ["two:page:page", f"two:pages:{zlib.crc32(b'page') % SEGMENTS}"]
     store.close()

@@ -34,9 +34,11 @@ class Assets:
         for path in sorted(self._static.iterdir()):
             hashed = f"{path.stem}.{_digest(path.read_bytes())}{path.suffix}"
             self._names[path.name] = path.name if self._debug else hashed
-        templates = b"".join(path.read_bytes() for path in sorted((root / "templates").rglob("*.html")))
+        # Cached pages are compressed with it, so what most of them share, such as _post.html, comes last.
+        paths = sorted((root / "templates").rglob("*.html"), reverse=True)
+        self.templates = b"".join(path.read_bytes() for path in paths)
         # Of static files and templates: a deployment that changes either must not serve pages made with the old ones.
-        self.version = _digest("".join(self._names.values()).encode() + templates)
+        self.version = _digest("".join(self._names.values()).encode() + self.templates)
 
     def url(self, name: str) -> str:
         """Return the URL of a static file. Raises KeyError if there is no file of that name."""

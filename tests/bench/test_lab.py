@@ -227,7 +227,7 @@ def test_every_request_is_made_and_counted_once(store: Store) -> None:
     assert outcome.hits + outcome.waited <= outcome.reads
     assert outcome.commands["get"] >= outcome.reads
     assert outcome.memory
-    assert 4_000 < outcome.memory < WORKLOAD.pages * replay.PAGE_SIZE / 3  # kept in gzip
+    assert 4_000 < outcome.memory < WORKLOAD.pages * replay.PAGE_SIZE / 3  # kept compressed
 
 
 def test_a_seed_repeats_its_arrivals_and_another_has_others() -> None:
