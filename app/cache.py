@@ -6,7 +6,8 @@ read SQL just before a write, but stores the page just after, leaves the old pag
 write-back). One mechanism prevents both, the *lease* (Nishtala et al., "Scaling Memcache at Facebook", NSDI 2013,
 section 3.2.1):
 
-    page:<name>          string   a line `version run etag built-at`, then the compressed body; lives CACHE_TTL
+    page:<name>          string   `-`, or `w` during a write that lets it be served on; a line
+                                  `version run etag built-at`; the compressed body; lives CACHE_TTL
     page:<name>:lease    string   the token of the reader who builds the page, or the marks of the writes under way
     page:stamp:<name>    string   as a page; its body is a random value
     pages:<segment>      string   the names of the pages in a segment, newest first; lives a month
@@ -26,11 +27,11 @@ its segment until the new one fits. Nothing keeps count of bytes: the script ask
 what was deleted, evicted or has expired is free at once. Should Redis evict a segment, which it does only when it is
 full, the pages in it are not counted any more; they expire within CACHE_TTL.
 
-The front keeps copies of pages in memory (app/front/local_cache.py). Redis tells it when a page or its lease changes.
+The front keeps copies of pages in memory (app/front/local_cache.py). Redis tells it when a page changes.
 
 A *stamp* is for what can't be one page for everyone, such as a person's timeline. It is a cached page whose body is a
-random value. A write deletes it like any page, under every strategy. So what was built from SQL after the stamp was
-read is good as long as the stamp is the same, whoever keeps it.
+random value. A write replaces it, under every strategy. So what was built from SQL after the stamp was read is good as
+long as the stamp is the same, whoever keeps it.
 
 A count that changes often must not delete the pages that show it. A write that changes only a count lets these pages
 *fade*: they live COUNTS_LAG longer at most.
@@ -56,7 +57,7 @@ from urllib.parse import quote, unquote
 from flask import Flask, current_app
 
 from app.config import Config
-from app.redis_client import Store, StoreUnavailableError
+from app.redis_client import UNKNOWN_RUN_ID, Store, StoreUnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ BUILDING = b"f"  # how a reader's token begins; `~` after it says that the page 
 # KEYS page, lease; ARGV a new token, ms of a lease, ms of building alone, how a page begins that may be served.
 TAKE = """
 local page = redis.call('GET', KEYS[1])
-if page and string.sub(page, 1, #ARGV[4]) == ARGV[4] then return {page, ''} end
+if page and string.sub(page, 2, #ARGV[4] + 1) == ARGV[4] then return {page, ''} end
 local lease = redis.call('GET', KEYS[2]) or ARGV[1]
 if string.sub(lease, 1, 1) == 'w' then return {'', lease} end
 local age = ARGV[2] - redis.call('PTTL', KEYS[2])
@@ -126,22 +127,28 @@ redis.call('SET', KEYS[3], table.concat(names, ' '), 'PX', ARGV[7])
 return 1
 """
 
-# A count on a page changes: the page lives on for a moment, and so does a page that is being built.
-# KEYS page, lease; ARGV ms.
+# A count on a page changes: the page lives on for a moment, and so does one that a reader is building. What a writer is
+# building won't be stored. KEYS page, lease; ARGV ms.
 FADE = """
 if redis.call('PTTL', KEYS[1]) > tonumber(ARGV[1]) then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
 local lease = redis.call('GET', KEYS[2]) or ''
-if string.sub(lease, 1, 1) == 'f' and string.sub(lease, -1) ~= '~' then
-    redis.call('SET', KEYS[2], lease .. '~', 'PX', math.max(1, redis.call('PTTL', KEYS[2])))
+local flag = ({f = '~', w = '!'})[string.sub(lease, 1, 1)]
+if flag and string.sub(lease, -1) ~= flag then
+    redis.call('SET', KEYS[2], lease .. flag, 'PX', math.max(1, redis.call('PTTL', KEYS[2])))
 end
 """
 
-# Before a write: put our mark into the lease. Each of several writers has a mark, `w<id>@<ms>;`. Marks that have
-# outlived their write are dropped, or a page would stay uncached while others go on writing. A full Redis stores the
-# mark all the same: once a script has begun to write, Redis refuses it no memory.
+# Before a write: delete the page, or flag it so that nobody keeps a copy, and put our mark into the lease. Each of
+# several writers has a mark, `w<id>@<ms>;`. Marks that have outlived their write are dropped, or a page would stay
+# uncached while others go on writing. A full Redis stores the mark all the same: once a script has begun to write,
+# Redis refuses it no memory.
 # KEYS page, lease; ARGV mark, ms a mark lives, now (ms), ms the page may still be served.
 MARK = """
-if ARGV[4] == '0' then redis.call('DEL', KEYS[1]) else redis.call('PEXPIRE', KEYS[1], ARGV[4]) end
+if ARGV[4] == '0' then
+    redis.call('DEL', KEYS[1])
+elseif redis.call('PEXPIRE', KEYS[1], ARGV[4]) == 1 then
+    redis.call('SETRANGE', KEYS[1], 0, 'w')
+end
 local marks = ''
 for mark, at in string.gmatch(redis.call('GET', KEYS[2]) or '', '(w%x+@(%d+);!?)') do
     if at + ARGV[2] > ARGV[3] + 0 then marks = marks .. mark end
@@ -162,6 +169,10 @@ else
     redis.call('DEL', KEYS[2])
 end
 """
+
+# After that, for a stamp: store a new one, unless another write is under way. So the next reader needn't.
+# KEYS page, lease; ARGV page, ms to live.
+RENEW = "if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end"
 
 # After a build that failed: give the lease up, if it is still the builder's. KEYS lease; ARGV token.
 RELEASE = """
@@ -189,6 +200,11 @@ class PageKind:
 
 
 STAMP = PageKind("stamp")  # STAMP("follows", 7) changes when user 7 follows someone
+
+
+def is_stamp(name: str) -> bool:
+    """Return whether this is the name of a stamp."""
+    return name.startswith(f"{STAMP.kind}:")
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity
@@ -262,8 +278,15 @@ class PageCache:
         return served
 
     def stamps(self, names: Iterable[str]) -> dict[str, str]:
-        """Return the stamps of these names. Read from SQL after this call, not before."""
-        return {name: self.get_or_build(name).page.etag for name in names}
+        """Return the stamps of these names. Read from SQL after this call, not before. Never raises."""
+        wanted = list(names)
+        values: list[bytes | None] = [None] * len(wanted)
+        run_id = UNKNOWN_RUN_ID
+        if wanted:
+            with suppress(StoreUnavailableError):  # then they are made up, and good for this once
+                values, run_id = self.store.ask("MGET", *(self.key(name) for name in wanted))
+        pages = {name: self.decode(value, run_id) for name, value in zip(wanted, values, strict=True)}
+        return {name: (page or self.get_or_build(name, missed=True).page).etag for name, page in pages.items()}
 
     @contextmanager
     def changing(self, *names: str, removal: bool = False, counted_on: Sequence[str] = ()) -> Iterator[None]:
@@ -323,7 +346,8 @@ class PageCache:
             pipe.execute()
 
     def settle(self, names: tuple[str, ...], mark: bytes) -> bool:
-        """After a write: delete the pages, and the marks with them; return whether Redis did so. Never raises.
+        """After a write: delete the pages, renew the stamps, and delete the marks; return whether Redis did so.
+        Never raises.
 
         The commands are sent even while the circuit is open: if Redis is back and has lost the mark, a reader could
         store the old page. If Redis does not answer, the mark expires.
@@ -332,6 +356,9 @@ class PageCache:
             with self.store.commands(insist=True) as redis, redis.pipeline() as pipe:
                 for name in names:
                     pipe.eval(SETTLE, 2, *self.keys(name), mark)
+                    if is_stamp(name):
+                        new = self.encode(self.build(name), self.store.run_id)
+                        pipe.eval(RENEW, 2, *self.keys(name), new, self.ttl * 1000)
                 pipe.execute()
         except StoreUnavailableError as error:
             log.warning("the pages %s stay uncached for %d s: %s", ", ".join(names), WRITE_LEASE // 1000, error)
@@ -380,14 +407,14 @@ class PageCache:
     def encode(self, page: Page, run_id: str) -> bytes:
         """Return a page as it stands in Redis."""
         compressor = zlib.compressobj(COMPRESSION_LEVEL, zdict=self.dictionary)
-        head = f"{self._origin(run_id)}{page.etag} {page.built_at:.3f}\n".encode()
+        head = f"-{self._origin(run_id)}{page.etag} {page.built_at:.3f}\n".encode()
         return head + compressor.compress(page.encoded) + compressor.flush()
 
     def decode(self, value: bytes | None, run_id: str) -> Page | None:
         """Return the page; None if there is none, or if it is from another version of Pipit or run of the server."""
         try:
             head, _, compressed = (value or b"").partition(b"\n")
-            version, stored_by, etag, built_at = head.decode().split(" ")
+            version, stored_by, etag, built_at = head[1:].decode().split(" ")
             if (version, stored_by) != (self.version, run_id) or not math.isfinite(float(built_at)):
                 return None
             decompressor = zlib.decompressobj(zdict=self.dictionary)
@@ -441,7 +468,7 @@ class PageCache:
         return page, lease, run_id
 
     def _origin(self, run_id: str) -> str:
-        """Return the start of every page that this version of Pipit stored on this run of the server."""
+        """Return how a page begins, after its flag, that this version of Pipit stored on this run of the server."""
         return f"{self.version} {run_id} "
 
 
@@ -518,14 +545,14 @@ class Refresh(Strategy):
 
 
 class Expire(Strategy):
-    """Do nothing on write but change the stamps: a page may be as old as its time to live, except for its author."""
+    """Delete only the stamps on write: a page may be as old as its time to live, except for its author."""
 
     name = "expire"
     seen_by_everyone = False
 
     @contextmanager
     def changing(self, cache: PageCache, names: tuple[str, ...]) -> Iterator[None]:
-        stamps = tuple(name for name in names if name.startswith(f"{STAMP.kind}:"))
+        stamps = tuple(filter(is_stamp, names))
         with Invalidate().changing(cache, stamps) if stamps else nullcontext():
             yield
 

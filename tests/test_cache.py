@@ -474,7 +474,7 @@ def test_a_page_is_kept_compressed_after_a_line_that_says_whose_it_is(cache: Pag
     page = cache.get_or_build("page").page
     with Redis.from_url(redis_url) as client:
         head, _, compressed = cast(bytes, client.get("page:page")).partition(b"\n")
-    assert head.decode() == f"v1 {cache.store.run_id} {page.etag} {page.built_at:.3f}"
+    assert head.decode() == f"-v1 {cache.store.run_id} {page.etag} {page.built_at:.3f}"
     assert zlib.decompress(compressed) == page.encoded == b"0"
 
 

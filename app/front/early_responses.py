@@ -52,8 +52,13 @@ class CachedPages(Protocol):
     def draw(self, marker: bytes, session: Mapping[str, Any]) -> Piece | None:
         """Return what fills a hole for a session's owner, or None if that takes SQL."""
 
-    def draw_with_sql(self, markers: Sequence[bytes], session: Mapping[str, Any]) -> dict[bytes, Piece]:
-        """Return what fills these holes for a session's owner, by marker. Blocks."""
+    def draw_with_sql(
+        self, markers: Sequence[bytes], session: Mapping[str, Any], stamps: Mapping[str, str]
+    ) -> dict[bytes, Piece]:
+        """Return what fills these holes for a session's owner, by marker. Blocks.
+
+        stamps: those that are known.
+        """
 
 
 class Remembered:
@@ -66,7 +71,7 @@ class Remembered:
         self.size = 0  # bytes
 
     def names_for(self, page: str) -> set[str]:
-        """Return the names of the stamps to ask for before a page is filled: on its first visit, all that are known."""
+        """Return the names of the stamps to ask for before a page is filled: all known ones, if it never was."""
         made = [self.fillings[page]] if page in self.fillings else self.pieces.values()
         return {name for one in made for name, _ in one.stamps}
 
@@ -214,10 +219,11 @@ class EarlyResponses:
             else:
                 pieces[marker] = piece
         if with_sql:
+            stamps = {name: one.responses.split.page.etag for name, one in found.items() if one.responses}
             try:
-                pieces |= await self._bridge.run(partial(self._pages.draw_with_sql, with_sql, session), request)
+                pieces |= await self._bridge.run(partial(self._pages.draw_with_sql, with_sql, session, stamps), request)
             except Exception as error:  # noqa: BLE001  # Flask tries again, and logs why it fails
-                log.debug("the holes of %s could not be filled: %r", name, error)
+                log.warning("Flask has to fill the holes of %s: %s", name, type(error).__name__)
                 return None
         filling = Filling(pieces)
         self._remember(sid, remembered, name, filling)

@@ -3,15 +3,15 @@
 Redis remembers which keys the front's connection has read, and sends a push message when one changes (server-assisted
 client-side caching, https://redis.io/docs/latest/develop/reference/client-side-caching/). What this guarantees:
 
-- The front reads a page and its lease together, and keeps the page only if no write holds the lease. Replies and pushes
-  arrive in order on one connection. A push that arrives while a reply waits for its batch's PING is replayed after
-  that reply. So no push is missed.
-- A write puts its mark into the lease before it commits. By then every process has dropped its copy, and none keeps
-  another until the write is settled. The writer waits until Redis has sent the pushes (PageCache.wait_until_told).
+- Replies and pushes arrive in order on one connection. A push that arrives while a reply waits for its batch's PING is
+  replayed after that reply. So no push is missed.
+- A write deletes the page before it commits, or flags it. By then every process has dropped its copy, and none keeps
+  another until the write is settled: no page can be stored meanwhile, and one with a flag is served but not kept. The
+  writer waits until Redis has sent the pushes (PageCache.wait_until_told).
 - The front answers every request at least one turn of the loop after it read the request. So a process that was stopped
   reads the pushes before it answers.
-- Redis tracks only pages that have existed (tracking is OPTIN). It would track a missing page for ever, so a client
-  that asks for a hundred thousand missing pages could fill it.
+- Redis tracks only pages that exist, or did a moment ago (tracking is OPTIN), and forgets them when they go. It would
+  track a missing page for ever, so a client that asks for a hundred thousand missing pages could fill it.
 - A copy expires COPY_LIFETIME after the front asked for it, even if a push was lost. While it has copies, the process
   also changes a small key once a second, through the pool, as writers do. If no push follows, the process keeps no
   copies until one does.
@@ -61,7 +61,7 @@ class Found:
 
 @dataclass(slots=True)
 class Lookup:
-    """An MGET of a page and its lease; many requests may wait for its result."""
+    """A question for a page; many requests may wait for its result."""
 
     found: "asyncio.Future[Found]"
     tracked: bool = False  # Redis will push a message when the page changes
@@ -140,7 +140,7 @@ class LocalCache:
         self._proof.clear()
         tracked: asyncio.Future[Any] = self._loop.create_future()
         connection.track_next()
-        connection.ask(lambda reply: _settle(tracked, reply), "GET", self._proof_key)
+        connection.ask(lambda reply: _settle(tracked, reply), "EXISTS", self._proof_key)
         if isinstance(await tracked, Exception):
             return False
         try:
@@ -163,24 +163,24 @@ class LocalCache:
         lookup.tracked = self.link.tracks and name in self._seen
         if lookup.tracked:
             connection.track_next()
-        connection.ask(lambda reply: self._on_reply(name, lookup, connection, reply), "MGET", *self._cache.keys(name))
+        connection.ask(lambda reply: self._on_reply(name, lookup, connection, reply), "GET", self._cache.key(name))
 
     def _on_reply(self, name: str, lookup: Lookup, connection: RedisConnection, reply: Any) -> None:
         """Keep the page if allowed; at once, before any push is replayed after this reply."""
         del self._flying[name]
         waiting = self._waiting.pop(name, None)
-        is_answer = isinstance(reply, list)
+        is_answer = reply is None or isinstance(reply, bytes)
         if waiting and is_answer:
             self._ask(name, waiting, connection)
         elif waiting:
             _settle(waiting.found, UNKNOWN)
         _settle(lookup.found, self._found(name, lookup, reply) if is_answer else UNKNOWN)
 
-    def _found(self, name: str, lookup: Lookup, reply: list[bytes | None]) -> Found:
-        value, lease = reply
+    def _found(self, name: str, lookup: Lookup, value: bytes | None) -> Found:
         if value is None:
+            self._seen.pop(name, None)
             return MISSED
-        head = value[: value.find(b"\n")]
+        head = value[1 : value.find(b"\n")]
         known = self._copies.get(name)
         if known and known.head == head:
             split = known.responses.split
@@ -193,7 +193,7 @@ class LocalCache:
             if len(self._seen) > MOST_SEEN:
                 self._seen.popitem(last=False)
         status = f"Pipit; hit; ttl={self._cache.time_left(split.page)}"
-        if lookup.tracked and self._proven and not (lease or b"").startswith(WRITING):
+        if lookup.tracked and self._proven and not value.startswith(WRITING):
             responses = PageResponses(split, f"{status}; detail=memory")
             size = len(split.page.encoded) * 3 // 2 + OVERHEAD
             self._keep(name, Copy(head, responses, lookup.asked_at + COPY_LIFETIME, size))
@@ -220,7 +220,7 @@ class LocalCache:
             return
         for key in push[1]:
             if key.startswith(self._page_prefix):
-                self._drop(key[len(self._page_prefix) :].decode().removesuffix(":lease"))
+                self._drop(key[len(self._page_prefix) :].decode())
             elif key == self._proof_key.encode():
                 self._proof.set()
 

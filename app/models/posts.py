@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, ForeignKey, Index, Select, String, Text, bindparam, delete, exists, func, or_, select
@@ -106,13 +106,10 @@ class Post(Base):
 
         That is one query, and another one if they mention anybody.
         """
-        query = select(cls).join(cls.author).options(contains_eager(cls.author)).where(cls.id.in_(ids))
-        posts = db.session.scalars(query).all()
+        posts = db.session.scalars(_with_authors(), {"ids": list(ids)}).all()
         names = set[str]().union(*(post.mentions for post in posts))
         if names:
-            user = cls.author.entity.class_  # User can't be imported here: it imports Post
-            found = db.session.execute(select(user.name_key, user.name).where(user.name_key.in_(names)))
-            people = {row.name_key: row.name for row in found}
+            people = {row.name_key: row.name for row in db.session.execute(_people(), {"names": list(names)})}
             for post in posts:
                 post.people = {name: people[name] for name in post.mentions if name in people}
         return posts
@@ -129,6 +126,18 @@ class PostTag(Base):
 
 
 # The queries for the lists, each made once: to make one takes as long as to run it.
+
+
+@cache
+def _with_authors() -> Select[Any]:
+    query = select(Post).join(Post.author).options(contains_eager(Post.author))
+    return query.where(Post.id.in_(bindparam("ids", expanding=True)))
+
+
+@cache
+def _people() -> Select[Any]:
+    user = Post.author.entity.class_  # User can't be imported here: it imports Post
+    return select(user.name_key, user.name).where(user.name_key.in_(bindparam("names", expanding=True)))
 
 
 def _timeline() -> Select[Any]:

@@ -21,7 +21,7 @@ from app.web.holes import SHARED, Holes, visitor
 from app.web.viewer import last_write
 
 REMEMBERED_PATHS = 10_000  # some 3 MB; matching a path takes ten microseconds, and the same paths recur
-LONGEST_PATH = 200  # characters; no cached page has a longer one
+LONGEST_PATH = 200  # characters of a page that is cached; a longer path is a hashtag that no post has
 
 View = Callable[..., ResponseReturnValue]
 
@@ -38,13 +38,14 @@ def cached(kind: PageKind) -> Callable[[View], View]:
     """Have a view's page come from the cache.
 
     The view's arguments name the page. To build it the view is run for an anonymous visitor, in a request of its own.
-    An older page, with ?before= in its URL, is not cached; in debug none is.
+    An older page, with ?before= in its URL, is not cached; in debug none is. What is for members only has
+    @login_required above @cached.
     """
 
     def decorate(view: View) -> View:
         @wraps(view)
         def serve(**which: str) -> ResponseReturnValue:
-            if "before" in request.args or current_app.debug:
+            if "before" in request.args or current_app.debug or len(request.path) > LONGEST_PATH:
                 return view(**which)
             name = _page_name(kind, which)
             front: costs.RequestStats | None = request.environ.get(costs.ENVIRON_KEY)
@@ -104,10 +105,15 @@ class CachedPages:
             return None
         return Piece(html.encode(), frozenset())
 
-    def draw_with_sql(self, markers: Sequence[bytes], session: Mapping[str, Any]) -> dict[bytes, Piece]:
-        """Return what fills these holes for a session's owner, by marker."""
+    def draw_with_sql(
+        self, markers: Sequence[bytes], session: Mapping[str, Any], stamps: Mapping[str, str]
+    ) -> dict[bytes, Piece]:
+        """Return what fills these holes for a session's owner, by marker.
+
+        stamps: those that the caller has read.
+        """
         drawn = {}
-        read: dict[str, str] = {}
+        read = dict(stamps)
         with self._app.app_context():
             for marker in markers:
                 used: list[str] = []

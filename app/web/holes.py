@@ -42,7 +42,7 @@ class Filler:
     """What a hole's template needs beside the session.
 
     variables: gets the Viewer and the hole's arguments as text.
-    stamps: gets the Viewer; returns the stamps that a write changes whenever the variables may change.
+    stamps: gets the Viewer; returns stamps. Every write that may change the variables changes one of them.
     """
 
     variables: Callable[..., Variables]

@@ -1,11 +1,12 @@
 """What the templates use beside Flask's own: filters for text, times and numbers, and quick URLs."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 
-from flask import Flask, Response, url_for
+from flask import Flask, Response
+from jinja2 import Environment, pass_environment
 from markupsafe import Markup, escape
 
 from app.front.assets import Assets
@@ -19,12 +20,14 @@ REMEMBERED_URLS = 1_000  # some 0.2 MB; building one takes ten microseconds, and
 LONGEST_URL_SHOWN = 40  # characters; more is more than a phone has room for on a line
 
 
-def text_html(post: Post) -> Markup:
+@pass_environment
+def text_html(environment: Environment, post: Post) -> Markup:
     """Return a post's text as HTML: URLs, hashtags and the people it mentions are links, everything else is escaped."""
-    return Markup("").join(_piece_html(piece, post.people) for piece in post.pieces)
+    url_for: Callable[..., str] = environment.globals["url_for"]  # type: ignore[assignment]  # declared as object
+    return Markup("").join(_piece_html(piece, post.people, url_for) for piece in post.pieces)
 
 
-def _piece_html(piece: Piece, people: Mapping[str, str]) -> Markup:
+def _piece_html(piece: Piece, people: Mapping[str, str], url_for: Callable[..., str]) -> Markup:
     # A link with a direction of its own shows what it leads to, whatever stands before it.
     match piece.kind:
         case "url":

@@ -28,7 +28,7 @@ LIFETIME = 1.0  # s for which a copy may be served after it was asked for
 NOTICED = 1.5  # s until a process that gets no news keeps no copies
 WATCHED = 4.0  # s for which the readers go on
 MANY = 500  # readers of one page
-QUESTION = (b"MGET", b"page:latest", b"page:latest:lease")
+QUESTION = (b"GET", b"page:latest")
 
 
 @dataclass

@@ -314,7 +314,7 @@ def test_an_author_reads_past_the_copies_for_two_seconds_after_their_own_write(
             reply = front.ask("/", cookie)
         assert reply.early
         assert "hello" in reply.text
-        assert any(command.startswith("MGET") for command in commands) == past_copies
+        assert any(command.startswith("GET page") for command in commands) == past_copies
 
 
 def test_under_expire_an_author_sees_their_post_though_there_are_copies_without_it(
@@ -398,10 +398,10 @@ class Connection:
     def track_next(self) -> None:
         """Take no note of it."""
 
-    def reply(self, *reply: Any) -> None:
+    def reply(self, reply: Any) -> None:
         """Answer the oldest question that has none."""
         callback, _ = self.asked.pop(0)
-        callback(reply[0] if isinstance(reply[0], Exception) else list(reply))
+        callback(reply)
 
 
 class Clock:
@@ -445,11 +445,11 @@ class Alone:
     def value(self, body: str = "body", built_at: float = 0.0, run: str = "run") -> bytes:
         return self.cache.encode(Page(body.encode(), body, built_at), run)
 
-    def keep(self, name: str, body: str = "body", lease: bytes | None = None) -> None:
+    def keep(self, name: str, body: str = "body") -> None:
         """Ask for a page, and have Redis answer."""
         self.look_up(name)
         self.connection.written += 1
-        self.connection.reply(self.value(body), lease)
+        self.connection.reply(self.value(body))
 
     def has(self, name: str) -> bool:
         return self.local_cache.get(name) is not None
@@ -479,30 +479,30 @@ RunAlone = Callable[[Callable[[Alone], None]], None]
 def test_one_question_for_a_page_is_on_its_way_and_one_waits_however_many_ask(alone: RunAlone) -> None:
     def test(alone: Alone) -> None:
         first = [alone.look_up("latest") for _ in range(10)]
-        assert [command for _, command in alone.connection.asked] == [("MGET", "page:latest", "page:latest:lease")]
+        assert [command for _, command in alone.connection.asked] == [("GET", "page:latest")]
         alone.connection.written += 1  # from here on nobody joins it: its answer may be older than what they know
         later = [alone.look_up("latest") for _ in range(10)]
         other = alone.look_up("user:ada")
         assert len(alone.connection.asked) == 2
-        alone.connection.reply(alone.value("old"), None)
+        alone.connection.reply(alone.value("old"))
         assert {future.result().responses.split.page.body for future in first} == {"old"}  # type: ignore[union-attr]
         assert not any(future.done() for future in [*later, other])
         assert len(alone.connection.asked) == 2
-        alone.connection.reply(None, None)
+        alone.connection.reply(None)
         assert other.result() == Found(None, missed=True)
         alone.connection.written += 1
-        alone.connection.reply(alone.value("new"), None)
+        alone.connection.reply(alone.value("new"))
         assert {future.result().responses.split.page.body for future in later} == {"new"}  # type: ignore[union-attr]
         assert alone.connection.asked == []
 
     alone(test)
 
 
-@pytest.mark.parametrize(("lease", "kept"), [(None, True), (b"f0123", True), (b"w0123@1;", False), (b"w0@1;!", False)])
-def test_a_page_is_kept_unless_a_write_holds_its_lease(alone: RunAlone, lease: bytes | None, kept: bool) -> None:
+@pytest.mark.parametrize(("flag", "kept"), [(b"-", True), (b"w", False)])
+def test_a_page_is_kept_unless_a_write_has_flagged_it(alone: RunAlone, flag: bytes, kept: bool) -> None:
     def test(alone: Alone) -> None:
         future = alone.look_up("latest")
-        alone.connection.reply(alone.value(), lease)
+        alone.connection.reply(flag + alone.value()[1:])
         found = future.result().responses
         assert found is not None
         assert "detail=memory" not in found.status  # this one is from Redis
@@ -524,7 +524,7 @@ def test_nothing_is_kept_without_a_proof_that_news_comes(alone: RunAlone) -> Non
 def test_what_is_not_a_page_of_this_run_is_a_miss(alone: RunAlone, value: bytes | str | None) -> None:
     def test(alone: Alone) -> None:
         future = alone.look_up("latest")
-        alone.connection.reply(alone.value(run="before") if isinstance(value, str) else value, None)
+        alone.connection.reply(alone.value(run="before") if isinstance(value, str) else value)
         assert future.result() == Found(None, missed=True)
         assert not alone.has("latest")
 
@@ -535,7 +535,7 @@ def test_a_copy_lives_a_second_from_the_moment_redis_was_asked(alone: RunAlone) 
     def test(alone: Alone) -> None:
         alone.look_up("latest")
         alone.clock.now = 100.5
-        alone.connection.reply(alone.value(), None)
+        alone.connection.reply(alone.value())
         alone.clock.now = 100.0 + COPY_LIFETIME - 0.01
         assert alone.has("latest")
         alone.clock.now = 100.0 + COPY_LIFETIME
@@ -544,14 +544,13 @@ def test_a_copy_lives_a_second_from_the_moment_redis_was_asked(alone: RunAlone) 
     alone(test)
 
 
-@pytest.mark.parametrize("key", [b"page:latest", b"page:latest:lease"])
-def test_news_of_a_page_or_its_lease_drops_its_copy_and_no_other(alone: RunAlone, key: bytes) -> None:
+def test_news_of_a_page_drops_its_copy_and_no_other(alone: RunAlone) -> None:
     def test(alone: Alone) -> None:
         for name in ("latest", "user:ada"):
             alone.keep(name)
         alone.push(b"session:page:latest", b"page:lates", b"page:latest2", b"page:")
         assert alone.has("latest")
-        alone.push(b"other", key)
+        alone.push(b"other", b"page:latest")
         assert not alone.has("latest")
         assert alone.has("user:ada")
         alone.local_cache._on_push([b"message", b"channel", b"page:user:ada"])
@@ -597,7 +596,7 @@ def test_somebody_who_does_not_wait_any_longer_harms_nobody(alone: RunAlone) -> 
         alone.look_up("latest").cancel()
         alone.connection.written += 1
         alone.look_up("latest").cancel()
-        alone.connection.reply(alone.value(), None)
+        alone.connection.reply(alone.value())
         assert alone.has("latest")
         alone.connection.reply(LostError("gone"))
         assert alone.connection.asked == []
@@ -609,7 +608,7 @@ def test_what_is_made_of_a_page_is_kept_while_the_page_stays_the_same(alone: Run
     def test(alone: Alone) -> None:
         def split(*value: Any) -> object:
             future = alone.look_up("latest")
-            alone.connection.reply(alone.value(*value), None)
+            alone.connection.reply(alone.value(*value))
             responses = future.result().responses
             assert responses is not None
             return responses.split
