@@ -64,7 +64,7 @@ POLL = 0.02  # s between two checks for another reader's page
 CLOCK_SKEW = 1.0  # s by which the clocks of two dynos may differ
 PAST_COPIES = 2.0  # s a copy may outlive a write or a page: the second that copies live, and the clocks' difference
 WRITING = b"w"  # how a writer's mark begins
-BUILDING = b"f"  # how a reader's token begins; `~` after it says that the page may show an old count
+BUILDING = b"f"  # how a reader's token begins; `~` after it, or after a mark, says: the page may show an old count
 
 # On a miss: return the page if another reader has stored it meanwhile; else the token to build under, if the lease is
 # free or its last taker has had its second; else the marks of the writes that hold it, or '' for "wait". In one step: a
@@ -92,12 +92,12 @@ redis.call('SET', KEYS[1], ARGV[2], 'PX', lease == ARGV[1] and ARGV[3] or math.m
 return 1
 """
 
-# A count on a page changes: the page lives on for a moment, and so does a page that is being built.
+# A count on a page changes: the page lives on for a moment, and so does a page that a reader or a writer is building.
 # KEYS page, lease; ARGV ms.
 FADE = """
 if redis.call('PTTL', KEYS[1]) > tonumber(ARGV[1]) then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
 local lease = redis.call('GET', KEYS[2]) or ''
-if string.sub(lease, 1, 1) == 'f' and string.sub(lease, -1) ~= '~' then
+if lease ~= '' and string.sub(lease, -1) ~= '~' then
     redis.call('SET', KEYS[2], lease .. '~', 'PX', math.max(1, redis.call('PTTL', KEYS[2])))
 end
 """
