@@ -78,7 +78,7 @@ PAGE_OVERHEAD = 200  # bytes of memory beside a page's key and value: hash table
 COMPRESSION_LEVEL = 3  # 6 takes twice as long, for 7 % less of a long page and 3 % of a short one
 PAST_COPIES = 2.0  # s a copy may outlive a write or a page: the second that copies live, and the clocks' difference
 WRITING = b"w"  # how a writer's mark begins
-BUILDING = b"f"  # how a reader's token begins; `~` after it says that the page may show an old count
+BUILDING = b"f"  # how a reader's token begins; `~` after it, or after a mark, says: the page may show an old count
 
 # On a miss: return the page if another reader has stored it meanwhile; else the token to build under, if the lease is
 # free or its last taker has had its second; else the marks of the writes that hold it, or '' for "wait". In one step: a
@@ -127,14 +127,13 @@ redis.call('SET', KEYS[3], table.concat(names, ' '), 'PX', ARGV[7])
 return 1
 """
 
-# A count on a page changes: the page lives on for a moment, and so does one that a reader is building. What a writer is
-# building won't be stored. KEYS page, lease; ARGV ms.
+# A count on a page changes: the page lives on for a moment, and so does a page that a reader or a writer is building.
+# KEYS page, lease; ARGV ms.
 FADE = """
 if redis.call('PTTL', KEYS[1]) > tonumber(ARGV[1]) then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
 local lease = redis.call('GET', KEYS[2]) or ''
-local flag = ({f = '~', w = '!'})[string.sub(lease, 1, 1)]
-if flag and string.sub(lease, -1) ~= flag then
-    redis.call('SET', KEYS[2], lease .. flag, 'PX', math.max(1, redis.call('PTTL', KEYS[2])))
+if lease ~= '' and string.sub(lease, -1) ~= '~' then
+    redis.call('SET', KEYS[2], lease .. '~', 'PX', math.max(1, redis.call('PTTL', KEYS[2])))
 end
 """
 

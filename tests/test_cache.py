@@ -19,6 +19,7 @@ from redis import Redis
 from app.cache import (
     BUILDS_ALONE,
     CLOCK_SKEW,
+    FADING,
     LEASE,
     MOST_BYTES,
     MOST_WAIT,
@@ -966,3 +967,46 @@ def test_the_prefix_goes_in_front_of_every_key(redis: Redis, redis_url: str, sou
     cache.get_or_build("page")
     assert sorted(map(str, redis.keys("*"))) == ["two:page:page", f"two:pages:{zlib.crc32(b'page') % SEGMENTS}"]
     store.close()
+
+
+class TestCounts:
+    """A page on which only a count has changed is served on, and soon built again."""
+
+    def test_a_page_that_a_writer_was_building_meanwhile_lives_no_longer(
+        self, make_cache: Callable[..., PageCache], source: Source, redis: Redis
+    ) -> None:
+        """With `refresh` the writer of a post builds the page; its build may have read the old count."""
+        cache = make_cache(Refresh())
+        cache.get_or_build("page")
+
+        def build_while_a_count_changes(_which: str) -> str:
+            page = str(source.value)
+            with cache.changing("other", counted_on=["page"]):
+                source.value += 1
+            return page
+
+        cache.register(PageKind("other"), lambda _which: "")
+        cache.register(PAGE, build_while_a_count_changes)
+        with cache.changing("page"):
+            pass
+        served = cache.get("page")
+        assert served
+        assert served.page.body == "0"
+        assert redis.pttl("page:page") <= FADING
+        assert redis.exists("page:page:lease") == 0
+
+    def test_two_writers_whose_page_loses_a_count_meanwhile_leave_no_old_page(
+        self, make_cache: Callable[..., PageCache], source: Source, redis: Redis
+    ) -> None:
+        for strategy in (Invalidate(), Refresh()):
+            for first_to_end in (0, 1):
+                cache = make_cache(strategy)
+                writes = [cache.changing("page"), cache.changing("page")]
+                for write in writes:
+                    write.__enter__()
+                    cache.fade(["page"])
+                for write in writes if first_to_end else reversed(writes):
+                    source.value += 1
+                    write.__exit__(None, None, None)
+                    assert cache.get_or_build("page").page.body == str(source.value)
+                assert redis.exists("page:page:lease") == 0

@@ -241,21 +241,32 @@ class User(Base):
         self.suspend()  # so that the owner can't post or follow meanwhile
         user_id = self.id
         own_pages = [page(self.name) for page in (PROFILE_PAGE, FOLLOWERS_PAGE, FOLLOWING_PAGE)]
-        # A batch at a time, because each follow and each post is on pages of its own.
-        while follows := Follow.some_of(user_id):
-            pages = {page for follow in follows for page in Follow.changes(follow.follower, follow.followed)}
-            profiles = {
-                PROFILE_PAGE(person.name) for follow in follows for person in (follow.follower, follow.followed)
-            }
-            with write(*pages, *profiles, removal=True):
-                Follow.end_many(follow.id for follow in follows)
-        while posts := Post.some_by(user_id):
-            tags = {tag.tag for post in posts for tag in post.tags}
-            own = (POST_PAGE(self.name, post.id) for post in posts)
-            with write(*Post.lists(self.name, tags), *own, removal=True):
-                Post.delete_many(post.id for post in posts)
+        # A batch at a time, because each follow and each post is on pages of its own; and again, because a request that
+        # was under way may still have posted or followed, and others may follow this account until it is gone.
+        while self._end_some_follows() or self._delete_some_posts():
+            pass
         with write(*own_pages, removal=True):
             db.session.execute(delete(User).where(User.id == user_id))
+
+    def _end_some_follows(self) -> bool:
+        """End some of the follows by and of this user; return whether there were any."""
+        follows = Follow.some_of(self.id)
+        pages = {page for follow in follows for page in Follow.changes(follow.follower, follow.followed)}
+        profiles = {PROFILE_PAGE(person.name) for follow in follows for person in (follow.follower, follow.followed)}
+        if follows:
+            with write(*pages, *profiles, removal=True):
+                Follow.end_many(follow.id for follow in follows)
+        return bool(follows)
+
+    def _delete_some_posts(self) -> bool:
+        """Delete some of this user's posts; return whether there were any."""
+        posts = Post.some_by(self.id)
+        tags = {tag.tag for post in posts for tag in post.tags}
+        own = (POST_PAGE(self.name, post.id) for post in posts)
+        if posts:
+            with write(*Post.lists(self.name, tags), *own, removal=True):
+                Post.delete_many(post.id for post in posts)
+        return bool(posts)
 
     @contextmanager
     def _locking_out(self, *, keep: str | None = None) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from flask import Flask
@@ -13,6 +13,7 @@ from app.extensions import db
 from app.front.local_cache import COPY_LIFETIME
 from app.models import Follow, Post, User, accounts
 from app.models.follows import PER_PAGE
+from app.models.post_text import PostText
 from app.models.posts import PER_PAGE as POSTS
 from app.models.writes import PROFILE_PAGE
 from app.web import templating
@@ -269,3 +270,29 @@ def test_the_way_from_one_form_to_the_other_keeps_where_one_wanted_to_go(visitor
     assert f'href="/{"login" if form == "register" else "register"}?next=/@bob">' in page
     assert 'name="next" type="hidden" value="/@bob"' in page
     assert "elsewhere" not in visitor.get(f"/{form}?next=https://elsewhere.example.org/").text
+
+
+def test_what_comes_while_an_account_is_being_deleted_is_gone_with_it(
+    app: Flask, ada: Visitor, bob: Visitor, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that was under way when the account was suspended; and anyone may follow it until it is gone."""
+    ids = id_of(app, "ada"), id_of(app, "bob")
+    ada.publish("first words")
+    some_by = Post.some_by
+
+    def some_by_and_meanwhile_more(user_id: int) -> Sequence[Post]:
+        found = some_by(user_id)
+        if "first words" in [post.body for post in found]:
+            with app.app_context():
+                gone, bob = (db.session.get_one(User, user_id) for user_id in ids)
+                gone.publish(PostText.parse("last words #tag"))
+                bob.follow(gone)
+            for path in ("/", "/tags/tag", "/@bob/following"):
+                visitor.get(path)
+        return found
+
+    monkeypatch.setattr(Post, "some_by", some_by_and_meanwhile_more)
+    with app.app_context():
+        db.session.get_one(User, ids[0]).delete_account()
+    for path in ("/", "/tags/tag", "/@bob/following"):
+        assert "@ada" not in visitor.get(path).text, path

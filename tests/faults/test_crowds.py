@@ -1,0 +1,130 @@
+"""A crowd follows one person, and a person whom a crowd follows deletes the account, while others read."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from app.cache import FADING
+from app.extensions import db
+from app.front.local_cache import COPY_LIFETIME
+from app.models import Follow, Post
+from app.models.accounts import User
+from app.models.post_text import PostText
+from app.models.posts import BATCH, PostTag
+from app.models.writes import PROFILE_PAGE
+from tests.conftest import finish
+from tests.faults.town import PROCESSES, Town, one_more_process, running_town, settle, user
+from tests.faults.traffic import Answer, Browser, get_anonymously, visitors
+from tests.servers import wait_until
+
+SEED = 20240229
+FOLLOWERS = 120
+
+
+@pytest.fixture(scope="module", params=["invalidate", "refresh"])
+def town(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+    """Give a town where nobody writes by himself."""
+    folder = tmp_path_factory.mktemp("town")
+    with running_town(folder, f"sqlite:///{folder / 'pipit.db'}", request.param, SEED, writers=0) as town:
+        yield town
+
+
+@contextmanager
+def reading(town: Town, paths: Callable[[], list[str]]) -> Iterator[list[Answer]]:
+    """Have strangers and people read these pages from every process; give what they get."""
+    answers: list[Answer] = []
+    done = threading.Event()
+
+    def read(browser: Browser) -> None:
+        while not done.is_set():
+            answers.extend(browser.get(path) for path in paths())
+
+    ports = [pipit.port for pipit in town.pipits]
+    people = [Browser(port, {"session": town.people[number + 1].sid}) for number, port in enumerate(ports)]
+    with visitors([*map(Browser, ports), *people]) as browsers:
+        threads = [threading.Thread(target=read, args=(browser,)) for browser in browsers]
+        for thread in threads:
+            thread.start()
+        try:
+            wait_until(lambda: sum("memory" in answer.cache_status for answer in answers) > 20, "copies")
+            yield answers
+        finally:
+            done.set()
+            finish(*threads)
+
+
+def test_a_hundred_follows_a_second_leave_the_profile_a_hit(town: Town) -> None:
+    ada, key = town.people[0], f"page:{PROFILE_PAGE('ada')}"
+    crowd = settle(town.config, [f"fan{number}" for number in range(FOLLOWERS)])
+    with town.redis() as redis, one_more_process(town.config):
+        lives: list[int] = []
+        popular = user(ada.id)
+        fans = [user(one.id) for one in crowd]
+        with reading(town, lambda: ["/@ada"]) as answers:
+            read_before, began = len(answers), time.monotonic()
+            for fan in fans:
+                fan.follow(popular)
+                lives.append(redis.pttl(key))
+            took = time.monotonic() - began
+            served = [answer.cache_status for answer in answers[read_before:]]
+        assert max(lives) <= FADING  # a copy lives COPY_LIFETIME more: COUNTS_LAG
+        builds = sum("fwd" in status and "collapsed" not in status for status in served)
+        assert builds <= 1 + took * 1000 / FADING, (builds, took)
+        assert len(served) > 100
+        assert sum(": hit" in f":{status.partition(';')[2]}" for status in served) > 0.95 * len(served)
+        redis.delete(key)  # what time does
+        shows = f"<b>{FOLLOWERS}</b> followers"
+        for pipit in town.pipits:
+            wait_until(lambda port=pipit.port: shows in get_anonymously(port, "/@ada").text, shows, COPY_LIFETIME)  # type: ignore[misc]
+
+
+def test_who_follows_is_on_both_lists_and_sees_the_button_change_at_once(town: Town) -> None:
+    cleo, dan = town.people[2:4]
+    with one_more_process(town.config):
+        user(dan.id).publish(PostText.parse("Good morning."))
+        with reading(town, lambda: ["/@cleo/following", "/@dan/followers", "/@dan", "/home"]):
+            for number in range(20):
+                follows = number % 2 == 0
+                (user(cleo.id).follow if follows else user(cleo.id).unfollow)(user(dan.id))
+                for process in range(PROCESSES):
+                    for viewer in (None, cleo, dan):
+                        following = town.look(0, process, "following", cleo, viewer).answer.text
+                        followers = town.look(0, process, "followers", dan, viewer).answer.text
+                        assert ('<li><a href="/@dan">' in following) == follows
+                        assert ('<li><a href="/@cleo">' in followers) == follows
+                    assert (">Unfollow<" in town.look(0, process, "profile", dan, cleo).answer.text) == follows
+                    assert ("Good morning." in town.look(0, process, "home", None, cleo).answer.text) == follows
+
+
+def test_a_deleted_account_is_gone_from_every_page(town: Town) -> None:
+    bob, gus = town.people[1], town.people[6]
+    with one_more_process(town.config):
+        for one in town.people[:6]:
+            db.session.add_all(
+                (Follow(follower_id=one.id, followed_id=gus.id), Follow(follower_id=gus.id, followed_id=one.id))
+            )
+        posts = [Post(author_id=gus.id, body=f"Number {number} #one") for number in range(2 * BATCH + 50)]
+        for post in posts:
+            post.tags = [PostTag(tag="one")]
+        db.session.add_all(posts)
+        db.session.commit()
+        permalinks = [f"/@gus/{post.id}" for post in posts[::40]]
+        lists = ["/", "/home", "/tags/one", "/@bob/followers", "/@bob/following"]
+        own = ["/@gus", "/@gus/followers", "/@gus/following"]
+        with reading(town, lambda: [*lists, *own, *permalinks]) as answers:
+            user(gus.id).delete_account()
+            for process in range(PROCESSES):
+                with visitors(
+                    [Browser(town.pipits[process].port, cookies) for cookies in ({}, {"session": bob.sid})]
+                ) as browsers:
+                    for browser in browsers:
+                        for path in lists:
+                            assert "gus" not in browser.get(path).text, path
+                        assert {browser.get(path).status for path in (*own, *permalinks)} == {404}
+                with visitors([Browser(town.pipits[process].port, {"session": gus.sid})]) as (browser,):
+                    assert browser.get("/home").status == 302
+        assert {answer.status for answer in answers} <= {200, 302, 404}
+        assert User.named("gus") is None
