@@ -1,18 +1,22 @@
 """Holes in cached pages: each visitor sees their own, early, and a hole has only the session and its function."""
 
 import re
+import threading
 from collections.abc import Callable, Mapping
 
 import pytest
 from flask import Flask, render_template
 from jinja2 import ChoiceLoader, DictLoader, UndefinedError
+from redis import Redis
 from sqlalchemy.exc import OperationalError
 
 from app.cache import STAMP, PageKind
+from app.models import Post
 from app.web.caching import CachedPages, cached
 from app.web.holes import Filler, fillers
 from app.web.viewer import Viewer
-from tests.conftest import Visitor, id_of
+from tests.conftest import Visitor, finish, id_of
+from tests.servers import PATIENCE
 from tests.serving import FrontServer
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -227,3 +231,47 @@ def test_a_page_that_gets_another_hole_is_filled_anew_early(
             reply = front.ask("/shown", session_cookie(ada))
             assert reply.early
             assert re.findall(r"/posts/(\d)/like", reply.text) == [str(number) for number in shown]
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("is_handed_over", [False, True], ids=["and is gone", "and its id is another's"])
+def test_what_was_being_drawn_when_a_session_ended_is_shown_to_nobody(
+    app: Flask,
+    serve: Callable[[Flask], FrontServer],
+    ada: Visitor,
+    bob: Visitor,
+    redis: Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    is_handed_over: bool,
+) -> None:
+    front, cookie, _ = serve(app), session_cookie(ada), session_cookie(bob)
+    ada.publish("for ada's followers")
+    ada.get("/home")
+    front.wait_for_proof()
+    reads, may_end = threading.Event(), threading.Event()
+    timeline_of = Post.timeline_of
+
+    def read_slowly(user_id: int, before: int | None = None) -> object:
+        found = timeline_of(user_id, before)
+        if not reads.is_set():
+            reads.set()
+            assert may_end.wait(PATIENCE)
+        return found
+
+    monkeypatch.setattr(Post, "timeline_of", read_slowly)
+    seen: list[str] = []
+    asks = threading.Thread(target=lambda: seen.append(front.ask("/home", cookie).text))
+    asks.start()
+    assert reads.wait(PATIENCE)
+    sid = ada.session_id()
+    redis.delete(f"session:{sid}")
+    if is_handed_over:
+        redis.copy(f"session:{bob.session_id()}", f"session:{sid}")
+    may_end.set()
+    finish(asks)
+    assert "@ada" in seen[0]  # she was signed in when she asked
+    for _ in range(3):
+        reply = front.ask("/home", cookie)
+        assert "ada" not in reply.text
+        assert (reply.status, reply.early) == ((200, True) if is_handed_over else (302, False))
+        assert ("@bob" in reply.text) == is_handed_over
