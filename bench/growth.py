@@ -22,7 +22,6 @@ from pathlib import Path
 
 import click
 from flask import Flask
-from flask.testing import FlaskClient
 from flask_migrate import upgrade
 from sqlalchemy import bindparam, text
 
@@ -93,8 +92,12 @@ FILL = {
                  WHEN i % ({posts} / 40) = 1 THEN {TYPICAL}
                  WHEN i <= {posts} / 10 THEN 6 + 2 * (i * 7919 % (({people} - 5) / 2))
                  ELSE 5 + 2 * (i * 7919 % (({people} - 5) / 2)) END,
-            'Number ' || i || ': the ferry is late again, says @p{TYPICAL}. See https://example.org/' || i || ' #ferry',
+            'Number ' || i || ': the ferry is late again, says @p{TYPICAL}. See https://example.org/' || i ||
+            CASE WHEN i % 20 = 10 THEN ' #ferry' ELSE ' #town' END,
             :moment FROM n""",
+    "tags": """
+        INSERT INTO post_tags (tag, post_id)
+        SELECT CASE WHEN id % 20 = 10 THEN 'ferry' ELSE 'town' END, id FROM posts""",
     "followers of the popular": """
         INSERT INTO follows (follower_id, followed_id, created_at)
         SELECT id, {POPULAR}, :moment FROM users WHERE id % 2 = 0 AND id > {REST}""",
@@ -174,7 +177,7 @@ def milliseconds(app: Flask, page: Page) -> float:
         with cache.changing(page.cached_as):  # a write that changes nothing
             pass
     if page.reader:
-        sign_in(app, client, page.reader)
+        client.set_cookie("session", sign_in(app, page.reader))
     began = time.perf_counter()
     response = client.get(page.path)
     taken = (time.perf_counter() - began) * 1000
@@ -210,18 +213,20 @@ def fill(app: Flask, town: Town) -> None:
             connection.execute(text("SET statement_timeout = 0"))
         for what, sql in FILL.items():
             numbers = NUMBERS.format(count=counts.get(what))
-            filled = sql.format(numbers=numbers, FOLLOWED=FOLLOWED, **ids, **sizes)
-            statement = text(filled).bindparams(bindparam("moment", type_=UTCDateTime))
-            connection.execute(statement, {"moment": datetime.now(UTC)})
+            statement = text(sql.format(numbers=numbers, FOLLOWED=FOLLOWED, **ids, **sizes))
+            if ":moment" in sql:
+                statement = statement.bindparams(bindparam("moment", datetime.now(UTC), UTCDateTime))
+            connection.execute(statement)
         if db.engine.dialect.name == "postgresql":
             connection.execute(text("VACUUM ANALYZE"))  # as its own daemon would, in time
 
 
-def sign_in(app: Flask, client: FlaskClient, user_id: int) -> None:
+def sign_in(app: Flask, user_id: int) -> str:
+    """Sign somebody in, without a password; return the session's id."""
     session = Session()
     with app.test_request_context():
         current_interface().begin(session, SignIn(user_id, f"p{user_id}"))
-    client.set_cookie("session", str(session.sid))
+    return str(session.sid)
 
 
 if __name__ == "__main__":
