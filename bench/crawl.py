@@ -55,9 +55,9 @@ class Crawl:
 
 def crawl(town: Settings, cores: Cores, scratch: Path, pages: int) -> tuple[Memory, Crawl]:
     """Let members, visitors and then the stranger come."""
-    _give_password(town)
     with pinned_valkey(cores.redis, **PLAN) as valkey:
         own = town.copied(scratch, f"redis://127.0.0.1:{valkey.port}/0")
+        _give_password(own)
         with (
             running(gunicorn(None, own.environ), cores.server, scratch) as pipit,
             Redis.from_url(own.environ["REDIS_URL"]) as redis,

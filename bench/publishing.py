@@ -44,10 +44,8 @@ def with_processes(town: Settings, cores: Cores, scratch: Path, redis_url: str) 
     found = {}
     for author, processes in enumerate(PROCESSES, start=AUTHORS):
         copy = town.copied(scratch, redis_url)
-        with _site(copy, cores, scratch, processes) as port, ExitStack() as stack:
-            readers = [stack.enter_context(wire.Client(port)) for _ in range(CONNECTIONS * processes)]
-            cookies = copy.cookies(range(1001, 1001 + len(readers)))
-            found[processes] = _published(copy, port, author, list(zip(readers, cookies, strict=True)))
+        with _site(copy, cores, scratch, processes) as port:
+            found[processes] = _published(copy, port, author, readers=CONNECTIONS * processes)
     return found
 
 
@@ -61,8 +59,7 @@ def with_followers(town: Settings, cores: Cores, scratch: Path, redis_url: str) 
     with _site(copy, cores, scratch, 1) as port:
         load.run_through(cores.load, port, looks, len(people))
         for author, followers in enumerate(FOLLOWERS, start=AUTHORS):
-            with wire.Client(port) as reader:
-                found[followers] = _published(copy, port, author, [(reader, copy.cookies([1001])[0])])
+            found[followers] = _published(copy, port, author, readers=CONNECTIONS)
     return found
 
 
@@ -90,14 +87,15 @@ def _site(town: Settings, cores: Cores, scratch: Path, processes: int) -> Iterat
         yield pipit.port
 
 
-def _published(town: Settings, port: int, author: int, readers: list[tuple[wire.Client, str]]) -> Publishing:
+def _published(town: Settings, port: int, author: int, readers: int) -> Publishing:
     """Publish POSTS, each after all readers have looked at pages."""
-    (cookie,) = town.cookies([author])
+    cookie, *cookies = town.cookies([author, *range(1001, 1001 + readers)])
     taken, tracked = [], []
-    with wire.Client(port) as browser, Redis.from_url(town.environ["REDIS_URL"]) as redis:
+    with ExitStack() as stack, Redis.from_url(town.environ["REDIS_URL"]) as redis:
+        browser, *clients = [stack.enter_context(wire.Client(port)) for _ in range(1 + readers)]
         for number in range(POSTS):
             for path in ("/", f"/@p{author}", *(() if number else ("/home",))):
-                for reader, theirs in readers:
+                for reader, theirs in zip(clients, cookies, strict=True):
                     reader.get(path, {"Cookie": theirs})
             form = browser.get("/home", {"Cookie": cookie})
             token = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', form.text)
