@@ -4,11 +4,11 @@ import statistics
 from dataclasses import dataclass, field
 from typing import Literal
 
-from bench.building import Build
+from bench.building import BASE, Build
 from bench.cold import Cold
 from bench.costs import Misses, Starts, Visit
 from bench.crawl import Crawl, Memory
-from bench.home import BEFORE, NOW, Looks
+from bench.home import BEFORE, NOW, TODAY, Looks
 from bench.load import Load
 from bench.publishing import Publishing
 from bench.town import KINDS, PERMALINKS
@@ -102,7 +102,7 @@ def targets(findings: Findings) -> list[Target]:
     found = []
     for mine, other, aim, words in RATES + PAGE_RATES:
         found.append(_ratio_target(words, aim, findings.ratios(mine, other)))
-    found.append(_ratio_target("/home, somebody has posted each time, of today's", 4, findings.sooner()))
+    found.append(_ratio_target(f"/home, somebody has posted each time, of commit {TODAY}'s", 4, findings.sooner()))
     found += _build_targets(findings.builds) + _publishing_targets(findings)
     found += _memory_targets(findings.memory) + _redis_targets(findings)
     found.append(
@@ -118,7 +118,7 @@ def _ratio_target(words: str, aim: float, ratios: list[float]) -> Target:
 
 def _build_targets(builds: dict[str, dict[str, Build]] | None) -> list[Target]:
     return [
-        Target(f"building `{path}` with known posts, of commit 8637db1", 0.5, "≤", "×", build["known"].ratio)
+        Target(f"building `{path}` with known posts, of commit {BASE}", 0.5, "≤", "×", build["known"].ratio)
         for path, build in (builds or {}).items()
     ]
 

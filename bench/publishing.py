@@ -41,9 +41,9 @@ class Publishing:
 
 def with_processes(town: Settings, cores: Cores, scratch: Path, redis_url: str) -> dict[int, Publishing]:
     """Publish with each of PROCESSES."""
+    copy = town.copied(scratch, redis_url)
     found = {}
     for author, processes in enumerate(PROCESSES, start=AUTHORS):
-        copy = town.copied(scratch, redis_url)
         with _site(copy, cores, scratch, processes) as port:
             found[processes] = _published(copy, port, author, readers=CONNECTIONS * processes)
     return found

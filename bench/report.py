@@ -5,6 +5,7 @@ import statistics
 from dataclasses import asdict
 from pathlib import Path
 
+from bench.building import BASE
 from bench.charts import COLOURS, THEIRS, Bar, bar_chart
 from bench.findings import PAGE_RATES, RATES, Findings, targets
 from bench.publishing import Publishing
@@ -128,7 +129,7 @@ def _home_table(findings: Findings) -> str:
 def _builds_table(findings: Findings) -> str:
     if not findings.builds:
         return ""
-    lines = ["| a page of 30 posts | their HTML | CPU ms | at commit 8637db1 | ratio |", "|---|---|--:|--:|--:|"]
+    lines = [f"| a page of 30 posts | their HTML | CPU ms | at commit {BASE} | ratio |", "|---|---|--:|--:|--:|"]
     for path, by_html in findings.builds.items():
         for html, build in by_html.items():
             now, base = statistics.median(build.now), statistics.median(build.base)
