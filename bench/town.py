@@ -122,5 +122,5 @@ def earlier(commit: str, scratch: Path) -> Path | None:
     if found.returncode:
         click.echo(f"left out: commit {commit} is not here ({found.stderr.decode().strip()})", err=True)
         return None
-    shutil.unpack_archive(f"{folder}.tar", folder, filter="data")
+    shutil.unpack_archive(f"{folder}.tar", folder)
     return folder
