@@ -84,14 +84,14 @@ RATES = [  # Pipit's line, the other's, what is aimed at, in words
 ]
 
 VISITORS = ("", ", signed in")
-PAGE_RATES = [
+PAGE_RATES = [  # signed in, both lines are
     *(
-        (f"town: {what}{who}", f"town: latest{who}", aim, f"{what}{who}, of `/`{who}")
+        (f"town: {what}{who}", f"town: latest{who}", aim, f"{what}{who}, of /")
         for what, aim in [*dict.fromkeys(KINDS, 0.9).items(), (f"{PERMALINKS:,} permalinks", 0.5)]
         for who in VISITORS
     ),
     *(
-        (f"town: {what}", "town: latest, signed in", aim, f"{what}, of `/`, signed in")
+        (f"town: {what}", "town: latest, signed in", aim, f"{what}, signed in, of /")
         for what, aim in (("/@name, followed", 0.9), ("/@name, not followed", 0.9), ("/home, nothing new", 0.7))
     ),
 ]
