@@ -139,8 +139,8 @@ def _builds_table(findings: Findings) -> str:
 
 def _publishings(findings: Findings) -> dict[str, Publishing]:
     """Return what publishing took, by words that say how many there were."""
-    by_processes = {f"{count} web process{'' if count == 1 else 'es'}": found for count, found in (findings.processes or {}).items()}
-    by_followers = {f"{count:,} followers": found for count, found in (findings.followers or {}).items()}
+    by_processes = {f"web processes: {count}": found for count, found in (findings.processes or {}).items()}
+    by_followers = {f"followers: {count:,}": found for count, found in (findings.followers or {}).items()}
     return by_processes | by_followers
 
 

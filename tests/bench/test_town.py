@@ -58,4 +58,4 @@ def test_what_was_found_in_the_town_is_compared_with_what_is_aimed_at(tmp_path: 
     }
     keep(findings, tmp_path)
     assert "| Pipit at d10452f | 9.0 | 8.0 |" in (tmp_path / "results.md").read_text()
-    assert "32 web processes" in (tmp_path / "publishing.svg").read_text()
+    assert "web processes: 32" in (tmp_path / "publishing.svg").read_text()
