@@ -55,8 +55,8 @@ seed: $(INSTALLED) .env
 rehearse: $(INSTALLED)
 	@$(BIN)/python -m pytest -vv -s tests/rehearsal/deployment.py
 
-# Measure Pipit beside its peers, some ten minutes: a table and charts in bench/results/; docs/performance.md explains.
-# Needs Linux, two idle cores, and Debian's packages wrk, nodejs and npm. Options: python -m bench --help.
+# Measure Pipit beside its peers, half an hour: a table and charts in bench/results/; docs/performance.md explains.
+# Needs Linux, two idle cores, and Debian's packages wrk, nginx-light, nodejs and npm. Options: python -m bench --help.
 bench: $(INSTALLED)
 	@$(BIN)/python -m bench
 

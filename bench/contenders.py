@@ -35,6 +35,7 @@ class Measure:
     shows: str = ""  # what must stand in the body
     hides: str = ""  # what must not
     stored: str | None = field(default=None, repr=False)  # what the peers find in Redis under bench:page
+    sequence: Path | None = field(default=None, repr=False)  # of load.sequence_file(): pages asked for in its order
 
     def checked(self, port: int) -> Answer:
         """Return the server's answer. Raises WrongAnswerError if it is not what this line is about."""
@@ -150,12 +151,7 @@ def contenders(site: Site, scratch: Path, redis_url: str, core: int, parts: set[
         member = Measure("30 holes more, signed in", headers=site.member, shows=site.shown)
         found.append(Contender("holes", holes, [member]))
     if "pipit" in parts:
-        measures = [
-            *_pipits_measures("Pipit", site),
-            Measure(f"Pipit /@{site.name}", f"/@{site.name}"),
-            Measure("Pipit /home, signed in", "/home", site.member, shows=site.shown),
-        ]
-        found.append(Contender("pipit", site.server, measures))
+        found.append(Contender("pipit", site.server, _pipits_measures("Pipit", site)))
     return found
 
 

@@ -1,4 +1,4 @@
-"""What is not a rate: the time of a miss, the memory of a worker, the bytes of a visit, the time of a start."""
+"""What is not a rate: the time of a miss, the memory after logins, the bytes of a visit, the time of a start."""
 
 import re
 import statistics
@@ -7,20 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
-
 from app import create_app
 from app.cache import PageCache
 from app.config import Config
 from app.models.writes import LATEST_PAGE
-from bench import load, wire
+from bench import wire
 from bench.contenders import Site, logged_in
 from bench.machine import Cores
 from bench.processes import gthread, gunicorn, resident_bytes, running
 
 MISSES = 100
 LOGINS, LOGINS_AT_ONCE = 120, 20
-REQUESTS = 50_000  # before a worker's memory is read, and once more before it is read again
 GZIP = {"Accept-Encoding": "gzip"}
 LINKED = re.compile(r'<(?:link[^>]*\shref|script[^>]*\ssrc)="(/[^"]+)"')
 
@@ -31,20 +28,6 @@ class Misses:
 
     p50_ms: float
     p99_ms: float
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What one worker keeps in RAM, in bytes."""
-
-    at_start: int
-    halfway: int
-    at_end: int
-
-    @property
-    def growth(self) -> int:
-        """Return by how much it grew over the second half of the requests."""
-        return self.at_end - self.halfway
 
 
 @dataclass(frozen=True)
@@ -87,17 +70,6 @@ def misses(site: Site, cores: Cores, scratch: Path) -> Misses:
     writer.extensions["store"].close()
     quantiles = statistics.quantiles(taken, n=100)
     return Misses(quantiles[49], quantiles[98])
-
-
-def memory(site: Site, cores: Cores, scratch: Path) -> Memory:
-    """Send REQUESTS twice, mixed as visitors are, and read the worker's memory at the start and after each."""
-    click.echo(f"{2 * REQUESTS:,} requests for the memory of a worker: some minutes")
-    with running(site.server, cores.server, scratch) as pipit:
-        seen = [resident_bytes(pipit.worker)]
-        for _ in range(2):
-            load.run_mixed(cores.load, pipit.port, REQUESTS, site.cookie, f"/@{site.name}")
-            seen.append(resident_bytes(pipit.worker))
-    return Memory(*seen)
 
 
 def logins(site: Site, cores: Cores, scratch: Path) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,16 +39,28 @@ def run(core: int, port: int, path: str, headers: dict[str, str], seconds: float
     return _wrk(core, "report.lua", f"{max(1, round(seconds))}s", [*fields, f"http://127.0.0.1:{port}{path}"])
 
 
-def run_mixed(core: int, port: int, count: int, cookie: str, profile: str) -> None:
-    """Ask `count` times or some more for pages, with and without a session, mixed. Raises BadAnswersError."""
+def run_sequence(core: int, port: int, file: Path, seconds: float, start: int = 0) -> Load:
+    """Ask for the pages in a file of sequence_file(), beginning after `start` of them. Raises BadAnswersError."""
+    address = f"http://127.0.0.1:{port}/"
+    return _wrk(core, "sequence.lua", f"{max(1, round(seconds))}s", [address, "--", str(file), str(start)])
+
+
+def run_through(core: int, port: int, file: Path, count: int, start: int = 0) -> None:
+    """Ask `count` times or some more, in the order of a file of sequence_file(). Raises BadAnswersError."""
     answered = 0
     while answered < count:  # wrk can't be told a number, only a time
-        came = _wrk(core, "mixed.lua", f"{SLICE}s", [f"http://127.0.0.1:{port}/", "--", cookie, profile])
-        answered += came.requests
+        answered += run_sequence(core, port, file, SLICE, start + answered).requests
+
+
+def sequence_file(path: Path, requests: Iterable[tuple[str, str]]) -> Path:
+    """Write a file of requests, each a path and the cookie to send, for run_sequence()."""
+    path.write_text("".join(f"{where} {cookie}\n" for where, cookie in requests))
+    return path
 
 
 def _wrk(core: int, script: str, duration: str, arguments: list[str]) -> Load:
     options = ["--threads", "1", "--connections", str(CONNECTIONS), "--duration", duration, "--latency"]
+    options += ["--timeout", "10s"]  # of an answer; for pages that are built on a busy machine
     command = pinned(core, "wrk", *options, "--script", str(SCRIPTS / script), *arguments)
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     came = json.loads(next(line for line in output.splitlines() if line.startswith("{")))

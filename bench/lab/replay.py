@@ -28,7 +28,7 @@ from bench.lab.redis_server import RedisServer
 THREADS = 32  # requests at once; as a few dynos have. A connection is opened only when a command needs it.
 COMMIT = 0.002  # s an SQL commit takes
 PAGE_SIZE = 20_000  # bytes; about what a page of twenty posts takes
-TEXT = Random("a page").randbytes(4_000).hex()  # noqa: S311  # no secret; such a page takes some 4,000 bytes compressed
+TEXT = Random("a page").randbytes(4_000).hex()  # no secret; such a page takes some 4,000 bytes compressed
 BURST_EVERY = 5.0  # s from the start of one burst to the next
 BURST_LENGTH = 1.0  # s
 BURST_FACTOR = 20  # times the usual rate; a goal, a gale, a fire engine in the high street
@@ -154,7 +154,7 @@ def arrivals(workload: Workload) -> list[Arrival]:
     posts of everyone. A post changes that page, and its author's.
     """
     # Separate sources, so that with other readers the posts stay what they were. To be repeatable is their purpose.
-    reading, posting = Random(f"{workload.seed} reads"), Random(f"{workload.seed} posts")  # noqa: S311  # no secrets
+    reading, posting = Random(f"{workload.seed} reads"), Random(f"{workload.seed} posts")
     authors = [PROFILE_PAGE(number) for number in range(1, workload.pages)]
     names = [LATEST, *authors]
     popularity = list(accumulate(1 / rank for rank in range(1, len(names) + 1)))
