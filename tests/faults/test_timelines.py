@@ -84,7 +84,19 @@ def flush(town: Town) -> None:
         pause(0.1)
 
 
-FAILURES = (nothing, kill, kill_and_empty, kill_and_go_back, silence, hang_up, flush)
+def refuse(town: Town) -> None:
+    """Have Redis refuse writes: because it is full, then because it is a replica."""
+    with town.redis() as redis:
+        redis.config_set("maxmemory", 1)
+        pause(0.3)
+        redis.config_set("maxmemory", 0)
+        pause(0.2)
+        redis.replicaof("127.0.0.1", "1")
+        pause(0.3)
+        redis.replicaof("NO", "ONE")
+
+
+FAILURES = (nothing, kill, kill_and_empty, kill_and_go_back, silence, hang_up, flush, refuse)
 
 
 def older(town: Town) -> Path:
