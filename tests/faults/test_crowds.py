@@ -91,7 +91,7 @@ def test_who_follows_is_on_both_lists_and_sees_the_button_change_at_once(town: T
     with one_more_process(town.config):
         user(dan.id).publish(PostText.parse("Good morning."))
         with reading(town, lambda: ["/@cleo/following", "/@dan/followers", "/@dan", "/home"]):
-            for number in range(20):
+            for number in range(10):
                 follows = number % 2 == 0
                 (user(cleo.id).follow if follows else user(cleo.id).unfollow)(user(dan.id))
                 for process in range(PROCESSES):

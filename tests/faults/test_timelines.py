@@ -23,9 +23,9 @@ from tests.faults.test_cache_stress import pause
 from tests.faults.town import CarelessCache, HastyCache, Town, running_town
 
 SEED = 20240229
-SPELL = 1.5  # s of reading and writing, with a failure in the middle
+SPELL = 1.2  # s of reading and writing, with a failure in the middle
 SILENCE = 0.7  # s that a stopped Redis is silent; longer than a command may take
-LEAST_WRITES = 300  # on a busy machine; on an idle one there are thousands
+LEAST_WRITES = 200  # on a busy machine; on an idle one there are thousands
 
 
 def nothing(town: Town) -> None:
