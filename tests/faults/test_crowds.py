@@ -1,5 +1,6 @@
 """A crowd follows one person, and a person whom a crowd follows deletes the account, while others read."""
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -7,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from app.cache import FADING
+from app.cache import FADING, STRATEGIES
 from app.extensions import db
 from app.front.local_cache import COPY_LIFETIME
 from app.models import Follow, Post
@@ -22,9 +23,11 @@ from tests.servers import wait_until
 
 SEED = 20240229
 FOLLOWERS = 120
+ROUNDS = 4  # of following and posting by form
+seen_by_everyone = pytest.mark.parametrize("town", ["invalidate", "refresh"], indirect=True, scope="module")
 
 
-@pytest.fixture(scope="module", params=["invalidate", "refresh"])
+@pytest.fixture(scope="module", params=STRATEGIES)
 def town(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
     """Give a town where nobody writes by himself."""
     folder = tmp_path_factory.mktemp("town")
@@ -56,6 +59,7 @@ def reading(town: Town, paths: Callable[[], list[str]]) -> Iterator[list[Answer]
             finish(*threads)
 
 
+@seen_by_everyone
 def test_a_hundred_follows_a_second_leave_the_profile_a_hit(town: Town) -> None:
     ada, key = town.people[0], f"page:{PROFILE_PAGE('ada')}"
     crowd = settle(town.config, [f"fan{number}" for number in range(FOLLOWERS)])
@@ -81,12 +85,13 @@ def test_a_hundred_follows_a_second_leave_the_profile_a_hit(town: Town) -> None:
             wait_until(lambda port=pipit.port: shows in get_anonymously(port, "/@ada").text, shows, COPY_LIFETIME)  # type: ignore[misc]
 
 
+@seen_by_everyone
 def test_who_follows_is_on_both_lists_and_sees_the_button_change_at_once(town: Town) -> None:
     cleo, dan = town.people[2:4]
     with one_more_process(town.config):
         user(dan.id).publish(PostText.parse("Good morning."))
         with reading(town, lambda: ["/@cleo/following", "/@dan/followers", "/@dan", "/home"]):
-            for number in range(20):
+            for number in range(10):
                 follows = number % 2 == 0
                 (user(cleo.id).follow if follows else user(cleo.id).unfollow)(user(dan.id))
                 for process in range(PROCESSES):
@@ -97,6 +102,44 @@ def test_who_follows_is_on_both_lists_and_sees_the_button_change_at_once(town: T
                         assert ('<li><a href="/@cleo">' in followers) == follows
                     assert (">Unfollow<" in town.look(0, process, "profile", dan, cleo).answer.text) == follows
                     assert ("Good morning." in town.look(0, process, "home", None, cleo).answer.text) == follows
+
+
+def test_what_one_does_by_form_is_there_at_once_for_oneself_and_for_ones_followers(town: Town) -> None:
+    eve, fay = town.people[4:6]
+    permalink = re.compile(r'href="(/@eve/\d+)"')
+    paths = ["/", "/@eve", "/tags/forms", "/home", "/@fay/following", "/@eve/followers"]
+    browsers = [Browser(pipit.port, {"session": one.sid}) for one in (eve, fay) for pipit in town.pipits]
+    with reading(town, lambda: paths), visitors(browsers) as all_of:
+        eves, fays = all_of[:PROCESSES], all_of[PROCESSES:]
+        for number in range(ROUNDS):
+            verb, writer, follower = (
+                ("follow", "unfollow")[number % 2],
+                eves[number % PROCESSES],
+                fays[-number % PROCESSES],
+            )
+            assert follower.post(f"/@eve/{verb}", "/@eve").status == 302
+            body = f"Number {number} #forms"
+            publishes = writer.publish(body)
+            assert publishes.status == 302
+            for mine in eves:
+                pages = [mine.get(path).text for path in ("/home", "/", "/@eve", "/tags/forms")]
+                assert [f"Number {number} " in page for page in pages] == [True] * 4
+                link = permalink.findall(pages[0])[0]
+                assert f"Number {number} " in mine.get(link).text
+            for other in fays:
+                follows = verb == "follow"
+                profile = other.get("/@eve").text
+                assert (">Unfollow<" in profile) == follows
+                assert ("<b>1</b> follower<" in profile) == follows
+                assert ('<li><a href="/@eve">' in other.get("/@fay/following").text) == follows
+                assert ('<li><a href="/@fay">' in other.get("/@eve/followers").text) == follows
+                assert (f"Number {number} " in other.get("/home").text) == follows
+            gone = writer.post(f"/posts/{link.rpartition('/')[2]}/delete", link)
+            assert gone.status == 302
+            for one in all_of:
+                pages = [one.get(path).text for path in ("/home", "/", "/@eve", "/tags/forms")]
+                assert [f"Number {number} " in page for page in pages] == [False] * 4
+                assert one.get(link).status == 404
 
 
 def test_a_deleted_account_is_gone_from_every_page(town: Town) -> None:

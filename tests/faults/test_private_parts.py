@@ -140,7 +140,8 @@ class Attacker:
         page, about, path = self._page()
         process = self.chance.randrange(PROCESSES)
         method = self.chance.choice(("GET", "GET", "GET", "HEAD"))
-        known = self.chance.choice(self.etags.get(path) or [("", "")])[0] if self.chance.random() < 0.4 else ""
+        etags = self.etags.get(path, [])[-5:]
+        known = self.chance.choice(etags)[0] if etags and self.chance.random() < 0.5 else ""
         reply = self.ask(process, method, path, sid, known)
         if reply.status == 304:
             self.not_modified += 1
@@ -258,4 +259,4 @@ def test_nobody_is_shown_what_is_anothers(attacker: Attacker) -> None:
             db.session.rollback()
             db.session.expunge_all()
             attacker.step()
-    assert attacker.not_modified > 20
+    assert attacker.not_modified > 10

@@ -23,9 +23,9 @@ from tests.faults.test_cache_stress import pause
 from tests.faults.town import CarelessCache, HastyCache, Town, running_town
 
 SEED = 20240229
-SPELL = 1.5  # s of reading and writing, with a failure in the middle
+SPELL = 1.2  # s of reading and writing, with a failure in the middle
 SILENCE = 0.7  # s that a stopped Redis is silent; longer than a command may take
-LEAST_WRITES = 300  # on a busy machine; on an idle one there are thousands
+LEAST_WRITES = 100  # on a busy machine; on an idle one there are thousands
 
 
 def nothing(town: Town) -> None:
@@ -84,7 +84,19 @@ def flush(town: Town) -> None:
         pause(0.1)
 
 
-FAILURES = (nothing, kill, kill_and_empty, kill_and_go_back, silence, hang_up, flush)
+def refuse(town: Town) -> None:
+    """Have Redis refuse writes: because it is full, then because it is a replica."""
+    with town.redis() as redis:
+        redis.config_set("maxmemory", 1)
+        pause(0.3)
+        redis.config_set("maxmemory", 0)
+        pause(0.2)
+        redis.replicaof("127.0.0.1", "1")
+        pause(0.3)
+        redis.replicaof("NO", "ONE")
+
+
+FAILURES = (nothing, kill, kill_and_empty, kill_and_go_back, silence, hang_up, flush, refuse)
 
 
 def older(town: Town) -> Path:
@@ -143,7 +155,7 @@ def test_what_was_acknowledged_is_on_every_page_whatever_becomes_of_redis(
     assert town.history.counts.total() > LEAST_WRITES
     assert town.served["hit"] > 500
     assert town.served["memory"] > 100
-    assert min(fillings) > 100, fillings  # some timelines took SQL, others were kept
+    assert min(fillings) > 30, fillings  # some timelines took SQL, others were kept
 
 
 @pytest.mark.parametrize("cache", [CarelessCache, HastyCache])

@@ -446,6 +446,11 @@ class Town:
         statements = [int(found) for found in re.findall(r"path=/home status=200 .* sql=(\d+)", logs)]
         return sum(number > 0 for number in statements), statements.count(0)
 
+    def hang_up(self) -> None:
+        """Close the readers' connections."""
+        for browser in self.browsers.values():
+            browser.hang_up()
+
     # Details
 
     def __post_init__(self) -> None:
@@ -492,9 +497,8 @@ def running_town(
             process.start()
             stack.callback(stop, process, orders)
             town.writers.append(orders)
+        stack.callback(town.hang_up)
         yield town
-        for browser in town.browsers.values():
-            browser.hang_up()
 
 
 def stop(process: Any, orders: Connection) -> None:
