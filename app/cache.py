@@ -128,12 +128,14 @@ return 1
 """
 
 # A count on a page changes: the page lives on for a moment, and so does a page that a reader or a writer is building.
-# KEYS page, lease; ARGV ms.
+# A full Redis refuses the SET unless the script has deleted something before. KEYS page, lease; ARGV ms.
 FADE = """
 if redis.call('PTTL', KEYS[1]) > tonumber(ARGV[1]) then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
 local lease = redis.call('GET', KEYS[2]) or ''
 if lease ~= '' and string.sub(lease, -1) ~= '~' then
-    redis.call('SET', KEYS[2], lease .. '~', 'PX', math.max(1, redis.call('PTTL', KEYS[2])))
+    local left = math.max(1, redis.call('PTTL', KEYS[2]))
+    redis.call('DEL', KEYS[2])
+    redis.call('SET', KEYS[2], lease .. '~', 'PX', left)
 end
 """
 
@@ -145,8 +147,12 @@ end
 MARK = """
 if ARGV[4] == '0' then
     redis.call('DEL', KEYS[1])
-elseif redis.call('PEXPIRE', KEYS[1], ARGV[4]) == 1 then
-    redis.call('SETRANGE', KEYS[1], 0, 'w')
+else
+    local left = redis.call('PTTL', KEYS[1])
+    if left > 0 then
+        redis.call('PEXPIRE', KEYS[1], math.min(left, ARGV[4]))
+        redis.call('SETRANGE', KEYS[1], 0, 'w')
+    end
 end
 local marks = ''
 for mark, at in string.gmatch(redis.call('GET', KEYS[2]) or '', '(w%x+@(%d+);!?)') do
@@ -171,7 +177,10 @@ end
 
 # After that, for a stamp: store a new one, unless another write is under way. So the next reader needn't.
 # KEYS page, lease; ARGV page, ms to live.
-RENEW = "if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end"
+RENEW = """
+redis.call('DEL', KEYS[1])
+if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
+"""
 
 # After a build that failed: give the lease up, if it is still the builder's. KEYS lease; ARGV token.
 RELEASE = """

@@ -14,7 +14,7 @@ from typing import cast
 
 import pytest
 from flask import Flask
-from redis import Redis
+from redis import OutOfMemoryError, Redis
 
 from app.cache import (
     BUILDS_ALONE,
@@ -1010,3 +1010,25 @@ class TestCounts:
                     write.__exit__(None, None, None)
                     assert cache.get_or_build("page").page.body == str(source.value)
                 assert redis.exists("page:page:lease") == 0
+
+    @pytest.mark.parametrize("strategy", STRATEGIES)
+    def test_a_full_redis_hears_of_a_write_all_the_same(
+        self, make_cache: Callable[..., PageCache], source: Source, strategy: str
+    ) -> None:
+        with valkey() as server, Redis(port=server.port) as redis:
+            cache = make_cache(STRATEGIES[strategy](), url=f"redis://127.0.0.1:{server.port}/0")
+            before = cache.stamps(["stamp:a"])
+            for name in ("page:1", "page:2"):
+                cache.get_or_build(name)
+            cache._take_lease("page:3", b"f1")
+            redis.config_set("maxmemory", 100_000)
+            with pytest.raises(OutOfMemoryError):
+                redis.set("more", "x" * 100)
+            began = time.monotonic()
+            with cache.changing("page:1", "stamp:a", counted_on=["page:2", "page:3"]):
+                source.value += 1
+            assert time.monotonic() - began < STILL_SERVED / 1000
+            assert cache.stamps(["stamp:a"]) != before
+            if cache.strategy.seen_by_everyone:
+                assert cache.get_or_build("page:1").page.body == "1"
+                assert redis.pttl("page:page:2") <= FADING
