@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, Protocol
 
@@ -29,7 +29,7 @@ from app.sessions import FLASHES, PipitSessionInterface, cookie_name, has_cookie
 log = logging.getLogger(__name__)
 
 MOST_BYTES = 5_000_000  # of what is remembered for sessions
-MOST_BYTES_EACH = 200_000  # for one session
+MOST_BYTES_EACH = 1_000_000  # for one session; some 900 pages
 ENTRY = 500  # bytes that a piece or a filling takes beside its HTML
 LONGEST_COOKIES = 1_000  # characters; Pipit's own take 250. Longer ones could fill the memory
 
@@ -70,10 +70,12 @@ class Remembered:
         self.fillings: dict[str, Filling] = {}  # by page
         self.size = 0  # bytes
 
-    def names_for(self, page: str) -> set[str]:
+    def stamps_for(self, page: str) -> Iterable[str]:
         """Return the names of the stamps to ask for before a page is filled: all known ones, if it never was."""
-        made = [self.fillings[page]] if page in self.fillings else self.pieces.values()
-        return {name for one in made for name, _ in one.stamps}
+        filling = self.fillings.get(page)
+        if filling is not None:
+            return filling.stamp_names
+        return {name for piece in self.pieces.values() for name, _ in piece.stamps}
 
     def keep(self, name: str, filling: Filling) -> None:
         """Remember a page's filling."""
@@ -146,7 +148,7 @@ class EarlyResponses:
         request: costs.RequestStats,
     ) -> Response | None:
         remembered = self._remembered.get(sid)
-        names = [address.name, *remembered.names_for(address.name)] if remembered else [address.name]
+        names = (address.name, *(remembered.stamps_for(address.name) if remembered else ()))
         # One write to Redis: the session, and whatever there is no copy of.
         reply: asyncio.Future[Any] = self._loop.create_future()
         connection.ask(reply.set_result, *self._sessions.read_command(sid))
@@ -155,27 +157,38 @@ class EarlyResponses:
             name: self._look_up(name, connection, request) for name in names if self._local_cache.get(name) is None
         }
         value = await reply
-        found = {name: await look_up for name, look_up in asked.items()}
         if isinstance(value, Exception):  # refused, or the connection is lost: Flask tries with its own
             return None
         session = self._sessions.decode(value)
         request.session = sid, session
         wrote = session.get("wrote", 0) if session else 0
-        if session and (
-            FLASHES in session or is_due(session) or self._cache.may_lack(wrote, session.get("counted", 0))
-        ):
-            return None
+        past_copies = False
+        if session:
+            if FLASHES in session or is_due(session):
+                return None
+            if wrote and self._cache.may_lack(wrote, session.get("counted", 0)):
+                return None
+            past_copies = time.time() < wrote + PAST_COPIES
+        found: dict[str, PageResponses | None] = {}
         for name in names:
-            if name not in asked:  # get the copy again: an invalidation may have come before the session did
-                copy = self._local_cache.get(name) if time.time() >= wrote + PAST_COPIES else None
-                found[name] = Found(copy, missed=False) if copy else await self._look_up(name, connection, request)
-        request.page_missed = found[address.name].missed
-        page = found[address.name].responses
+            look_up = asked.get(name)
+            if look_up is None:  # get the copy again: an invalidation may have come before the session did
+                copy = None if past_copies else self._local_cache.get(name)
+                if copy is not None:
+                    found[name] = copy
+                    continue
+                look_up = self._look_up(name, connection, request)
+            result = await look_up
+            found[name] = result.responses
+            request.page_missed |= result.missed and name == address.name
+        page = found[address.name]
         if session is None:
             return None if address.members_only else _to_anonymous(page, headers, request)
         if page is None:
             return None
-        filling = await self._filling(sid, session, address.name, page, found, request)
+        filling = self._known_filling(sid, session, address.name, page, found)
+        if filling is None:
+            filling = await self._fill(sid, session, address.name, page, found, request)
         if filling is None:
             return None
         request.cache_status = page.status
@@ -185,13 +198,26 @@ class EarlyResponses:
         request.redis += 1
         return self._local_cache.look_up(name, connection)
 
-    async def _filling(
+    def _known_filling(
+        self, sid: str, session: Session, name: str, page: PageResponses, found: Mapping[str, PageResponses | None]
+    ) -> Filling | None:
+        """Return what filled the page's holes for this session before, if it is still good."""
+        remembered = self._remembered.get(sid)
+        if remembered is None or remembered.secret != session.get("csrf_token"):
+            return None
+        filling = remembered.fillings.get(name)
+        if filling is None or filling.pieces.keys() != page.split.marker_set or not _are_current(filling.stamps, found):
+            return None
+        self._remembered.move_to_end(sid)
+        return filling
+
+    async def _fill(
         self,
         sid: str,
         session: Session,
         name: str,
         page: PageResponses,
-        found: Mapping[str, Found],
+        found: Mapping[str, PageResponses | None],
         request: costs.RequestStats,
     ) -> Filling | None:
         """Return what fills the page's holes for a session's owner, or None if Flask has to find out.
@@ -204,10 +230,6 @@ class EarlyResponses:
         remembered = self._remembered.get(sid)
         if remembered is None or remembered.secret != secret:
             remembered = Remembered(secret)
-        known = remembered.fillings.get(name)
-        if known and known.pieces.keys() == page.split.marker_set and _are_current(known.stamps, found):
-            self._remembered.move_to_end(sid)
-            return known
         pieces: dict[bytes, Piece] = {}
         with_sql = []
         for marker in page.split.markers:
@@ -219,7 +241,7 @@ class EarlyResponses:
             else:
                 pieces[marker] = piece
         if with_sql:
-            stamps = {name: one.responses.split.page.etag for name, one in found.items() if one.responses}
+            stamps = {name: responses.split.page.etag for name, responses in found.items() if responses}
             try:
                 pieces |= await self._bridge.run(partial(self._pages.draw_with_sql, with_sql, session, stamps), request)
             except Exception as error:  # noqa: BLE001  # Flask tries again, and logs why it fails
@@ -251,10 +273,10 @@ def _to_anonymous(
     return page.to_anonymous(headers)
 
 
-def _are_current(stamps: Stamps, found: Mapping[str, Found]) -> bool:
+def _are_current(stamps: Stamps, found: Mapping[str, PageResponses | None]) -> bool:
     """Return whether Redis has these stamps."""
     for name, stamp in stamps:
-        responses = found[name].responses if name in found else None
+        responses = found.get(name)
         if responses is None or responses.split.page.etag != stamp:
             return False
     return True

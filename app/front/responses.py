@@ -44,6 +44,7 @@ class Filling:
     def __init__(self, pieces: Mapping[bytes, Piece]) -> None:
         self.pieces = pieces
         self.stamps: Stamps = frozenset().union(*(piece.stamps for piece in pieces.values()))
+        self.stamp_names = tuple({name for name, _ in self.stamps})
         # A CSRF token has a timestamp, but all tokens of a session are equally valid: pages that differ only there
         # share a weak ETag. The session's secret counts, so that after a new login no browser keeps invalid forms.
         html = b"".join(piece.html for piece in pieces.values())
