@@ -68,14 +68,13 @@ class Remembered:
         self.secret = secret  # from which the forms' tokens are made; it changes with each login
         self.pieces: dict[bytes, Piece] = {}  # by marker
         self.fillings: dict[str, Filling] = {}  # by page
+        self.stamps: set[str] = set()  # the names of all that the pieces were made under
         self.size = 0  # bytes
 
     def stamps_for(self, page: str) -> Iterable[str]:
         """Return the names of the stamps to ask for before a page is filled: all known ones, if it never was."""
         filling = self.fillings.get(page)
-        if filling is not None:
-            return filling.stamp_names
-        return {name for piece in self.pieces.values() for name, _ in piece.stamps}
+        return self.stamps if filling is None else filling.stamp_names
 
     def keep(self, name: str, filling: Filling) -> None:
         """Remember a page's filling."""
@@ -86,6 +85,7 @@ class Remembered:
             self.size += len(name) + ENTRY
         self.pieces |= filling.pieces
         self.fillings[name] = filling
+        self.stamps.update(filling.stamp_names)
 
 
 class EarlyResponses:
