@@ -34,7 +34,7 @@ from app.models.follows import Follow
 from app.models.pagination import Id
 from app.models.post_text import PostText
 from app.models.posts import Post, PostTag
-from app.models.writes import FOLLOWERS_PAGE, FOLLOWING_PAGE, POST_PAGE, PROFILE_PAGE, write
+from app.models.writes import FOLLOWERS_PAGE, FOLLOWING_PAGE, POST_PAGE, PROFILE_FEED, PROFILE_PAGE, write
 from app.rate_limit import current_limiter
 from app.sessions import current_interface
 
@@ -240,7 +240,7 @@ class User(Base):
         """Delete the account and its sessions, posts and follows. Raises StoreUnavailableError."""
         self.suspend()  # so that the owner can't post or follow meanwhile
         user_id = self.id
-        own_pages = [page(self.name) for page in (PROFILE_PAGE, FOLLOWERS_PAGE, FOLLOWING_PAGE)]
+        own_pages = [page(self.name) for page in (PROFILE_PAGE, PROFILE_FEED, FOLLOWERS_PAGE, FOLLOWING_PAGE)]
         # A batch at a time, because each follow and each post is on pages of its own; and again, because a request that
         # was under way may still have posted or followed, and others may follow this account until it is gone.
         while self._end_some_follows() or self._delete_some_posts():

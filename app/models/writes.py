@@ -17,6 +17,10 @@ FOLLOWERS_PAGE = PageKind("followers")
 FOLLOWING_PAGE = PageKind("following")
 POST_PAGE = PageKind("post")  # POST_PAGE("ada", 7)
 TAG_PAGE = PageKind("tag")  # by tag_key()
+ATOM = "application/atom+xml; charset=utf-8"
+LATEST_FEED = PageKind("feed", ATOM)
+PROFILE_FEED = PageKind("user-feed", ATOM)
+TAG_FEED = PageKind("tag-feed", ATOM)
 ALL_POSTS = STAMP("posts")
 
 

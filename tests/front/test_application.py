@@ -67,6 +67,9 @@ def test_an_early_answer_is_what_flask_gives(app: Flask, front: FrontServer, who
         "/tags/tea",
         "/@ada/followers",
         "/@ada/following",
+        "/feed.atom",
+        "/@ada/feed.atom",
+        "/tags/tea/feed.atom",
         *(["/home"] if identity else []),
     )
     for path in paths:
@@ -86,6 +89,9 @@ def test_an_early_answer_is_what_flask_gives(app: Flask, front: FrontServer, who
             assert reply.status == (304 if unchanged else 200), case
             assert re.fullmatch(r"\w{3}, \d\d \w{3} \d{4} [\d:]{8} GMT", reply.header("date"))
             assert re.fullmatch(r"[0-9a-f]{32}", reply.header("x-request-id"))
+            feed = path.endswith(".atom")
+            content_type = f"{'application/atom+xml' if feed else 'text/html'}; charset=utf-8"
+            assert reply.header("content-type") == ("" if unchanged else content_type), case
             packed = encodings == "gzip, br" and not identity and not unchanged
             assert (reply.header("content-encoding") == "gzip") == packed, case
 
