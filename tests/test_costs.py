@@ -188,7 +188,7 @@ def test_home_takes_one_round_trip_and_no_statement_until_somebody_posts(
 
 @on_sqlite
 @pytest.mark.server
-@pytest.mark.parametrize("path", ["/@bob", "/@bob/1", "/tags/tea", "/@bob/followers", "/@bob/following"])
+@pytest.mark.parametrize("path", ["/@bob", "/@bob/1", "/tags/tea", "/@bob/followers", "/@bob/following", "/feed.atom"])
 def test_every_page_is_a_hit_without_a_statement(
     app: Flask, ada: Visitor, bob: Visitor, front: FrontServer, path: str
 ) -> None:

@@ -136,13 +136,14 @@ def test_links_are_absolute_where_the_site_has_a_name(make_app: Callable[..., Fl
 
 
 @on_sqlite
-@pytest.mark.parametrize("path", [*PATHS, *(f"{path}?before=9" for path in PATHS)])
+@pytest.mark.parametrize("path", [*PATHS, *(f"{path}?before=9" for path in PATHS), f"/tags/{'x' * 250}/feed.atom"])
 def test_nobody_puts_a_forged_host_into_a_feed(ada: Visitor, new_visitor: Callable[..., Visitor], path: str) -> None:
     ada.publish("hello @ada #tea")
     visitor = new_visitor(HTTP_HOST="evil.example")
     for _ in range(2):
         answer = visitor.get(path)
         assert answer.status_code == 200
+        assert answer.mimetype == "application/atom+xml"
         assert "evil" not in answer.text
 
 
