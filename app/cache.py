@@ -188,6 +188,7 @@ local lease = redis.call('GET', KEYS[1])
 if lease == ARGV[1] or lease == ARGV[1] .. '~' then redis.call('DEL', KEYS[1]) end
 """
 
+HTML = "text/html; charset=utf-8"
 Builder = Callable[[str], str]
 
 
@@ -196,6 +197,7 @@ class PageKind:
     """A kind of cached page: declared once; the view that shows it and the writes that change it use the same one."""
 
     kind: str
+    content_type: str = HTML
 
     def __call__(self, *which: object) -> str:
         """Return the cache's name for one page of this kind, as in "user:ada"; no part of it holds another colon."""
@@ -259,10 +261,16 @@ class PageCache:
         self.version = version
         self.dictionary = dictionary
         self.builders: dict[str, Builder] = {STAMP.kind: lambda _name: secrets.token_hex(8)}
+        self._content_types: dict[str, str] = {}  # by kind
 
     def register(self, kind: PageKind, builder: Builder) -> None:
         """Register how pages of a kind are built: the builder of "user" gets "ada" and builds "user:ada"."""
         self.builders[kind.kind] = builder
+        self._content_types[kind.kind] = kind.content_type
+
+    def content_type(self, name: str) -> str:
+        """Return the Content-Type of a page, as its kind says."""
+        return self._content_types.get(name.partition(":")[0], HTML)
 
     def get(self, name: str) -> Served | None:
         """Return the cached page, or None. Raises StoreUnavailableError."""

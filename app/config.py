@@ -230,6 +230,14 @@ class Config:
     memory: int | None = None  # MB of this machine or dyno; None if unknown
     runs_commands: bool = False  # this process is a `flask` command, not a web process
 
+    @property
+    def site_url(self) -> str | None:
+        """Return where the site is, without a path: the first name in TRUSTED_HOSTS, or None if that is not set.
+
+        What everyone gets from the cache must not repeat the Host header of whoever asked first.
+        """
+        return f"https://{self.trusted_hosts[0].lstrip('.')}" if self.trusted_hosts else None
+
     @classmethod
     def load(cls) -> "Config":
         """Read the environment, and Pipit's own .env for what is not set there.

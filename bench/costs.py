@@ -21,7 +21,8 @@ from bench.processes import gthread, gunicorn, resident_bytes, running
 MISSES = 100
 LOGINS, LOGINS_AT_ONCE = 120, 20
 GZIP = {"Accept-Encoding": "gzip"}
-LINKED = re.compile(r'<(?:link[^>]*\shref|script[^>]*\ssrc)="(/[^"]+)"')
+# What it takes to show the page. The manifest and the touch icon are for a phone's home screen.
+LINKED = re.compile(r'<(?:link rel="(?:icon|stylesheet)" href|script[^>]*\ssrc)="(/[^"]+)"')
 
 
 @dataclass(frozen=True)

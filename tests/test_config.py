@@ -415,6 +415,14 @@ def test_a_trusted_host_has_no_scheme_and_no_port(text: str, tmp_path: Path) -> 
     assert complaint.startswith("TRUSTED_HOSTS must be host names without scheme or port")
 
 
+@pytest.mark.parametrize(
+    ("hosts", "url"),
+    [("", None), ("www.example.org,example.org", "https://www.example.org"), (".example.org", "https://example.org")],
+)
+def test_the_first_trusted_host_is_the_address_of_the_site(tmp_path: Path, hosts: str, url: str | None) -> None:
+    assert Config.from_environ({"TRUSTED_HOSTS": hosts}, tmp_path).site_url == url
+
+
 # The kept secret key
 
 

@@ -36,7 +36,17 @@ FIRST_VISIT_REQUESTS = 4  # the page, its style, its script, its icon
 REPEAT_VISIT = 1_000  # bytes
 
 PAGES = {  # and the statements that building each takes on a small site, with the HTML of the posts in its list known
-    "anonymous": {"/": 1, "/@bob": 2, "/@bob/1": 2, "/tags/tea": 1, "/@bob/followers": 2, "/@bob/following": 2},
+    "anonymous": {
+        "/": 1,
+        "/@bob": 2,
+        "/@bob/1": 2,
+        "/tags/tea": 1,
+        "/@bob/followers": 2,
+        "/@bob/following": 2,
+        "/feed.atom": 3,
+        "/@bob/feed.atom": 4,
+        "/tags/tea/feed.atom": 3,
+    },
     "signed in": {"/": 1, "/@bob": 3, "/@bob/1": 2, "/tags/tea": 1, "/home": 2},
 }
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -178,7 +188,7 @@ def test_home_takes_one_round_trip_and_no_statement_until_somebody_posts(
 
 @on_sqlite
 @pytest.mark.server
-@pytest.mark.parametrize("path", ["/@bob", "/@bob/1", "/tags/tea", "/@bob/followers", "/@bob/following"])
+@pytest.mark.parametrize("path", ["/@bob", "/@bob/1", "/tags/tea", "/@bob/followers", "/@bob/following", "/feed.atom"])
 def test_every_page_is_a_hit_without_a_statement(
     app: Flask, ada: Visitor, bob: Visitor, front: FrontServer, path: str
 ) -> None:

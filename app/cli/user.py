@@ -93,8 +93,7 @@ def reset_link(name: str, site: str | None) -> None:
     person = user_named(name)
     config: Config = current_app.extensions["config"]
     path = f"/reset/{person.reset_token(config.secret_key)}"
-    if site is None and config.trusted_hosts:
-        site = f"https://{config.trusted_hosts[0].lstrip('.')}"
+    site = site or config.site_url
     click.echo((site or "").rstrip("/") + path)
     if site is None:
         click.echo("Put your site's address in front, or use --site.", err=True)

@@ -35,7 +35,7 @@ class Assets:
             hashed = f"{path.stem}.{_digest(path.read_bytes())}{path.suffix}"
             self._names[path.name] = path.name if self._debug else hashed
         # Cached pages are compressed with it, so what most of them share, such as _post.html, comes last.
-        paths = sorted((root / "templates").rglob("*.html"), reverse=True)
+        paths = sorted((root / "templates").rglob("*.*ml"), reverse=True)
         self.templates = b"".join(path.read_bytes() for path in paths)
         # Of static files and templates: a deployment that changes either must not serve pages made with the old ones.
         self.version = _digest("".join(self._names.values()).encode() + self.templates)

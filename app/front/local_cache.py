@@ -188,7 +188,7 @@ class LocalCache:
             page = self._cache.decode(value, self.link.run_id)
             if page is None:
                 return MISSED
-            split = SplitPage(page)
+            split = SplitPage(page, self._cache.content_type(name))
             self._seen[name] = None
             if len(self._seen) > MOST_SEEN:
                 self._seen.popitem(last=False)

@@ -16,7 +16,6 @@ CSRF_TOKEN = re.compile(
     rb'(name="csrf_token"[^>]*value="[^".]*)[^"]*'
 )  # the timestamp and the signature follow the first dot
 HOLE = re.compile(rb"<!--\[([^>]*)-->.*?<!--\]-->", re.DOTALL)
-HTML = (b"content-type", b"text/html; charset=utf-8")
 PLAIN = (b"content-type", b"text/plain; charset=utf-8")
 VARY_BY_COOKIE = (b"vary", b"Cookie")
 
@@ -54,8 +53,9 @@ class Filling:
 class SplitPage:
     """A cached page, split at its holes."""
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page: Page, content_type: str) -> None:
         self.page = page
+        self.content_type = (b"content-type", content_type.encode())
         parts: list[bytes | memoryview] = []
         markers, end = [], 0
         whole = memoryview(page.encoded)  # so that the parts take no memory of their own
@@ -96,9 +96,9 @@ class PageResponses:
         self._unchanged = Response(304, self._headers, b"")
 
     @classmethod
-    def of(cls, served: Served) -> "PageResponses":
+    def of(cls, served: Served, content_type: str) -> "PageResponses":
         """Return the responses for a page that the cache has just served."""
-        return cls(SplitPage(served.page), served.status)
+        return cls(SplitPage(served.page, content_type), served.status)
 
     def to_anonymous(self, headers: Mapping[bytes, bytes]) -> Response:
         """Return the response for an anonymous visitor, compressed if the browser accepts that."""
@@ -122,17 +122,18 @@ class PageResponses:
         if known is not None and _is_known(etag, known):
             return Response(304, fields, b"")
         body = self.split.filled(filling)
-        return Response(200, [*fields, HTML, _length(body)], body)
+        return Response(200, [*fields, self.split.content_type, _length(body)], body)
 
     @cached_property
     def _whole(self) -> Response:
         body = self.split.page.encoded
-        return Response(200, [*self._headers, HTML, _length(body)], body)
+        return Response(200, [*self._headers, self.split.content_type, _length(body)], body)
 
     @cached_property
     def _compressed(self) -> Response:
         body = self.split.page.compressed
-        return Response(200, [*self._headers, HTML, (b"content-encoding", b"gzip"), _length(body)], body)
+        fields = [*self._headers, self.split.content_type, (b"content-encoding", b"gzip"), _length(body)]
+        return Response(200, fields, body)
 
 
 def plain_text(status: int, text: bytes, *headers: tuple[bytes, bytes]) -> Response:

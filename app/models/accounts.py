@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,7 +34,7 @@ from app.models.follows import Follow
 from app.models.pagination import Id
 from app.models.post_text import PostText
 from app.models.posts import Post, PostTag
-from app.models.writes import FOLLOWERS_PAGE, FOLLOWING_PAGE, POST_PAGE, PROFILE_PAGE, write
+from app.models.writes import FOLLOWERS_PAGE, FOLLOWING_PAGE, POST_PAGE, PROFILE_FEED, PROFILE_PAGE, SITEMAP, write
 from app.rate_limit import current_limiter
 from app.sessions import current_interface
 
@@ -47,6 +47,7 @@ EMAIL_PATTERN = re.compile(
     r"(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)+\Z"
 )
 MOST_COUNTED = 5_000  # posts or followers; a popular person's page must cost no more than anyone else's
+LATELY = 5_000  # posts whose authors are the people who wrote lately; reading them takes a few milliseconds
 RESET_LIFETIME = 3600  # s a link to reset a password is good for
 PASSWORD_MIN = 8  # NIST SP 800-63B, 3.1.1.2
 PASSWORD_MAX = 1000  # no limit a person meets, but an end to what may be hashed
@@ -130,6 +131,18 @@ class User(Base):
         if suspended:
             query = query.where(cls.suspended_at.is_not(None))
         return db.session.scalars(query.execution_options(yield_per=500))
+
+    @classmethod
+    def active_lately(cls, limit: int) -> Sequence[tuple[str, datetime]]:
+        """Return the names of up to `limit` people, each with the time of their last post, the latest first.
+
+        Only the LATELY newest posts are read, however many exist.
+        """
+        newest = select(Post.author_id, Post.id, Post.created_at).order_by(Post.id.desc()).limit(LATELY).subquery()
+        last = func.max(newest.c.id)
+        query = select(cls.name, func.max(newest.c.created_at)).join(newest, newest.c.author_id == cls.id)
+        rows = db.session.execute(query.group_by(cls.id, cls.name).order_by(last.desc()).limit(limit))
+        return [(name, moment) for name, moment in rows]
 
     @classmethod
     def known_as(cls, login: str) -> Self | None:
@@ -240,12 +253,12 @@ class User(Base):
         """Delete the account and its sessions, posts and follows. Raises StoreUnavailableError."""
         self.suspend()  # so that the owner can't post or follow meanwhile
         user_id = self.id
-        own_pages = [page(self.name) for page in (PROFILE_PAGE, FOLLOWERS_PAGE, FOLLOWING_PAGE)]
+        own_pages = [page(self.name) for page in (PROFILE_PAGE, PROFILE_FEED, FOLLOWERS_PAGE, FOLLOWING_PAGE)]
         # A batch at a time, because each follow and each post is on pages of its own; and again, because a request that
         # was under way may still have posted or followed, and others may follow this account until it is gone.
         while self._end_some_follows() or self._delete_some_posts():
             pass
-        with write(*own_pages, removal=True):
+        with write(*own_pages, SITEMAP(), removal=True):
             db.session.execute(delete(User).where(User.id == user_id))
 
     def _end_some_follows(self) -> bool:

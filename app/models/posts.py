@@ -12,7 +12,7 @@ from app.extensions import Base, UTCDateTime, db
 from app.models.follows import Follow
 from app.models.pagination import BEFORE, Id, PagedQuery, Pagination
 from app.models.post_text import TAG_LENGTH, Piece, pieces, tag_key
-from app.models.writes import ALL_POSTS, LATEST_PAGE, PROFILE_PAGE, TAG_PAGE
+from app.models.writes import ALL_POSTS, LATEST_FEED, LATEST_PAGE, PROFILE_FEED, PROFILE_PAGE, TAG_FEED, TAG_PAGE
 
 if TYPE_CHECKING:
     from app.models.accounts import User
@@ -53,7 +53,8 @@ class Post(Base):
     @staticmethod
     def lists(author: str, tags: Iterable[str]) -> list[str]:
         """Return the cached pages and stamps that change when an author's post with these hashtags comes or goes."""
-        return [LATEST_PAGE(), ALL_POSTS, PROFILE_PAGE(author), *(TAG_PAGE(tag) for tag in tags)]
+        everyones_and_own = [LATEST_PAGE(), LATEST_FEED(), ALL_POSTS, PROFILE_PAGE(author), PROFILE_FEED(author)]
+        return everyones_and_own + [page(tag) for tag in tags for page in (TAG_PAGE, TAG_FEED)]
 
     @property
     def stored_tags(self) -> Sequence[str]:

@@ -46,7 +46,8 @@ def cached(kind: PageKind) -> Callable[[View], View]:
         @wraps(view)
         def serve(**which: str) -> ResponseReturnValue:
             if "before" in request.args or current_app.debug or len(request.path) > LONGEST_PATH:
-                return view(**which)
+                page = view(**which)
+                return Response(page, content_type=kind.content_type) if isinstance(page, str) else page
             name = _page_name(kind, which)
             front: costs.RequestStats | None = request.environ.get(costs.ENVIRON_KEY)
             missed = front is not None and front.page_missed
@@ -56,7 +57,7 @@ def cached(kind: PageKind) -> Callable[[View], View]:
             except NotAPageError as error:
                 return error.answer
             costs.current().cache_status = served.status
-            return _answer(PageResponses.of(served))
+            return _answer(PageResponses.of(served, kind.content_type))
 
         serve.cached_as = kind  # type: ignore[attr-defined]  # read by CachedPages
         return serve

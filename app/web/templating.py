@@ -21,22 +21,26 @@ LONGEST_URL_SHOWN = 40  # characters; more is more than a phone has room for on 
 
 
 @pass_environment
-def text_html(environment: Environment, post: Post) -> Markup:
-    """Return a post's text as HTML: URLs, hashtags and the people it mentions are links, everything else is escaped."""
+def text_html(environment: Environment, post: Post, site: str = "") -> Markup:
+    """Return a post's text as HTML: URLs, hashtags and the people it mentions are links, everything else is escaped.
+
+    site: goes before the path of every link into this site.
+    """
     url_for: Callable[..., str] = environment.globals["url_for"]  # type: ignore[assignment]  # declared as object
-    return Markup("").join(_piece_html(piece, post.people, url_for) for piece in post.pieces)
+    return Markup("").join(_piece_html(piece, post.people, url_for, site) for piece in post.pieces)
 
 
-def _piece_html(piece: Piece, people: Mapping[str, str], url_for: Callable[..., str]) -> Markup:
+def _piece_html(piece: Piece, people: Mapping[str, str], url_for: Callable[..., str], site: str) -> Markup:
     # A link with a direction of its own shows what it leads to, whatever stands before it.
     match piece.kind:
         case "url":
             link = Markup('<a href="{}" rel="nofollow ugc noopener" dir="ltr">{}</a>')
             return link.format(piece.target, shortened(piece.text))
         case "mention" if name := people.get(piece.target.lower()):
-            return Markup('<a href="{}" dir="ltr">{}</a>').format(url_for("people.profile", name=name), piece.text)
+            url = site + url_for("people.profile", name=name)
+            return Markup('<a href="{}" dir="ltr">{}</a>').format(url, piece.text)
         case "tag":
-            url = url_for("posts.tagged", tag=tag_key(piece.target))
+            url = site + url_for("posts.tagged", tag=tag_key(piece.target))
             return Markup('<a href="{}" rel="nofollow" dir="auto">{}</a>').format(url, piece.text)
         case _:
             return escape(piece.text)
@@ -59,12 +63,12 @@ def time_tag(moment: datetime) -> Markup:
     """
     full = full_time(moment)
     date = full.partition(",")[0].removesuffix(f" {datetime.now(UTC).year}")
-    return Markup(f'<time datetime="{_in_utc(moment)}" title="{full}">{date}</time>')  # noqa: S704  # nobody's text
+    return Markup(f'<time datetime="{in_utc(moment)}" title="{full}">{date}</time>')  # noqa: S704  # nobody's text
 
 
 def full_time_tag(moment: datetime) -> Markup:
     """Return a moment as <time>, with date and time: in UTC here; a script shows it in the reader's time zone."""
-    return Markup(f'<time datetime="{_in_utc(moment)}" class="full">{full_time(moment)}</time>')  # noqa: S704  # nobody's text
+    return Markup(f'<time datetime="{in_utc(moment)}" class="full">{full_time(moment)}</time>')  # noqa: S704  # nobody's text
 
 
 def full_time(moment: datetime) -> str:
@@ -72,7 +76,8 @@ def full_time(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%-d %b %Y, %H:%M UTC")
 
 
-def _in_utc(moment: datetime) -> str:
+def in_utc(moment: datetime) -> str:
+    """Return a moment for machines (RFC 3339)."""
     return moment.astimezone(UTC).isoformat(timespec="seconds")
 
 
@@ -100,6 +105,7 @@ def init_templates(app: Flask, assets: Assets) -> None:
     app.jinja_env.filters["text_html"] = text_html
     app.jinja_env.filters["time_tag"] = time_tag
     app.jinja_env.filters["full_time_tag"] = full_time_tag
+    app.jinja_env.filters["in_utc"] = in_utc
     app.jinja_env.filters["in_brief"] = in_brief
     app.jinja_env.filters["counted"] = counted
 

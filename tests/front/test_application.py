@@ -24,9 +24,10 @@ from tests import servers
 from tests.conftest import PASSWORD, Log, Visitor
 from tests.counting import commands_sent, statements_run
 from tests.servers import wait_until
-from tests.serving import FrontServer, Reply, serving
+from tests.serving import HOST, FrontServer, Reply, serving
 
 Serve = Callable[[Flask], FrontServer]
+MIMETYPES = {"atom": "application/atom+xml", "xml": "application/xml"}  # by extension
 SECURE = ("X-Forwarded-Proto: https", "X-Forwarded-For: 192.0.2.1", "X-Request-ID: 0a1b-2c")
 
 
@@ -55,7 +56,9 @@ def names(commands: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("who", ["a stranger", "ada"])
-def test_an_early_answer_is_what_flask_gives(app: Flask, front: FrontServer, who: str) -> None:
+def test_an_early_answer_is_what_flask_gives(make_app: Callable[..., Flask], serve: Serve, who: str) -> None:
+    app = make_app(trusted_hosts=(HOST, "localhost"))
+    front = serve(app)
     ada = signed_in(app, "ada")
     ada.publish("hello <you> #tea ☕")
     ada.get("/home")
@@ -67,6 +70,10 @@ def test_an_early_answer_is_what_flask_gives(app: Flask, front: FrontServer, who
         "/tags/tea",
         "/@ada/followers",
         "/@ada/following",
+        "/feed.atom",
+        "/@ada/feed.atom",
+        "/tags/tea/feed.atom",
+        "/sitemap.xml",
         *(["/home"] if identity else []),
     )
     for path in paths:
@@ -86,6 +93,8 @@ def test_an_early_answer_is_what_flask_gives(app: Flask, front: FrontServer, who
             assert reply.status == (304 if unchanged else 200), case
             assert re.fullmatch(r"\w{3}, \d\d \w{3} \d{4} [\d:]{8} GMT", reply.header("date"))
             assert re.fullmatch(r"[0-9a-f]{32}", reply.header("x-request-id"))
+            mimetype = MIMETYPES.get(path.rpartition(".")[2], "text/html")
+            assert reply.header("content-type") == ("" if unchanged else f"{mimetype}; charset=utf-8"), case
             packed = encodings == "gzip, br" and not identity and not unchanged
             assert (reply.header("content-encoding") == "gzip") == packed, case
 

@@ -79,10 +79,11 @@ def test_the_version_and_the_names_are_the_same_in_every_process(app: Flask) -> 
     assert one.url("pipit.css") == other.url("pipit.css")
 
 
-def test_another_style_or_another_template_is_another_version(app: Flask, tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", ["a.html", "a.xml"])
+def test_another_style_or_another_template_is_another_version(app: Flask, tmp_path: Path, named: str) -> None:
     for folder in ("static", "templates"):
         (tmp_path / folder).mkdir()
-    style, template = tmp_path / "static" / "a.css", tmp_path / "templates" / "a.html"
+    style, template = tmp_path / "static" / "a.css", tmp_path / "templates" / named
     fake = Flask("fake", root_path=str(tmp_path))
     versions = set()
     for css, html in (("a", "a"), ("b", "a"), ("b", "b")):
