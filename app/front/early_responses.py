@@ -66,6 +66,7 @@ class Remembered:
 
     def __init__(self, secret: str) -> None:
         self.secret = secret  # from which the forms' tokens are made; it changes with each login
+        self.session: tuple[bytes, Session] | None = None  # as Redis had it last, and decoded
         self.pieces: dict[bytes, Piece] = {}  # by marker
         self.fillings: dict[str, Filling] = {}  # by page
         self.stamps: set[str] = set()  # the names of all that the pieces were made under
@@ -159,7 +160,7 @@ class EarlyResponses:
         value = await reply
         if isinstance(value, Exception):  # refused, or the connection is lost: Flask tries with its own
             return None
-        session = self._sessions.decode(value)
+        session = self._decode(value, remembered)
         request.session = sid, session
         wrote = session.get("wrote", 0) if session else 0
         past_copies = False
@@ -197,6 +198,15 @@ class EarlyResponses:
     def _look_up(self, name: str, connection: RedisConnection, request: costs.RequestStats) -> "asyncio.Future[Found]":
         request.redis += 1
         return self._local_cache.look_up(name, connection)
+
+    def _decode(self, value: bytes | None, remembered: Remembered | None) -> Session | None:
+        """Return the session under a key. Between two requests it rarely changes, so it is seldom decoded again."""
+        if remembered and remembered.session and remembered.session[0] == value:
+            return remembered.session[1]
+        session = self._sessions.decode(value)
+        if remembered and value and session and FLASHES not in session:  # a view may change that list
+            remembered.session = value, session
+        return session
 
     def _known_filling(
         self, sid: str, session: Session, name: str, page: PageResponses, found: Mapping[str, PageResponses | None]
