@@ -1,4 +1,5 @@
-// Comfort on top of pages that work without it: times by the reader's clock, a live character counter, a menu that closes.
+// Comfort on top of pages that work without it: times by the reader's clock, a live character counter, a menu that
+// closes, a button that shares a post.
 
 const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 const UNITS = [["day", 86400, "d"], ["hour", 3600, "h"], ["minute", 60, "min"]];
@@ -107,4 +108,25 @@ for (const menu of document.querySelectorAll("details.menu")) {
     menu.open = false;
     menu.querySelector("summary").focus();
   });
+}
+
+// Shares the page's link the way the device does, or copies it. Browsers allow neither without TLS: no button then.
+const share = document.querySelector(".share");
+
+if (share && (navigator.share || navigator.clipboard)) {
+  const url = document.querySelector("link[rel=canonical]")?.href ?? location.origin + location.pathname;
+  const button = share.querySelector("button");
+  const spoken = share.querySelector("output");
+  if (navigator.share) button.textContent = "Share";
+  button.addEventListener("click", async () => {
+    spoken.value = "";
+    try {
+      if (navigator.share) return await navigator.share({ title: document.title, url });
+      await navigator.clipboard.writeText(url);
+      spoken.value = "Link copied";
+    } catch (error) {
+      if (error.name !== "AbortError") spoken.value = "That didn\u2019t work"; // AbortError: the dialog was closed
+    }
+  });
+  share.hidden = false;
 }

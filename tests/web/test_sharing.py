@@ -70,6 +70,11 @@ def test_a_site_without_a_name_believes_no_host(app: Flask, path: str) -> None:
         assert "evil" not in page
 
 
+def test_the_share_button_is_hidden_until_a_script_shows_it(named: Flask) -> None:
+    page = Visitor(named.test_client(), HTTP_HOST="pipit.example.org").get("/@ada/1").text
+    assert '<div class="share" hidden>' in page
+
+
 @pytest.mark.parametrize("path", ["/nothing", "/@nobody", "/@ada/9"])
 def test_an_error_has_nothing_to_share(named: Flask, path: str) -> None:
     answer = Visitor(named.test_client(), HTTP_HOST="pipit.example.org").get(path)
