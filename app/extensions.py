@@ -22,6 +22,7 @@ from app.config import Config
 CREDENTIALS = re.compile(r"(password\s*=\s*|://)[^\s@]+", re.IGNORECASE)
 MISSING = re.compile(r"no such (?:table|column)|(?:relation|column) \S+ does not exist")  # SQLite, PostgreSQL
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
+SQLITE_CACHE = 200  # KiB for each thread's connection; the system caches the file anyway, once for all
 SQL_TIMEOUT = 10  # s a statement may take or wait for a lock; the router gives up on a request after 30
 BEGIN = f"BEGIN; SET LOCAL statement_timeout = '{SQL_TIMEOUT}s'; SET LOCAL lock_timeout = '{SQL_TIMEOUT}s'".encode()
 
@@ -138,6 +139,7 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor.execute("PRAGMA foreign_keys = ON")
     _write_ahead(cursor)
     cursor.execute("PRAGMA synchronous = NORMAL")
+    cursor.execute(f"PRAGMA cache_size = -{SQLITE_CACHE}")
     cursor.close()
 
 

@@ -34,9 +34,9 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 COPY_LIFETIME = 1.0  # s since the front asked Redis for the page: the age limit of a copy if a push is lost
-MOST_BYTES = 8_000_000  # of copies in one process
+MOST_BYTES = 4_000_000  # of copies in one process
 OVERHEAD = 2_000  # bytes that a copy takes beside its page, and the page's compressed form
-MOST_SEEN = 10_000  # names of pages that are known to exist
+MOST_SEEN = 5_000  # names of pages that are known to exist
 PROOF_INTERVAL = 1.0  # s between two proofs that pushes arrive
 PROOF_KEY_LIFETIME = 10_000  # ms; so that a dead process leaves nothing behind
 

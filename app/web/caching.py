@@ -20,7 +20,7 @@ from app.sessions import has_cookie
 from app.web.holes import SHARED, Holes, visitor
 from app.web.viewer import last_write
 
-REMEMBERED_PATHS = 10_000  # some 3 MB; matching a path takes ten microseconds, and the same paths recur
+REMEMBERED_PATHS = 5_000  # some 1.5 MB; matching a path takes ten microseconds, and the same paths recur
 LONGEST_PATH = 200  # characters of a page that is cached; a longer path is a hashtag that no post has
 
 View = Callable[..., ResponseReturnValue]

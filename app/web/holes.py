@@ -32,7 +32,7 @@ HOLE = re.compile(r"<!--\[([^>]*)-->.*?<!--\]-->", re.DOTALL)
 VALUE = re.compile(r"[\w/.@]*", re.ASCII)  # an argument; nothing in it can end a marker
 SHARED = "pipit.shared"  # in the WSGI environment: a page is being built for the cache, as anonymous visitors see it
 CSRF_SALT = "wtf-csrf-token"  # Flask-WTF's
-REMEMBERED = 2_000  # anonymous visitors' fillings; some 1 MB
+REMEMBERED = 1_000  # anonymous visitors' fillings; some 0.5 MB
 
 Variables = Mapping[str, Any]
 

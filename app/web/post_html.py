@@ -18,7 +18,7 @@ from app.models import Post
 from app.models.pagination import Pagination
 
 LIFETIME = 60  # s; then a mention of a new account becomes a link, and a date of last year says so
-MOST_BYTES = 3_000_000  # of some 2,700 posts of usual length
+MOST_BYTES = 2_000_000  # of some 1,800 posts of usual length
 OVERHEAD = 350  # bytes an entry takes beside its HTML
 
 
