@@ -169,7 +169,8 @@ class Attacker:
         if page == "tag":
             about = self.chance.choice(TAGS)
         elif page == "post":
-            about = self.chance.choice(Post.latest().items)
+            about = Post.with_author(self.chance.choice(Post.latest().items))
+            assert about
             return page, about, f"/@{about.author.name}/{about.id}"
         return page, about, self.town.path(page, about)
 
