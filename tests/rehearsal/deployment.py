@@ -154,6 +154,7 @@ def test_the_doctor_finds_no_problem_on_a_dyno(platform: Platform, slug: Path) -
     print(output.strip().splitlines()[-1], end=" ")
 
 
+@pytest.mark.timeout(900)  # s, for all tests of `make test`
 def test_make_test_runs_on_heroku_ci(platform: Platform) -> None:
     python = ci.copyable_python(platform.checkout)
     if python is None:
