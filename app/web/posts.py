@@ -15,7 +15,7 @@ from app.web.forms import PostForm
 from app.web.holes import fills
 from app.web.limits import count_if_possible
 from app.web.post_html import listed
-from app.web.viewer import Viewer, login_required, note_write, viewer
+from app.web.viewer import Viewer, login_required, note_write, signed_in, viewer
 
 bp = Blueprint("posts", __name__)
 
@@ -99,6 +99,6 @@ def delete(post_id: int) -> ResponseReturnValue:
 
 
 def _home(form: PostForm) -> str:
-    older = before()
-    posts = listed(Post.timeline_of(viewer().id, older)) if older else None
+    older, person = before(), signed_in()  # nobody, where the page that everyone shares is built
+    posts = listed(Post.timeline_of(person.id, older)) if older and person else None
     return render_template("posts/home.html", form=form, length=LENGTH, posts=posts)
