@@ -252,20 +252,19 @@ class User(Base):
     def delete_account(self) -> None:
         """Delete the account and its sessions, posts and follows. Raises StoreUnavailableError."""
         self.suspend()  # so that the owner can't post or follow meanwhile
-        user_id = self.id
         own_pages = [page(self.name) for page in (PROFILE_PAGE, PROFILE_FEED, FOLLOWERS_PAGE, FOLLOWING_PAGE)]
         # A batch at a time, because each follow and each post is on pages of its own; and again, because a request that
         # was under way may still have posted or followed, and others may follow this account until it is gone.
         while self._end_some_follows() or self._delete_some_posts():
             pass
         with write(*own_pages, SITEMAP(), removal=True):
-            db.session.execute(delete(User).where(User.id == user_id))
+            db.session.execute(delete(User).where(User.id == self.id))
 
     def _end_some_follows(self) -> bool:
         """End some of the follows by and of this user; return whether there were any."""
         follows = Follow.some_of(self.id)
         pages = {page for follow in follows for page in Follow.changes(follow.follower, follow.followed)}
-        profiles = {PROFILE_PAGE(person.name) for follow in follows for person in (follow.follower, follow.followed)}
+        profiles = {page for follow in follows for page in Follow.counted_on(follow.follower, follow.followed)}
         if follows:
             with write(*pages, *profiles, removal=True):
                 Follow.end_many(follow.id for follow in follows)
@@ -321,15 +320,14 @@ class User(Base):
         if other.id == self.id:
             raise ValueError("nobody follows themselves")
         try:
-            with write(*Follow.changes(self, other), counted_on=(PROFILE_PAGE(self.name), PROFILE_PAGE(other.name))):
+            with write(*Follow.changes(self, other), counted_on=Follow.counted_on(self, other)):
                 db.session.add(Follow(follower_id=self.id, followed_id=other.id))
         except IntegrityError:
             return  # already
 
     def unfollow(self, other: "User") -> None:
         """Unfollow someone. Raises StoreUnavailableError."""
-        profiles = (PROFILE_PAGE(self.name), PROFILE_PAGE(other.name))
-        with write(*Follow.changes(self, other), counted_on=profiles, removal=True):
+        with write(*Follow.changes(self, other), counted_on=Follow.counted_on(self, other), removal=True):
             Follow.end(self.id, other.id)
 
 

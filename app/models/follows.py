@@ -9,7 +9,7 @@ from sqlalchemy.orm import Mapped, contains_eager, joinedload, mapped_column, re
 
 from app.extensions import Base, UTCDateTime, db
 from app.models.pagination import Id, PagedQuery, Pagination
-from app.models.writes import FOLLOWERS_PAGE, FOLLOWING_PAGE, follows_by
+from app.models.writes import FOLLOWERS_PAGE, FOLLOWING_PAGE, PROFILE_PAGE, follows_by
 
 if TYPE_CHECKING:
     from app.models.accounts import User
@@ -51,6 +51,11 @@ class Follow(Base):
     def changes(follower: "User", followed: "User") -> tuple[str, ...]:
         """Return the cached pages and stamps that change, beside the counts, when one user follows another or stops."""
         return FOLLOWING_PAGE(follower.name), FOLLOWERS_PAGE(followed.name), follows_by(follower.id)
+
+    @staticmethod
+    def counted_on(follower: "User", followed: "User") -> tuple[str, ...]:
+        """Return the cached pages on which a count changes then."""
+        return PROFILE_PAGE(follower.name), PROFILE_PAGE(followed.name)
 
     @classmethod
     def some_of(cls, user_id: int) -> "Sequence[Follow]":
