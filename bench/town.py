@@ -25,7 +25,7 @@ SIZE = growth.Town(5_000, 50_000)
 POPULAR, READER, FAN = f"p{growth.POPULAR}", growth.READER, 6  # the fan follows the popular one, the reader doesn't
 FOLLOWED = growth.READER + 2  # by the reader
 PERMALINKS = 5_000  # that are asked for as people do
-ASKED_FOR = 200_000  # of them, until a run begins anew
+ASKED_FOR = 200_000  # requests in a sequence; then it starts over
 KINDS = {  # of pages, by their name in the results
     "a permalink": f"/@{POPULAR}/{SIZE.posts}",
     "a hashtag": "/tags/ferry",

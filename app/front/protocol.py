@@ -140,7 +140,7 @@ class FrontProtocol(HttpToolsProtocol):
 
     # Opening and closing
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn narrows it too
         """Wait for a head, or refuse one connection too many."""
         super().connection_made(transport)
         self._timer = self.loop.call_later(CHECK_INTERVAL, self._check_deadlines)

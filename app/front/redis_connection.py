@@ -158,7 +158,7 @@ class RedisConnection(asyncio.Protocol):
                 else:
                     self._take(reply)
         except (OutOfStepError, hiredis.ProtocolError) as error:
-            log.error("the connection to Redis is out of step (%s): closed, nothing it sent is used", error)  # noqa: TRY400
+            log.error("the connection to Redis is out of step (%s): closed, nothing it sent is used", error)  # noqa: TRY400  # the message says it all
             self.close(LostError("out of step"))
 
     # Details
