@@ -7,7 +7,8 @@ their timeline) the template has a hole:
 
 templates/holes/follow.html renders it from the hole's arguments and the session: `viewer`, `csrf_token()` and
 `messages()`. If that is not enough, a function decorated with @fills("follow") returns more variables. Using anything
-else raises an error at once instead of producing a page that goes stale.
+else raises an error at once instead of producing a page that goes stale. A hole with `only_for=post.author_id` stays
+empty for everyone else.
 
 In the page a hole is markup between `<!--[name key=value-->` and `<!--]-->`, until it is filled for the visitor: by the
 front for a cached page, else by Flask. People's own text is escaped, so it can't contain a hole. What fills a hole may
@@ -32,6 +33,7 @@ from app.web.viewer import Viewer, signed_in
 HOLE = re.compile(responses.HOLE.pattern.decode(), re.DOTALL)  # as the front finds it in bytes
 VALUE = re.compile(r"[\w/.@]*", re.ASCII)  # an argument; nothing in it can end a marker
 SHARED = "pipit.shared"  # in the WSGI environment: a page is being built for the cache, as anonymous visitors see it
+ONLY_FOR = "only_for"  # an argument: the id of the one person who sees something
 CSRF_SALT = "wtf-csrf-token"  # Flask-WTF's
 REMEMBERED = 1_000  # anonymous visitors' fillings; some 0.5 MB
 
@@ -106,6 +108,8 @@ class Holes:
     def fill(self, marker: str, reader: Reader) -> str:
         """Return what fills a hole. Needs an application context if the hole, or one inside it, has a filler."""
         name, about = _parsed(marker)
+        if not _is_for(reader.viewer, about):
+            return ""
         filler = fillers.get(name)
         more: Variables = {}
         if filler and reader.viewer:
@@ -121,6 +125,8 @@ class Holes:
         return HOLE.sub(lambda hole: self.fill(hole[1], reader), html) if "<!--[" in html else html
 
     def _drawn_for_anonymous(self, marker: str) -> str:
+        if not _is_for(None, _parsed(marker)[1]):
+            return ""
         html = self._render(marker, viewer=None, messages=list)
         if "<!--" in html:
             raise ValueError(f"what anonymous visitors see in the hole {marker} has a hole or a comment in it")
@@ -156,3 +162,8 @@ def _parsed(marker: str) -> tuple[str, Mapping[str, str]]:
     """Return a hole's name and its arguments, given its marker."""
     name, *about = marker.split(" ")
     return name, dict(argument.split("=", 1) for argument in about)
+
+
+def _is_for(viewer: Viewer | None, about: Mapping[str, str]) -> bool:
+    """Return whether a hole with these arguments shows this visitor anything."""
+    return ONLY_FOR not in about or (viewer is not None and about[ONLY_FOR] == str(viewer.id))

@@ -215,6 +215,19 @@ def test_a_hole_that_can_not_be_described_fails_at_once(
 
 
 @pytest.mark.server
+def test_a_hole_for_one_person_is_empty_for_everyone_else(
+    app: Flask, show: Callable[..., None], serve: Callable[[Flask], FrontServer], ada: Visitor, bob: Visitor
+) -> None:
+    show('<p>{{ hole("own", only_for=ada) }}</p>', own="for {{ viewer.name }}")
+    app.jinja_env.globals["ada"] = id_of(app, "ada")
+    front = serve(app)
+    expected = {"": "<p><!--[", session_cookie(ada): "<p>for ada</p>", session_cookie(bob): "<p></p>"}
+    for cookie, starts in expected.items():
+        for path in ("/shown", "/shown?x=y"):  # the latter without the front
+            assert front.ask(path, *filter(None, [cookie])).text.startswith(starts)
+
+
+@pytest.mark.server
 def test_a_page_that_gets_another_hole_is_filled_anew_early(
     app: Flask, show: Callable[..., None], serve: Callable[[Flask], FrontServer], ada: Visitor
 ) -> None:
