@@ -15,7 +15,7 @@ def post() -> None:
 @click.argument("post_id", metavar="ID", type=click.IntRange(min=1, max=2**63 - 1))
 def remove(post_id: int) -> None:
     """Remove the post with this ID, which is the number at the end of its address."""
-    found = Post.with_author(post_id)
+    found = Post.with_id(post_id)
     if found is None:
         raise click.ClickException(f"There is no post {post_id}.")
     author, body = found.author.name, found.body

@@ -60,7 +60,7 @@ def _feed(ids: Pagination[int], title: str, feed_id: str, page: str, own: str, *
 
     page, own: the paths of the page that shows the same, and of the feed.
     """
-    posts = sorted(Post.with_authors(ids.items), key=lambda post: post.id, reverse=True)
+    posts = sorted(Post.all_shown(ids.items), key=lambda post: post.id, reverse=True)
     updated = posts[0].created_at if posts else empty_since
     xml = render_template(
         "feeds/feed.xml",

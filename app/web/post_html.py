@@ -66,7 +66,7 @@ class PostHTML:
         """Load these posts, render them and keep their HTML."""
         expires = time.monotonic() + LIFETIME
         show_post = self._templates.get_template("_post.html").module.show_post  # type: ignore[attr-defined]
-        html: dict[int, Markup] = {post.id: show_post(post) for post in Post.with_authors(ids)}
+        html: dict[int, Markup] = {post.id: show_post(post) for post in Post.all_shown(ids)}
         with self._lock:
             for post_id, text in html.items():
                 self._keep(post_id, Rendered(text, expires))

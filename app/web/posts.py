@@ -66,7 +66,7 @@ def tagged(tag: str) -> ResponseReturnValue:
 @cached(POST_PAGE)
 def permalink(name: str, post_id: int) -> ResponseReturnValue:
     """Show one post. The name is for people to read; the id selects the post, and a wrong name redirects."""
-    post = Post.with_author(post_id) or abort(404)
+    post = Post.shown(post_id) or abort(404)
     if post.author.name != name:
         return redirect(url_for("posts.permalink", name=post.author.name, post_id=post_id), 301)
     return render_template("posts/permalink.html", post=post)
@@ -90,7 +90,7 @@ def publish() -> ResponseReturnValue:
 @login_required
 def delete(post_id: int) -> ResponseReturnValue:
     """Delete one's own post; somebody else's is a 403."""
-    post = Post.with_author(post_id) or abort(404)
+    post = Post.with_id(post_id) or abort(404)
     if not viewer().delete(post):
         abort(403)
     note_write()

@@ -10,9 +10,9 @@ from jinja2 import Environment, pass_environment
 from markupsafe import Markup, escape
 
 from app.front.assets import Assets
-from app.models import Post
 from app.models.accounts import MOST_COUNTED
 from app.models.post_text import BIDI_CONTROL, Piece, tag_key
+from app.models.posts import ShownPost
 from app.web.holes import Holes, visitor
 from app.web.post_html import PostHTML
 
@@ -21,7 +21,7 @@ LONGEST_URL_SHOWN = 40  # characters; more is more than a phone has room for on 
 
 
 @pass_environment
-def text_html(environment: Environment, post: Post, site: str = "") -> Markup:
+def text_html(environment: Environment, post: ShownPost, site: str = "") -> Markup:
     """Return a post's text as HTML: URLs, hashtags and the people it mentions are links, everything else is escaped.
 
     site: goes before the path of every link into this site.

@@ -18,6 +18,7 @@ from app.models import Follow, Post, PostTag, User
 from app.models import posts as posts_module
 from app.models.pagination import LARGEST_ID, Pagination
 from app.models.post_text import PostText
+from app.models.posts import ShownPost
 from app.redis_client import StoreUnavailableError
 from tests.conftest import PASSWORD
 
@@ -33,8 +34,8 @@ def bodies(page: Pagination[int]) -> list[str]:
     return [post.body for post in posts_on(page)]
 
 
-def posts_on(page: Pagination[int]) -> list[Post]:
-    posts = {post.id: post for post in Post.with_authors(page.items)}
+def posts_on(page: Pagination[int]) -> list[ShownPost]:
+    posts = {post.id: post for post in Post.all_shown(page.items)}
     return [posts[post_id] for post_id in page.items]
 
 
@@ -73,7 +74,7 @@ def test_a_published_post_is_kept_as_it_was_written(make_user: MakeUser) -> None
     before = datetime.now(UTC) - timedelta(seconds=1)
     [post] = publish(make_user("ada"), "Grüße 👨‍👩‍👧‍👦\nand <b>more</b>")
     db.session.expunge_all()
-    found = Post.with_author(post.id)
+    found = Post.shown(post.id)
     assert found is not None
     assert (found.body, found.author.name) == ("Grüße 👨‍👩‍👧‍👦\nand <b>more</b>", "ada")
     assert before <= found.created_at <= datetime.now(UTC) + timedelta(seconds=1)
@@ -81,15 +82,15 @@ def test_a_published_post_is_kept_as_it_was_written(make_user: MakeUser) -> None
 
 
 def test_a_post_that_is_not_there_is_none(make_user: MakeUser) -> None:
-    assert Post.with_author(1) is None
-    assert Post.with_author(LARGEST_ID) is None
+    assert Post.shown(1) is None
+    assert Post.shown(LARGEST_ID) is None
 
 
 def test_an_author_can_delete_their_own_post(make_user: MakeUser) -> None:
     ada = make_user("ada")
     [post, other] = publish(ada, "one #tag", "two #tag")
     assert ada.delete(post) is True
-    assert Post.with_author(post.id) is None
+    assert Post.shown(post.id) is None
     assert bodies(Post.latest()) == ["two #tag"]
     assert [tag.post_id for tag in db.session.scalars(select(PostTag))] == [other.id]
 
@@ -105,7 +106,7 @@ def test_a_post_that_was_deleted_meanwhile_is_as_good_as_deleted(app: Flask, mak
     ada = make_user("ada")
     post, _ = publish(ada, "one #tag", "two")
     with app.app_context():  # the other tab's request, with a session of its own
-        same = Post.with_author(post.id)
+        same = Post.with_id(post.id)
         assert same is not None
         assert same is not post
         assert same.author.delete(same) is True
@@ -151,7 +152,7 @@ def test_what_the_cache_cannot_be_told_of_is_not_written(make_app: Callable[...,
     ]
     with make_app(redis=NOWHERE).app_context():
         for write in writes:
-            [post] = posts_on(Post.latest())
+            post = db.session.get_one(Post, Post.latest().items[0])
             people = [db.session.get_one(User, user.id) for user in (ada, bob, eve)]
             with pytest.raises(StoreUnavailableError):
                 write(people[0], people[1], people[2], post)
@@ -337,7 +338,7 @@ def test_a_list_takes_as_many_statements_however_many_posts_and_people_are_on_it
 def test_posts_come_with_their_authors_in_one_statement(make_user: MakeUser) -> None:
     ids = [post.id for number in range(3) for post in publish(make_user(f"user{number}"), "one", "two")]
     with statements() as sent:
-        assert {post.author.name for post in Post.with_authors(ids)} == {"user0", "user1", "user2"}
+        assert {post.author.name for post in Post.all_shown(ids)} == {"user0", "user1", "user2"}
     assert len(sent) == 1
     assert not any(private in sent[0] for private in ("password_hash", "email"))
 

@@ -64,12 +64,12 @@ def test_a_post_that_is_deleted_while_its_page_is_built_is_left_out(
     app: Flask, ada: Visitor, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish_many(app, *(f"number {number}" for number in range(31)))
-    load = Post.with_authors
+    load = Post.all_shown
 
     def delete_and_load(ids: list[int]) -> object:
         return load([post_id for post_id in ids if post_id != 20])
 
-    monkeypatch.setattr(Post, "with_authors", delete_and_load)
+    monkeypatch.setattr(Post, "all_shown", delete_and_load)
     page = visitor.get("/").text
     assert page.count('<article class="post">') == 29
     assert "?before=2" in page
