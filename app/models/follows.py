@@ -1,11 +1,13 @@
 """Who follows whom."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from typing import TYPE_CHECKING
 
-from sqlalchemy import ForeignKey, Index, delete, select
-from sqlalchemy.orm import Mapped, contains_eager, joinedload, mapped_column, relationship
+from sqlalchemy import ColumnElement, ForeignKey, Index, Table, bindparam, delete, select
+from sqlalchemy.orm import Mapped, joinedload, mapped_column, relationship
 
 from app.extensions import Base, UTCDateTime, db
 from app.models.pagination import Id, PagedQuery, Pagination
@@ -16,6 +18,19 @@ if TYPE_CHECKING:
 
 PER_PAGE = 50  # people
 BATCH = 200  # follows that one write ends; the same write drops these people's pages
+
+
+@dataclass(frozen=True)
+class Person:
+    """A user as readers see them."""
+
+    id: int
+    name: str
+
+
+def people_table() -> Table:
+    """Return the table of users, whose model can't be imported here: it imports this one."""
+    return Base.metadata.tables["users"]
 
 
 class Follow(Base):
@@ -70,13 +85,30 @@ class Follow(Base):
         db.session.execute(delete(cls).where(cls.id.in_(list(ids))))
 
     @classmethod
-    def followers_of(cls, user_id: int, before: int | None = None) -> "Pagination[Follow]":
-        """Return the follows of a user, each with its `follower`, the newest first."""
-        query = select(cls).join(cls.follower).options(contains_eager(cls.follower)).where(cls.followed_id == user_id)
-        return PagedQuery(query, cls.__table__.c.id, PER_PAGE).page(before)
+    def followers_of(cls, user_id: int, before: int | None = None) -> "Pagination[Person]":
+        """Return who follows a user, the newest first."""
+        return _followers().page(before, user_id=user_id)
 
     @classmethod
-    def followed_by(cls, user_id: int, before: int | None = None) -> "Pagination[Follow]":
-        """Return the follows by a user, each with whom they `followed`, the newest first."""
-        query = select(cls).join(cls.followed).options(contains_eager(cls.followed)).where(cls.follower_id == user_id)
-        return PagedQuery(query, cls.__table__.c.id, PER_PAGE).page(before)
+    def followed_by(cls, user_id: int, before: int | None = None) -> "Pagination[Person]":
+        """Return whom a user follows, the newest first."""
+        return _followed().page(before, user_id=user_id)
+
+
+@cache
+def _followers() -> PagedQuery[Person]:
+    return _people(FOLLOW.follower_id, FOLLOW.followed_id)
+
+
+@cache
+def _followed() -> PagedQuery[Person]:
+    return _people(FOLLOW.followed_id, FOLLOW.follower_id)
+
+
+def _people(shown: ColumnElement[int], of: ColumnElement[int]) -> PagedQuery[Person]:
+    people = people_table()
+    query = select(people.c.id, people.c.name).join(Follow.__table__, shown == people.c.id)
+    return PagedQuery(Person, query.where(of == bindparam("user_id")), FOLLOW.id, PER_PAGE)
+
+
+FOLLOW = Follow.__table__.c

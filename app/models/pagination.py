@@ -1,6 +1,6 @@
 """Keyset pagination: "older than this id" costs the same on page 1,000 as on page 1, which OFFSET does not."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -23,20 +23,22 @@ class Pagination(Generic[T]):
     older: int | None  # `before` of the next page; None on the last page
 
 
-class PagedQuery:
-    """A query whose rows are shown a page at a time: ids, or entities that have an id.
+class PagedQuery(Generic[T]):
+    """A query whose rows are shown a page at a time, newest first.
 
     It is made once and kept, for making a query takes as long as running it.
     """
 
-    def __init__(self, query: Select[Any], key: ColumnElement[int], per_page: int) -> None:
+    def __init__(self, item: Callable[..., T], query: Select[Any], key: ColumnElement[int], per_page: int) -> None:
+        """Make an `item` of each row's columns. A page continues below a `key`, which is added to each row."""
         # One more row is read than shown, to learn whether there is a next page.
-        self._query = query.where(key < BEFORE).order_by(key.desc()).limit(per_page + 1)
+        self._query = query.add_columns(key).where(key < BEFORE).order_by(key.desc()).limit(per_page + 1)
+        self._item = item
         self._per_page = per_page
 
-    def page(self, before: int | None, **parameters: object) -> Pagination[Any]:
+    def page(self, before: int | None, **parameters: object) -> Pagination[T]:
         """Return the newest rows whose key is below `before`."""
-        rows = list(db.session.scalars(self._query, {"before": before or LARGEST_ID, **parameters}))
-        items = rows[: self._per_page]
-        older = getattr(items[-1], "id", items[-1]) if len(rows) > self._per_page else None
-        return Pagination(items, before, older)
+        rows = db.session.execute(self._query, {"before": before or LARGEST_ID, **parameters}).all()
+        shown = rows[: self._per_page]
+        older = shown[-1][-1] if len(rows) > self._per_page else None
+        return Pagination([self._item(*row[:-1]) for row in shown], before, older)

@@ -12,7 +12,6 @@ from sqlalchemy import (
     Index,
     Select,
     String,
-    Table,
     Text,
     bindparam,
     delete,
@@ -24,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, joinedload, mapped_column, relationship, selectinload
 
 from app.extensions import Base, UTCDateTime, db
-from app.models.follows import Follow
+from app.models.follows import Follow, Person, people_table
 from app.models.pagination import BEFORE, Id, PagedQuery, Pagination
 from app.models.post_text import TAG_LENGTH, Piece, pieces, tag_key
 from app.models.writes import ALL_POSTS, LATEST_FEED, LATEST_PAGE, PROFILE_FEED, PROFILE_PAGE, TAG_FEED, TAG_PAGE
@@ -116,21 +115,13 @@ class Post(Base):
         That is one query, and another one if they mention anybody.
         """
         rows = db.session.execute(_shown(), {"ids": list(ids)})
-        posts = [ShownPost(row[0], Author(*row[1:3]), *row[3:]) for row in rows]
+        posts = [ShownPost(row[0], Person(*row[1:3]), *row[3:]) for row in rows]
         names = set[str]().union(*(post.mentions for post in posts))
         if names:
             people = {row.name_key: row.name for row in db.session.execute(_people(), {"names": list(names)})}
             for post in posts:
                 post.people.update((name, people[name]) for name in post.mentions if name in people)
         return posts
-
-
-@dataclass(frozen=True)
-class Author:
-    """Who wrote a post, as readers see them."""
-
-    id: int
-    name: str
 
 
 @dataclass(frozen=True)
@@ -141,7 +132,7 @@ class ShownPost:
     """
 
     id: int
-    author: Author
+    author: Person
     body: str
     created_at: datetime
     people: dict[str, str] = field(default_factory=dict)  # the mentioned users who exist, by name in lower case
@@ -172,7 +163,7 @@ class PostTag(Base):
 
 @cache
 def _shown() -> Select[Any]:
-    people = _people_table()
+    people = people_table()
     columns = POST.id, people.c.id, people.c.name, POST.body, POST.created_at
     query = select(*columns).join(people, people.c.id == POST.author_id)
     return query.where(POST.id.in_(bindparam("ids", expanding=True)))
@@ -180,12 +171,8 @@ def _shown() -> Select[Any]:
 
 @cache
 def _people() -> Select[Any]:
-    people = _people_table()
+    people = people_table()
     return select(people.c.name_key, people.c.name).where(people.c.name_key.in_(bindparam("names", expanding=True)))
-
-
-def _people_table() -> Table:
-    return Base.metadata.tables["users"]  # User can't be imported here: it imports Post
 
 
 def _timeline() -> Select[Any]:
@@ -222,8 +209,8 @@ def _recent_timeline() -> Select[Any]:
 
 POST, OTHER, TAG = Post.__table__.c, Post.__table__.alias().c, PostTag.__table__.c
 USER_ID = bindparam("user_id", type_=BigInteger)
-LATEST = PagedQuery(select(POST.id), POST.id, PER_PAGE)
-BY = PagedQuery(select(POST.id).where(POST.author_id == USER_ID), POST.id, PER_PAGE)
-TAGGED = PagedQuery(select(TAG.post_id).where(TAG.tag == bindparam("tag")), TAG.post_id, PER_PAGE)
-RECENT_TIMELINE = PagedQuery(_recent_timeline(), POST.id, PER_PAGE)
-TIMELINE = PagedQuery(_timeline(), POST.id, PER_PAGE)
+LATEST = PagedQuery(int, select(POST.id), POST.id, PER_PAGE)
+BY = PagedQuery(int, select(POST.id).where(POST.author_id == USER_ID), POST.id, PER_PAGE)
+TAGGED = PagedQuery(int, select(TAG.post_id).where(TAG.tag == bindparam("tag")), TAG.post_id, PER_PAGE)
+RECENT_TIMELINE = PagedQuery(int, _recent_timeline(), POST.id, PER_PAGE)
+TIMELINE = PagedQuery(int, _timeline(), POST.id, PER_PAGE)

@@ -41,7 +41,7 @@ def followers(name: str) -> ResponseReturnValue:
     user = _user(name)
     if user.name != name:
         return redirect(url_for("people.followers", name=user.name), 301)
-    return render_template("people/followers.html", user=user, follows=Follow.followers_of(user.id, before()))
+    return render_template("people/followers.html", user=user, people=Follow.followers_of(user.id, before()))
 
 
 @bp.get("/@<name>/following")
@@ -51,7 +51,7 @@ def following(name: str) -> ResponseReturnValue:
     user = _user(name)
     if user.name != name:
         return redirect(url_for("people.following", name=user.name), 301)
-    return render_template("people/following.html", user=user, follows=Follow.followed_by(user.id, before()))
+    return render_template("people/following.html", user=user, people=Follow.followed_by(user.id, before()))
 
 
 @bp.post("/@<name>/follow")
