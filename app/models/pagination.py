@@ -4,13 +4,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import BigInteger, ColumnElement, Integer, Select, bindparam
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    FromClause,
+    Integer,
+    ScalarSelect,
+    Select,
+    bindparam,
+    func,
+    literal,
+    select,
+)
 
 from app.extensions import db
 
 T = TypeVar("T")
 Id = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts ids only in a column it calls INTEGER
 LARGEST_ID = 2**63 - 1
+MOST_COUNTED = 5_000  # rows; what is popular must cost no more than anything else
 BEFORE = bindparam("before", type_=BigInteger)  # a parameter of every PagedQuery
 
 
@@ -42,3 +54,13 @@ class PagedQuery(Generic[T]):
         shown = rows[: self._per_page]
         older = shown[-1][-1] if len(rows) > self._per_page else None
         return Pagination([self._item(*row[:-1]) for row in shown], before, older)
+
+
+def counted(which: ColumnElement[bool], *, outside: FromClause) -> ScalarSelect[int]:
+    """Return a subquery that counts rows; MOST_COUNTED + 1 stands for any more.
+
+    outside: the table whose row the count is for.
+    """
+    most = bindparam("most", callable_=lambda: MOST_COUNTED + 1, type_=Integer, unique=True)
+    some = select(literal(1)).where(which).correlate(outside).limit(most).subquery()
+    return select(func.count()).select_from(some).scalar_subquery()

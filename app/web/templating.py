@@ -10,7 +10,7 @@ from jinja2 import Environment, pass_environment
 from markupsafe import Markup, escape
 
 from app.front.assets import Assets
-from app.models.accounts import MOST_COUNTED
+from app.models.pagination import MOST_COUNTED
 from app.models.post_text import BIDI_CONTROL, Piece, tag_key
 from app.models.posts import ShownPost
 from app.web.holes import Holes, visitor

@@ -10,7 +10,7 @@ from flask import Flask
 from sqlalchemy import func, select
 
 from app.extensions import db
-from app.models import EmailTakenError, NameTakenError, User, accounts
+from app.models import EmailTakenError, NameTakenError, User, accounts, pagination
 from app.models.post_text import PostText
 from tests.conftest import PASSWORD, in_threads
 
@@ -228,7 +228,7 @@ def test_there_are_no_counts_of_somebody_who_is_not_there(make_user: MakeUser, n
 
 
 def test_counting_stops_where_it_would_take_long(make_user: MakeUser, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accounts, "MOST_COUNTED", 2)
+    monkeypatch.setattr(pagination, "MOST_COUNTED", 2)
     ada = make_user("ada")
     for count, counted in ((1, 1), (2, 2), (3, 3), (4, 3)):
         ada.publish(PostText.parse(f"number {count}"))

@@ -11,7 +11,7 @@ from redis import Redis
 from app.cache import COUNTS_LAG, Page, PageCache
 from app.extensions import db
 from app.front.local_cache import COPY_LIFETIME
-from app.models import Follow, Post, User, accounts
+from app.models import Follow, Post, User
 from app.models.follows import PER_PAGE
 from app.models.post_text import PostText
 from app.models.posts import PER_PAGE as POSTS
@@ -59,7 +59,7 @@ def test_a_profile_counts_posts_followers_and_following(ada: Visitor, bob: Visit
 
 
 def test_a_profile_says_more_than_are_counted(ada: Visitor, visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accounts, "MOST_COUNTED", 2)
+    monkeypatch.setattr(pagination, "MOST_COUNTED", 2)
     monkeypatch.setattr(templating, "MOST_COUNTED", 2)
     for number in range(3):
         ada.publish(f"number {number}")
