@@ -11,7 +11,7 @@ from redis import Redis
 from app.cache import COUNTS_LAG, Page, PageCache
 from app.extensions import db
 from app.front.local_cache import COPY_LIFETIME
-from app.models import Follow, Post, User
+from app.models import Follow, Post, User, pagination
 from app.models.follows import PER_PAGE
 from app.models.post_text import PostText
 from app.models.posts import PER_PAGE as POSTS
