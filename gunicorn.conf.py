@@ -67,6 +67,7 @@ class Worker(UvicornWorker):
 
     reloader: Any  # gunicorn's; watches files under --reload
     watcher: Any
+    serves = False  # yet
 
     def init_signals(self) -> None:
         """Exit normally on SIGTERM and SIGINT, once uvicorn has finished its requests."""
@@ -75,9 +76,15 @@ class Worker(UvicornWorker):
             signal.signal(number, self.exit_once)
 
     def exit_once(self, *_signal: Any) -> None:
-        """Exit; a second signal must not interrupt that with a traceback."""
+        """Exit; a second signal must not interrupt that with a traceback.
+
+        sys.exit() raises an exception. While Pipit is loaded, that may happen in a finalizer or in the callback of a
+        weak reference, where Python ignores exceptions: the worker would go on, and be killed half a minute later.
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
+        if not self.serves:
+            os._exit(0)
         sys.exit(0)
 
     def init_process(self) -> None:
@@ -107,6 +114,7 @@ class Worker(UvicornWorker):
 
     async def callback_notify(self) -> None:
         """Send the master a heartbeat; stop if the master is gone, as gunicorn's own workers do."""
+        self.serves = True
         self.notify()
         if os.getppid() != self.ppid:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -72,3 +72,23 @@ def test_a_worker_that_has_not_started_yet_ends_when_it_is_told_to(laptop: Lapto
         gunicorn.process.terminate()
         assert gunicorn.process.wait(GONE_WITHIN) == 0
         assert laptop.processes() == []
+
+
+def test_a_signal_that_comes_while_a_finalizer_runs_ends_a_worker_that_has_not_started_yet(laptop: Laptop) -> None:
+    """Python ignores an exception there, so what ends the worker must not be one."""
+    laptop.environ["WEB_CONCURRENCY"] = "1"
+    package = laptop.folder / "app/__init__.py"
+    package.write_text(package.read_text() + SIGNALS_ITSELF)
+    with laptop.running("gunicorn") as gunicorn:
+        wait_until(lambda: gunicorn.output.count("Booting worker") > 1, "the next worker", PATIENCE)
+        assert "Exception ignored" not in gunicorn.output
+
+
+SIGNALS_ITSELF = """
+class Finalized:
+    def __del__(self):
+        import os, signal
+        os.kill(os.getpid(), signal.SIGTERM)
+
+Finalized()
+"""
