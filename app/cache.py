@@ -47,7 +47,7 @@ import secrets
 import time
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -305,7 +305,7 @@ class PageCache:
         return {name: (page or self.get_or_build(name, missed=True).page).etag for name, page in pages.items()}
 
     @contextmanager
-    def changing(self, *names: str, removal: bool = False, counted_on: Sequence[str] = ()) -> Iterator[None]:
+    def changing(self, *names: str, removal: bool = False, counted_on: Collection[str] = ()) -> Iterator[None]:
         """Return a context manager for a write that changes these pages; commit inside it.
 
         removal: something on the pages goes away, and no strategy may serve it from the cache again.
@@ -352,7 +352,7 @@ class PageCache:
             pipe.execute()
         return run_id
 
-    def fade(self, names: Sequence[str]) -> None:
+    def fade(self, names: Collection[str]) -> None:
         """Let these pages live for a moment more: a count on them changes. Raises StoreUnavailableError."""
         if not names or not self.strategy.seen_by_everyone:
             return

@@ -104,7 +104,7 @@ def seeded_pipit(scratch: Path, redis_url: str, core: int) -> Site:
     run_flask(environ, "seed")
     with running(gunicorn(None, environ), core, scratch) as pipit:
         anonymous = _settled(pipit.port, "/", {})
-        if anonymous.text.count('<article class="post">') != POSTS:
+        if anonymous.text.count('<article class="post"') != POSTS:
             raise WrongAnswerError(f"the seeded page does not have {POSTS} posts")
         found = re.search(r'href="/@(\w+)"', anonymous.text)
         assert found is not None

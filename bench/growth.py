@@ -180,7 +180,7 @@ def milliseconds(app: Flask, page: Page) -> float:
     began = time.perf_counter()
     response = client.get(page.path)
     taken = (time.perf_counter() - began) * 1000
-    posts = response.get_data().count(b'<article class="post">')
+    posts = response.get_data().count(b'<article class="post"')
     if response.status_code != 200 or posts != page.posts:
         raise RuntimeError(f"{page.path}: {response.status_code}, {posts} posts")
     return taken

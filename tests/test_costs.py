@@ -39,7 +39,8 @@ PAGES = {  # and the statements that building each takes on a small site, with t
     "anonymous": {
         "/": 1,
         "/@bob": 2,
-        "/@bob/1": 2,
+        "/@bob/replies": 2,
+        "/@bob/1": 3,  # the post, whom it mentions, the replies
         "/tags/tea": 1,
         "/@bob/followers": 2,
         "/@bob/following": 2,
@@ -47,7 +48,7 @@ PAGES = {  # and the statements that building each takes on a small site, with t
         "/@bob/feed.atom": 4,
         "/tags/tea/feed.atom": 3,
     },
-    "signed in": {"/": 1, "/@bob": 3, "/@bob/1": 2, "/tags/tea": 1, "/home": 2},
+    "signed in": {"/": 1, "/@bob": 3, "/@bob/1": 3, "/tags/tea": 1, "/home": 2},
 }
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -78,7 +79,17 @@ def test_posts_whose_html_is_not_known_take_a_statement_more_and_one_for_whom_th
         assert len(known) == PAGES["signed in"][path]
         assert len(statements_of_a_miss(app, redis, ada, path, forgetful=True)) == len(known) + statements
     permalink = statements_of_a_miss(app, redis, ada, "/@bob/1")
-    assert len(permalink) == statements
+    assert len(permalink) == statements + 1  # its replies
+
+
+def test_a_conversation_takes_as_many_statements_however_long_it_is(app: Flask, redis: Redis, bob: Visitor) -> None:
+    bob.publish("tea?")
+    for above in range(1, 11):
+        answer = bob.post("/posts", form_on=f"/@bob/{above}", body="really?", reply_to=str(above))
+        assert answer.status_code == 302
+    for post_id, statements in ((1, 2), (2, 3), (6, 3), (11, 3)):  # the post, what it replies to, its replies
+        assert len(statements_of_a_miss(app, redis, bob, f"/@bob/{post_id}")) == statements
+        assert len(statements_of_a_miss(app, redis, bob, f"/@bob/{post_id}", forgetful=True)) <= statements + 2
 
 
 def test_the_growth_benchmark_finds_its_pages(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_making_a_table_anew_takes_nothing_along(empty_app: Flask) -> None:
     ada = User.named("ada")
     assert ada
     assert (ada.id, ada.email, ada.password_version, ada.suspended_at) == (7, "ada@example.org", 0, None)
-    assert [post.body for post in Post.all_shown(Post.latest().items)] == ["still here"]
+    assert [post.body for post in Post.all_shown([listed.id for listed in Post.latest().items])] == ["still here"]
     if db.engine.dialect.name == "sqlite":
         assert db.session.scalar(text("PRAGMA foreign_keys")) == 1
     User.register("bob", None, PASSWORD)

@@ -27,11 +27,20 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column, undefer_group
 
 from app.extensions import Base, UTCDateTime, db
+from app.models.conversations import pages_above, pages_around
 from app.models.follows import Follow
 from app.models.pagination import Id, counted
 from app.models.post_text import PostText
 from app.models.posts import Post, PostTag
-from app.models.writes import FOLLOWERS_PAGE, FOLLOWING_PAGE, POST_PAGE, PROFILE_FEED, PROFILE_PAGE, SITEMAP, write
+from app.models.writes import (
+    FOLLOWERS_PAGE,
+    FOLLOWING_PAGE,
+    PROFILE_FEED,
+    PROFILE_PAGE,
+    REPLIES_PAGE,
+    SITEMAP,
+    write,
+)
 from app.rate_limit import current_limiter
 from app.sessions import current_interface
 
@@ -44,6 +53,7 @@ EMAIL_PATTERN = re.compile(
     r"(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)+\Z"
 )
 LATELY = 5_000  # posts whose authors are the people who wrote lately; reading them takes a few milliseconds
+OWN_PAGES = (PROFILE_PAGE, REPLIES_PAGE, PROFILE_FEED, FOLLOWERS_PAGE, FOLLOWING_PAGE)
 RESET_LIFETIME = 3600  # s a link to reset a password is good for
 PASSWORD_MIN = 8  # NIST SP 800-63B, 3.1.1.2
 PASSWORD_MAX = 1000  # no limit a person meets, but an end to what may be hashed
@@ -248,7 +258,7 @@ class User(Base):
     def delete_account(self) -> None:
         """Delete the account and its sessions, posts and follows. Raises StoreUnavailableError."""
         self.suspend()  # so that the owner can't post or follow meanwhile
-        own_pages = [page(self.name) for page in (PROFILE_PAGE, PROFILE_FEED, FOLLOWERS_PAGE, FOLLOWING_PAGE)]
+        own_pages = [page(self.name) for page in OWN_PAGES]
         # A batch at a time, because each follow and each post is on pages of its own; and again, because a request that
         # was under way may still have posted or followed, and others may follow this account until it is gone.
         while self._end_some_follows() or self._delete_some_posts():
@@ -269,11 +279,10 @@ class User(Base):
     def _delete_some_posts(self) -> bool:
         """Delete some of this user's posts; return whether there were any."""
         posts = Post.some_by(self.id)
-        tags = {tag.tag for post in posts for tag in post.tags}
-        own = (POST_PAGE(self.name, post.id) for post in posts)
         if posts:
-            with write(*Post.lists(self.name, tags), *own, removal=True):
-                Post.delete_many(post.id for post in posts)
+            ids = [post.id for post in posts]
+            with write(*set[str]().union(*(post.lists(self.name) for post in posts)), *pages_around(ids), removal=True):
+                Post.delete_many(ids)
         return bool(posts)
 
     @contextmanager
@@ -293,20 +302,34 @@ class User(Base):
 
     # Posting
 
-    def publish(self, text: PostText) -> Post:
-        """Publish a post. Raises StoreUnavailableError, with nothing written, if the cache can't be told."""
+    def publish(self, text: PostText, reply_to: Post | None = None) -> Post:
+        """Publish a post, or a reply to one.
+
+        Raises StoreUnavailableError, with nothing written, if the cache can't be told.
+        """
         post = Post(author_id=self.id, body=text.body)
         post.tags = [PostTag(tag=tag) for tag in text.tags]
-        with write(*Post.lists(self.name, text.tags)):
+        above = set[str]()
+        if reply_to:
+            post.reply_to_id = reply_to.id
+            post.addressee_id = reply_to.author_id if reply_to.author_id != self.id else None
+            above = pages_above([reply_to.id])
+        lists = post.lists(self.name)
+        with write(*lists, *above, counted_on=_lists_of(reply_to) - lists):
             db.session.add(post)
         return post
 
     def delete(self, post: Post) -> bool:
-        """Delete one's own post; return False, and leave it, if it is somebody else's. Raises StoreUnavailableError."""
+        """Delete one's own post; return False, and leave it, if it is somebody else's. Raises StoreUnavailableError.
+
+        What replies to it stays.
+        """
         if post.author_id != self.id:
             return False
-        with write(*Post.lists(self.name, post.stored_tags), POST_PAGE(self.name, post.id), removal=True):
-            db.session.delete(post)
+        above = Post.with_id(post.reply_to_id) if post.reply_to_id else None
+        lists = post.lists(self.name)
+        with write(*lists, *pages_around([post.id]), counted_on=_lists_of(above) - lists, removal=True):
+            Post.delete_many([post.id])
         return True
 
     # Following
@@ -325,6 +348,11 @@ class User(Base):
         """Unfollow someone. Raises StoreUnavailableError."""
         with write(*Follow.changes(self, other), counted_on=Follow.counted_on(self, other), removal=True):
             Follow.end(self.id, other.id)
+
+
+def _lists_of(post: Post | None) -> set[str]:
+    """Return the cached lists that show a post, and so the number of its replies."""
+    return post.lists(post.author.name) if post else set()
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Mapped, joinedload, mapped_column, relationship
 
 from app.extensions import Base, UTCDateTime, db
 from app.models.pagination import Id, PagedQuery, Pagination
-from app.models.writes import FOLLOWERS_PAGE, FOLLOWING_PAGE, PROFILE_PAGE, follows_by
+from app.models.writes import FOLLOWERS_PAGE, FOLLOWING_PAGE, PROFILE_PAGE, REPLIES_PAGE, follows_by
 
 if TYPE_CHECKING:
     from app.models.accounts import User
@@ -70,7 +70,8 @@ class Follow(Base):
     @staticmethod
     def counted_on(follower: "User", followed: "User") -> tuple[str, ...]:
         """Return the cached pages on which a count changes then."""
-        return PROFILE_PAGE(follower.name), PROFILE_PAGE(followed.name)
+        people = follower.name, followed.name
+        return *map(PROFILE_PAGE, people), *map(REPLIES_PAGE, people)
 
     @classmethod
     def some_of(cls, user_id: int) -> "Sequence[Follow]":

@@ -1,5 +1,6 @@
 """Keyset pagination: "older than this id" costs the same on page 1,000 as on page 1, which OFFSET does not."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -24,6 +25,13 @@ Id = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts ids only in a
 LARGEST_ID = 2**63 - 1
 MOST_COUNTED = 5_000  # rows; what is popular must cost no more than anything else
 BEFORE = bindparam("before", type_=BigInteger)  # a parameter of every PagedQuery
+
+
+def parse_id(text: str) -> int | None:
+    """Return the id that a text holds, or None."""
+    if not re.fullmatch("[0-9]{1,19}", text) or not 0 < int(text) <= LARGEST_ID:
+        return None
+    return int(text)
 
 
 @dataclass(frozen=True)
@@ -64,3 +72,8 @@ def counted(which: ColumnElement[bool], *, outside: FromClause) -> ScalarSelect[
     most = bindparam("most", callable_=lambda: MOST_COUNTED + 1, type_=Integer, unique=True)
     some = select(literal(1)).where(which).correlate(outside).limit(most).subquery()
     return select(func.count()).select_from(some).scalar_subquery()
+
+
+def shown_count(number: int) -> str:
+    """Return what was counted() for people: exact, or that there are more than are counted."""
+    return f"{number:,}" if number <= MOST_COUNTED else f"{MOST_COUNTED:,}+"

@@ -1,17 +1,21 @@
 """Posts, and the lists of them: everyone's latest, one user's, a timeline, a hashtag's."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     ForeignKey,
+    FromClause,
     Index,
+    ScalarSelect,
     Select,
     String,
+    Subquery,
     Text,
     bindparam,
     delete,
@@ -19,14 +23,25 @@ from sqlalchemy import (
     func,
     or_,
     select,
+    text,
+    update,
 )
-from sqlalchemy.orm import Mapped, joinedload, mapped_column, relationship, selectinload
+from sqlalchemy.orm import Mapped, aliased, joinedload, mapped_column, relationship, selectinload
 
 from app.extensions import Base, UTCDateTime, db
 from app.models.follows import Follow, Person, people_table
-from app.models.pagination import BEFORE, Id, PagedQuery, Pagination
+from app.models.pagination import BEFORE, Id, PagedQuery, Pagination, counted
 from app.models.post_text import TAG_LENGTH, Piece, pieces, tag_key
-from app.models.writes import ALL_POSTS, LATEST_FEED, LATEST_PAGE, PROFILE_FEED, PROFILE_PAGE, TAG_FEED, TAG_PAGE
+from app.models.writes import (
+    ALL_POSTS,
+    LATEST_FEED,
+    LATEST_PAGE,
+    PROFILE_FEED,
+    PROFILE_PAGE,
+    REPLIES_PAGE,
+    TAG_FEED,
+    TAG_PAGE,
+)
 
 if TYPE_CHECKING:
     from app.models.accounts import User
@@ -36,32 +51,48 @@ BATCH = 200  # posts that one write deletes
 # Ids. A reader who follows one writer in ten finds a full page in them: in 0.2 ms on SQLite, not 0.5 (1.3 for one who
 # follows 1,000 people), and in 0.8 on PostgreSQL, not 4 (8). If they hold too few, that costs 0.3 and 0.8 ms more.
 RECENT = 500
+IS_REPLY = text("reply_to_id IS NOT NULL")
+
+
+class Listed(NamedTuple):
+    """A post in a list: its id, and what is shown of it that changes."""
+
+    id: int
+    replies: int  # MOST_COUNTED + 1 for any more
 
 
 class Post(Base):
     """A short message. Ids only grow, so ordering by id is ordering by age."""
 
     __tablename__ = "posts"
-    __table_args__ = (Index("ix_posts_author_id_id", "author_id", "id"), {"sqlite_autoincrement": True})
-    __mapper_args__ = {"confirm_deleted_rows": False}  # deleted in two tabs at once is deleted
+    __table_args__ = (
+        Index("ix_posts_author_id_id", "author_id", "id"),
+        Index("ix_posts_reply_to_id", "reply_to_id", postgresql_where=IS_REPLY, sqlite_where=IS_REPLY),
+        {"sqlite_autoincrement": True},
+    )
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     author_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
     body: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=lambda: datetime.now(UTC))
+    # The post that this one replies to. When that is deleted, this one replies to what that one replied to. It is not a
+    # foreign key: if both are written at the same moment, this one replies to nothing, and that is what its page says.
+    reply_to_id: Mapped[int | None] = mapped_column(BigInteger)
+    # Its author, unless that is the author of this one, too. It stays when the post or the account is deleted: what was
+    # said to somebody else never moves to where people look for what was said to everyone.
+    addressee_id: Mapped[int | None] = mapped_column(BigInteger)
     author: Mapped["User"] = relationship(lazy="raise")
     tags: Mapped[list["PostTag"]] = relationship(lazy="raise", cascade="all, delete-orphan", passive_deletes=True)
 
-    @staticmethod
-    def lists(author: str, tags: Iterable[str]) -> list[str]:
-        """Return the cached pages and stamps that change when an author's post with these hashtags comes or goes."""
-        everyones_and_own = [LATEST_PAGE(), LATEST_FEED(), ALL_POSTS, PROFILE_PAGE(author), PROFILE_FEED(author)]
-        return everyones_and_own + [page(tag) for tag in tags for page in (TAG_PAGE, TAG_FEED)]
+    def lists(self, author: str) -> set[str]:
+        """Return the cached lists, and the stamp, that change when this post by `author` comes or goes.
 
-    @property
-    def stored_tags(self) -> Sequence[str]:
-        """Return the hashtags that it is listed under."""
-        return db.session.scalars(select(PostTag.tag).where(PostTag.post_id == self.id)).all()
+        Its tags are loaded.
+        """
+        changed = {ALL_POSTS, PROFILE_PAGE(author), REPLIES_PAGE(author)}
+        if self.addressee_id is None:
+            changed |= {LATEST_PAGE(), LATEST_FEED(), PROFILE_FEED(author)}
+        return changed | {page(tag.tag) for tag in self.tags for page in (TAG_PAGE, TAG_FEED)}
 
     @classmethod
     def some_by(cls, user_id: int) -> "Sequence[Post]":
@@ -70,38 +101,49 @@ class Post(Base):
         return db.session.scalars(query.limit(BATCH)).all()
 
     @classmethod
-    def delete_many(cls, ids: Iterable[int]) -> None:
-        """Delete these posts; the caller commits."""
-        db.session.execute(delete(cls).where(cls.id.in_(list(ids))))
+    def delete_many(cls, ids: Collection[int]) -> None:
+        """Delete these posts; what replied to them replies to what they replied to. The caller commits."""
+        parent = aliased(cls)
+        above = select(parent.reply_to_id).where(parent.id == cls.reply_to_id).scalar_subquery()
+        others = update(cls).where(cls.reply_to_id.in_(ids), cls.id.not_in(ids)).values(reply_to_id=above)
+        moved: Any = None
+        while moved is None or moved.rowcount:  # a post above may be among them as well
+            moved = db.session.execute(others, execution_options={"synchronize_session": False})
+        db.session.execute(delete(cls).where(cls.id.in_(ids)), execution_options={"synchronize_session": False})
 
     @classmethod
-    def latest(cls, before: int | None = None) -> Pagination[int]:
-        """Return the ids of everyone's posts, newest first."""
+    def latest(cls, before: int | None = None) -> "Pagination[Listed]":
+        """Return everyone's posts, newest first, without their replies to others."""
         return LATEST.page(before)
 
     @classmethod
-    def by(cls, user_id: int, before: int | None = None) -> Pagination[int]:
-        """Return the ids of one user's posts, newest first."""
-        return BY.page(before, user_id=user_id)
+    def by(cls, user_id: int, before: int | None = None, *, replies: bool = False) -> "Pagination[Listed]":
+        """Return one user's posts, newest first.
+
+        replies: with their replies to others.
+        """
+        return (BY_WITH_REPLIES if replies else BY).page(before, user_id=user_id)
 
     @classmethod
-    def tagged(cls, tag: str, before: int | None = None) -> Pagination[int]:
-        """Return the ids of the posts with a hashtag (tag_key() says which tags are the same), newest first."""
+    def tagged(cls, tag: str, before: int | None = None) -> "Pagination[Listed]":
+        """Return the posts and replies with a hashtag (tag_key() says which tags are the same), newest first."""
         return TAGGED.page(before, tag=tag_key(tag))
 
     @classmethod
-    def timeline_of(cls, user_id: int, before: int | None = None) -> Pagination[int]:
-        """Return the ids of the posts of those whom a user follows, and of the user's own, newest first.
+    def timeline_of(cls, user_id: int, before: int | None = None) -> "Pagination[Listed]":
+        """Return the posts of those whom a user follows, and of the user's own, newest first.
 
-        For most readers the page is full with what is in everyone's RECENT newest posts, which is quickly read.
+        A reply is among them if the user follows both people, or is one of them. For most readers the page is full with
+        what is in everyone's RECENT newest posts, which is quickly read.
         """
         page = RECENT_TIMELINE.page(before, user_id=user_id)
         return page if page.older else TIMELINE.page(before, user_id=user_id)
 
     @classmethod
     def with_id(cls, post_id: int) -> "Post | None":
-        """Return the post with that id, with its author, or None."""
-        return db.session.get(cls, post_id, options=[joinedload(cls.author)])
+        """Return the post with that id, with its author and tags, or None."""
+        whole = joinedload(cls.author), selectinload(cls.tags)
+        return db.session.scalar(select(cls).options(*whole).where(cls.id == post_id))
 
     @classmethod
     def shown(cls, post_id: int) -> "ShownPost | None":
@@ -135,7 +177,15 @@ class ShownPost:
     author: Person
     body: str
     created_at: datetime
+    reply_to_id: int | None
+    replied_to_user: int | None  # who wrote that
+    addressee_id: int | None
+    addressee: str | None  # that person's name, if they still have an account
     people: dict[str, str] = field(default_factory=dict)  # the mentioned users who exist, by name in lower case
+
+    @property
+    def replies_to_a_deleted_post(self) -> bool:
+        return self.addressee_id is not None and self.addressee_id != self.replied_to_user
 
     @cached_property
     def pieces(self) -> list[Piece]:
@@ -163,9 +213,12 @@ class PostTag(Base):
 
 @cache
 def _shown() -> Select[Any]:
-    people = people_table()
+    people, addressee = people_table(), people_table().alias()
     columns = POST.id, people.c.id, people.c.name, POST.body, POST.created_at
-    query = select(*columns).join(people, people.c.id == POST.author_id)
+    context = POST.reply_to_id, OTHER.author_id, POST.addressee_id, addressee.c.name
+    query = select(*columns, *context).join(people, people.c.id == POST.author_id)
+    query = query.outerjoin(ANOTHER, OTHER.id == POST.reply_to_id)
+    query = query.outerjoin(addressee, addressee.c.id == POST.addressee_id)
     return query.where(POST.id.in_(bindparam("ids", expanding=True)))
 
 
@@ -175,42 +228,67 @@ def _people() -> Select[Any]:
     return select(people.c.name_key, people.c.name).where(people.c.name_key.in_(bindparam("names", expanding=True)))
 
 
-def _timeline() -> Select[Any]:
+def replies_to(post_id: ColumnElement[int], *, outside: FromClause) -> ScalarSelect[int]:
+    """Return a subquery that counts the replies to a post, up to MOST_COUNTED + 1."""
+    return counted(ANOTHER.c.reply_to_id == post_id, outside=outside)
+
+
+def _listed(key: ColumnElement[int], table: FromClause, *conditions: ColumnElement[bool]) -> PagedQuery[Listed]:
+    columns: list[ColumnElement[Any]] = [key, replies_to(key, outside=table)]
+    return PagedQuery(Listed, select(*columns).where(*conditions), key, PER_PAGE)
+
+
+def _follows(person: ColumnElement[Any]) -> ColumnElement[bool]:
+    return exists().where(Follow.follower_id == USER_ID, Follow.followed_id == person)
+
+
+def _timeline() -> Subquery:
     """Return a query for a timeline, however long ago its posts were written.
 
     Only the most recent authors can be on the page, and only with their newest posts. So this query reads one index
     entry for each person followed, however many posts exist. "author IN (...)" would read every post of busy authors,
-    or scan all posts until it found those of quiet ones.
+    or scan all posts until it found those of quiet ones. Of the replies it reads those that are newer than the oldest
+    post on the page.
     """
     followed = select(Follow.followed_id.label("id")).where(Follow.follower_id == USER_ID)
     authors = followed.union_all(select(USER_ID.label("id"))).subquery()
-    newest = select(func.max(OTHER.id)).where(OTHER.author_id == authors.c.id, OTHER.id < BEFORE).scalar_subquery()
+    is_earlier_post = OTHER.id < BEFORE, OTHER.addressee_id.is_(None)
+    newest = select(func.max(OTHER.id)).where(OTHER.author_id == authors.c.id, *is_earlier_post).scalar_subquery()
     dated = select(authors.c.id, newest.label("newest")).subquery()
     recent = select(dated.c.id).where(dated.c.newest.is_not(None)).order_by(dated.c.newest.desc()).limit(PER_PAGE + 1)
     authors_on_page = recent.subquery()
     last_of_page = (
         select(OTHER.id)
-        .where(OTHER.author_id == authors_on_page.c.id, OTHER.id < BEFORE)
+        .where(OTHER.author_id == authors_on_page.c.id, *is_earlier_post)
         .order_by(OTHER.id.desc())
         .offset(PER_PAGE)
         .limit(1)
         .scalar_subquery()
     )
-    on_page = select(POST.id).join(authors_on_page, authors_on_page.c.id == POST.author_id)
-    return on_page.where(POST.id >= func.coalesce(last_of_page, 0))
+    is_on_page = POST.id >= func.coalesce(last_of_page, 0), POST.id < BEFORE
+    posts = select(POST.id).join(authors_on_page, authors_on_page.c.id == POST.author_id)
+    replies = select(POST.id).join(authors, authors.c.id == POST.author_id)
+    both = posts.where(*is_on_page, POST.addressee_id.is_(None)).union_all(
+        replies.where(*is_on_page, POST.addressee_id.is_not(None), ADDRESSEE_IS_OF_INTEREST)
+    )
+    return both.subquery()
 
 
-def _recent_timeline() -> Select[Any]:
-    """Return a query for what of a timeline is among everyone's RECENT newest posts. It stops when the page is full."""
+def _recent_timeline() -> tuple[ColumnElement[bool], ...]:
+    """Return which of everyone's RECENT newest posts are in a timeline. The query stops when the page is full."""
     newest = select(func.max(OTHER.id)).where(OTHER.id < BEFORE).scalar_subquery()
-    follows = exists().where(Follow.follower_id == USER_ID, Follow.followed_id == POST.author_id)
-    return select(POST.id).where(POST.id > newest - RECENT, or_(POST.author_id == USER_ID, follows))
+    author_is_of_interest = or_(POST.author_id == USER_ID, _follows(POST.author_id))
+    return POST.id > newest - RECENT, author_is_of_interest, or_(POST.addressee_id.is_(None), ADDRESSEE_IS_OF_INTEREST)
 
 
-POST, OTHER, TAG = Post.__table__.c, Post.__table__.alias().c, PostTag.__table__.c
+ANOTHER = Post.__table__.alias()
+POST, OTHER, TAG = Post.__table__.c, ANOTHER.c, PostTag.__table__.c
 USER_ID = bindparam("user_id", type_=BigInteger)
-LATEST = PagedQuery(int, select(POST.id), POST.id, PER_PAGE)
-BY = PagedQuery(int, select(POST.id).where(POST.author_id == USER_ID), POST.id, PER_PAGE)
-TAGGED = PagedQuery(int, select(TAG.post_id).where(TAG.tag == bindparam("tag")), TAG.post_id, PER_PAGE)
-RECENT_TIMELINE = PagedQuery(int, _recent_timeline(), POST.id, PER_PAGE)
-TIMELINE = PagedQuery(int, _timeline(), POST.id, PER_PAGE)
+ADDRESSEE_IS_OF_INTEREST = or_(POST.author_id == USER_ID, POST.addressee_id == USER_ID, _follows(POST.addressee_id))
+TIMELINE_IDS = _timeline()
+LATEST = _listed(POST.id, Post.__table__, POST.addressee_id.is_(None))
+BY = _listed(POST.id, Post.__table__, POST.author_id == USER_ID, POST.addressee_id.is_(None))
+BY_WITH_REPLIES = _listed(POST.id, Post.__table__, POST.author_id == USER_ID)
+TAGGED = _listed(TAG.post_id, PostTag.__table__, TAG.tag == bindparam("tag"))
+RECENT_TIMELINE = _listed(POST.id, Post.__table__, *_recent_timeline())
+TIMELINE = _listed(TIMELINE_IDS.c.id, TIMELINE_IDS)

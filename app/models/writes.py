@@ -3,7 +3,7 @@
 A view that is decorated with @cached(LATEST_PAGE) shows the page that a write(LATEST_PAGE()) changes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from app.cache import STAMP, PageKind, current_cache
@@ -13,6 +13,7 @@ from app.extensions import db
 LATEST_PAGE = PageKind("latest")
 HOME_PAGE = PageKind("home")  # without the timeline
 PROFILE_PAGE = PageKind("user")  # PROFILE_PAGE("ada")
+REPLIES_PAGE = PageKind("user-replies")  # a user's posts and replies
 FOLLOWERS_PAGE = PageKind("followers")
 FOLLOWING_PAGE = PageKind("following")
 POST_PAGE = PageKind("post")  # POST_PAGE("ada", 7)
@@ -31,7 +32,7 @@ def follows_by(user_id: int) -> str:
 
 
 @contextmanager
-def write(*pages: str, removal: bool = False, counted_on: Sequence[str] = ()) -> Iterator[None]:
+def write(*pages: str, removal: bool = False, counted_on: Collection[str] = ()) -> Iterator[None]:
     """Run a write, commit it, and drop the cached `pages` that it changes, as CACHE_STRATEGY says.
 
     pages: stamps are among them.

@@ -21,6 +21,7 @@ from app.web.holes import SHARED, Holes, visitor
 from app.web.viewer import last_write
 
 REMEMBERED_PATHS = 5_000  # some 1.5 MB; matching a path takes ten microseconds, and the same paths recur
+FURTHER = {"before", "after"}  # in a query: another page than the first
 LONGEST_PATH = 200  # characters of a page that is cached; a longer path is a hashtag that no post has
 
 View = Callable[..., ResponseReturnValue]
@@ -38,14 +39,14 @@ def cached(kind: PageKind) -> Callable[[View], View]:
     """Have a view's page come from the cache.
 
     The view's arguments name the page. To build it the view is run for an anonymous visitor, in a request of its own.
-    An older page, with ?before= in its URL, is not cached; in debug none is. What is for members only has
+    A further page, with ?before= or ?after= in its URL, is not cached; in debug none is. What is for members only has
     @login_required above @cached.
     """
 
     def decorate(view: View) -> View:
         @wraps(view)
         def serve(**which: str) -> ResponseReturnValue:
-            if "before" in request.args or current_app.debug or len(request.path) > LONGEST_PATH:
+            if FURTHER & request.args.keys() or current_app.debug or len(request.path) > LONGEST_PATH:
                 page = view(**which)
                 return Response(page, content_type=kind.content_type) if isinstance(page, str) else page
             name = _page_name(kind, which)

@@ -15,6 +15,7 @@ from app.config import Config
 from app.models import Post, User
 from app.models.pagination import Pagination
 from app.models.post_text import tag_key
+from app.models.posts import Listed
 from app.models.writes import LATEST_FEED, PROFILE_FEED, TAG_FEED
 from app.web.caching import cached
 
@@ -55,12 +56,14 @@ def tagged(tag: str) -> ResponseReturnValue:
     return _feed(Post.tagged(tag), f"#{tag}", _shared_id("tag", tag), page, own)
 
 
-def _feed(ids: Pagination[int], title: str, feed_id: str, page: str, own: str, *, empty_since: datetime = NEVER) -> str:
+def _feed(
+    listed: Pagination[Listed], title: str, feed_id: str, page: str, own: str, *, empty_since: datetime = NEVER
+) -> str:
     """Return a feed of these posts.
 
     page, own: the paths of the page that shows the same, and of the feed.
     """
-    posts = sorted(Post.all_shown(ids.items), key=lambda post: post.id, reverse=True)
+    posts = sorted(Post.all_shown([post.id for post in listed.items]), key=lambda post: post.id, reverse=True)
     updated = posts[0].created_at if posts else empty_since
     xml = render_template(
         "feeds/feed.xml",

@@ -6,8 +6,9 @@ from wtforms import EmailField, Field, HiddenField, PasswordField, StringField, 
 from wtforms.form import BaseForm
 from wtforms.validators import InputRequired, Length, Optional, Regexp
 
-from app.models import PostTextError, User
+from app.models import Post, PostTextError, User
 from app.models.accounts import EMAIL_LENGTH, EMAIL_PATTERN, NAME_LENGTH, NAME_PATTERN, PASSWORD_MAX, PASSWORD_MIN
+from app.models.pagination import parse_id
 from app.models.post_text import LENGTH, PostText
 
 # Names that would look like the site's own accounts.
@@ -140,14 +141,19 @@ class ResetForm(Form):
     new_password = new_password_field("New password")
 
 
+GONE = "The post that you were replying to has been deleted. You can publish this as a post of its own."
+
+
 class PostForm(Form):
-    """A post being written."""
+    """A post being written, or a reply."""
 
     body = TextAreaField(
         "What's happening?",
         render_kw={"rows": 3, "autocomplete": "off", "data-limit": LENGTH, "dir": "auto"},
     )
+    reply_to = HiddenField()
     text: PostText
+    answered: Post | None = None  # the post to reply to
 
     def validate_body(self, field: Field) -> None:
         """Refuse text that can't be a post; store valid text in `text`."""
@@ -155,3 +161,11 @@ class PostForm(Form):
             self.text = PostText.parse(field.data or "")
         except PostTextError as error:
             raise ValidationError(str(error)) from None
+
+    def validate_reply_to(self, field: Field) -> None:
+        """Find the post to reply to, if any; store it in `answered`. Without it, the text can be sent as a post."""
+        if field.data:
+            post_id = parse_id(field.data)
+            self.answered = Post.with_id(post_id) if post_id else None
+            if self.answered is None:
+                raise ValidationError(GONE)

@@ -6,7 +6,7 @@ from flask import Blueprint, abort, flash, redirect, render_template, url_for
 from flask.typing import ResponseReturnValue
 
 from app.models import Follow, Post, User
-from app.models.writes import FOLLOWERS_PAGE, FOLLOWING_PAGE, PROFILE_PAGE, follows_by
+from app.models.writes import FOLLOWERS_PAGE, FOLLOWING_PAGE, PROFILE_PAGE, REPLIES_PAGE, follows_by
 from app.rate_limit import following_rules
 from app.web.caching import cached
 from app.web.holes import fills
@@ -22,10 +22,14 @@ bp = Blueprint("people", __name__)
 @cached(PROFILE_PAGE)
 def profile(name: str) -> ResponseReturnValue:
     """Show a user and their latest posts."""
-    user, counts = User.with_counts(name) or _nobody(name)
-    if user.name != name:
-        return redirect(url_for("people.profile", name=user.name), 301)
-    return render_template("people/profile.html", user=user, counts=counts, posts=listed(Post.by(user.id, before())))
+    return _profile(name, "people.profile", with_replies=False)
+
+
+@bp.get("/@<name>/replies")
+@cached(REPLIES_PAGE)
+def replies(name: str) -> ResponseReturnValue:
+    """Show a user, and their latest posts and replies."""
+    return _profile(name, "people.replies", with_replies=True)
 
 
 @fills("follow", changed_by=lambda viewer: (follows_by(viewer.id),))
@@ -78,6 +82,14 @@ def unfollow(name: str) -> ResponseReturnValue:
     note_write(counts=True)
     flash(f"You unfollowed @{user.name}.")
     return redirect(url_for("people.profile", name=user.name))
+
+
+def _profile(name: str, endpoint: str, *, with_replies: bool) -> ResponseReturnValue:
+    user, counts = User.with_counts(name) or _nobody(name)
+    if user.name != name:
+        return redirect(url_for(endpoint, name=user.name), 301)
+    posts = listed(Post.by(user.id, before(), replies=with_replies))
+    return render_template("people/profile.html", user=user, counts=counts, posts=posts, endpoint=endpoint)
 
 
 def _user(name: str) -> User:

@@ -1,13 +1,14 @@
 """The HTML of posts in lists, rendered once and kept in the process: a list is a query for ids and a join of strings.
 
 A post's HTML is the same for everyone. Where visitors see something else, it has a hole (app/web/holes.py), with its
-marker. It is kept by id, for posts don't change; a post that could be edited would need its version in the key.
+marker. It is kept by id, for posts don't change; a post that could be edited would need its version in the key. What
+does change, the number of replies, comes with the ids, and is put in last.
 """
 
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from threading import Lock
 
@@ -15,23 +16,30 @@ from flask import Flask, current_app
 from markupsafe import Markup
 
 from app.models import Post
-from app.models.pagination import Pagination
+from app.models.pagination import Pagination, shown_count
+from app.models.posts import Listed
 
 LIFETIME = 60  # s; then a mention of a new account becomes a link, and a date of last year says so
 MOST_BYTES = 2_000_000  # of some 1,800 posts of usual length
-OVERHEAD = 350  # bytes an entry takes beside its HTML
+OVERHEAD = 400  # bytes an entry takes beside its HTML
+REPLIES = Markup("<!--replies-->")  # stands for their number; people's text is escaped, so no post can contain it
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
     """A post's HTML."""
 
-    html: Markup
+    before_replies: str
+    after_replies: str
     expires: float  # s, on the monotonic clock
 
     @property
     def size(self) -> int:
-        return sys.getsizeof(self.html) + OVERHEAD
+        return sys.getsizeof(self.before_replies) + sys.getsizeof(self.after_replies) + OVERHEAD
+
+    def html(self, post: Listed) -> Markup:
+        """Return the HTML of the post as it is now."""
+        return Markup(f"{self.before_replies}{in_words(post.replies)}{self.after_replies}")  # noqa: S704  # rendered
 
 
 class PostHTML:
@@ -43,15 +51,15 @@ class PostHTML:
         self._kept: OrderedDict[int, Rendered] = OrderedDict()  # by the post's id, least recently used first
         self._bytes = 0
 
-    def of(self, ids: Collection[int]) -> list[Markup]:
+    def of(self, posts: Sequence[Listed]) -> list[Markup]:
         """Return the HTML of these posts, in this order; a post that no longer exists is left out."""
-        found = self._find(ids)
-        unknown = [post_id for post_id in ids if post_id not in found]
+        found = self._find([post.id for post in posts])
+        unknown = [post.id for post in posts if post.id not in found]
         if unknown:
             found |= self._render(unknown)
-        return [found[post_id] for post_id in ids if post_id in found]
+        return [found[post.id].html(post) for post in posts if post.id in found]
 
-    def _find(self, ids: Collection[int]) -> dict[int, Markup]:
+    def _find(self, ids: Collection[int]) -> dict[int, Rendered]:
         now = time.monotonic()
         found = {}
         with self._lock:
@@ -59,18 +67,21 @@ class PostHTML:
                 rendered = self._kept.get(post_id)
                 if rendered is not None and rendered.expires > now:
                     self._kept.move_to_end(post_id)
-                    found[post_id] = rendered.html
+                    found[post_id] = rendered
         return found
 
-    def _render(self, ids: Collection[int]) -> dict[int, Markup]:
+    def _render(self, ids: Collection[int]) -> dict[int, Rendered]:
         """Load these posts, render them and keep their HTML."""
         expires = time.monotonic() + LIFETIME
         show_post = self._templates.get_template("_post.html").module.show_post  # type: ignore[attr-defined]
-        html: dict[int, Markup] = {post.id: show_post(post) for post in Post.all_shown(ids)}
+        found = {}
+        for post in Post.all_shown(ids):
+            before, _, after = show_post(post, REPLIES).partition(REPLIES)
+            found[post.id] = Rendered(str(before), str(after), expires)
         with self._lock:
-            for post_id, text in html.items():
-                self._keep(post_id, Rendered(text, expires))
-        return html
+            for post_id, rendered in found.items():
+                self._keep(post_id, rendered)
+        return found
 
     def _keep(self, post_id: int, rendered: Rendered) -> None:
         old = self._kept.pop(post_id, None)
@@ -80,7 +91,19 @@ class PostHTML:
             self._bytes -= self._kept.popitem(last=False)[1].size
 
 
-def listed(posts: Pagination[int]) -> Pagination[Markup]:
-    """Return a page of posts as HTML, given their ids."""
+def listed(posts: Pagination[Listed]) -> Pagination[Markup]:
+    """Return a page of posts as HTML."""
+    return Pagination(html_of(posts.items), posts.before, posts.older)
+
+
+def html_of(posts: Sequence[Listed]) -> list[Markup]:
+    """Return the HTML of these posts, in this order."""
     html: PostHTML = current_app.extensions["post_html"]
-    return Pagination(html.of(posts.items), posts.before, posts.older)
+    return html.of(posts)
+
+
+def in_words(replies: int) -> str:
+    """Return what a post's link to its replies says."""
+    if not replies:
+        return "Reply"
+    return "1 reply" if replies == 1 else f"{shown_count(replies)} replies"

@@ -1,12 +1,11 @@
 """Posts: everyone's latest, a permalink, the timeline of those you follow, a hashtag; publishing and deleting."""
 
-import re
-
 from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from app.models import Post
-from app.models.pagination import LARGEST_ID
+from app.models.conversations import Conversation
+from app.models.pagination import parse_id
 from app.models.post_text import LENGTH, tag_key
 from app.models.writes import ALL_POSTS, HOME_PAGE, LATEST_PAGE, POST_PAGE, TAG_PAGE, follows_by
 from app.rate_limit import posting_rules
@@ -14,7 +13,7 @@ from app.web.caching import cached
 from app.web.forms import PostForm
 from app.web.holes import fills
 from app.web.limits import count_if_possible
-from app.web.post_html import listed
+from app.web.post_html import html_of, listed
 from app.web.viewer import Viewer, login_required, note_write, signed_in, viewer
 
 bp = Blueprint("posts", __name__)
@@ -22,12 +21,12 @@ bp = Blueprint("posts", __name__)
 
 def before() -> int | None:
     """Return the id in ?before=, or None if it is absent; an invalid id is a 404."""
-    text = request.args.get("before")
-    if text is None:
-        return None
-    if not re.fullmatch("[0-9]{1,19}", text) or not 0 < int(text) <= LARGEST_ID:
-        abort(404)
-    return int(text)
+    return _id_in_query("before")
+
+
+def _id_in_query(name: str) -> int | None:
+    text = request.args.get(name)
+    return None if text is None else parse_id(text) or abort(404)
 
 
 @bp.get("/")
@@ -69,21 +68,27 @@ def permalink(name: str, post_id: int) -> ResponseReturnValue:
     post = Post.shown(post_id) or abort(404)
     if post.author.name != name:
         return redirect(url_for("posts.permalink", name=post.author.name, post_id=post_id), 301)
-    return render_template("posts/permalink.html", post=post)
+    around = Conversation.around(post, _id_in_query("after"))
+    above, below = html_of(around.above), html_of(around.below)
+    return render_template(
+        "posts/permalink.html", post=post, conversation=around, above=above, below=below, length=LENGTH
+    )
 
 
 @bp.post("/posts")
 @login_required
 def publish() -> ResponseReturnValue:
-    """Publish a post, then show it at the top of its author's timeline."""
+    """Publish a post, then show it at the top of its author's timeline; or a reply, and show it in its conversation."""
     form = PostForm()
     count_if_possible(posting_rules(viewer().id))
     if not form.validate():
-        return _home(form), 422
-    viewer().publish(form.text)
-    note_write()
+        return _compose(form), 422
+    post = viewer().publish(form.text, form.answered)
+    note_write(counts=form.answered is not None)
     flash("Published.")
-    return redirect(url_for("posts.home"))
+    if form.answered is None:
+        return redirect(url_for("posts.home"))
+    return redirect(url_for("posts.permalink", name=viewer().name, post_id=post.id, _anchor=f"post-{post.id}"))
 
 
 @bp.post("/posts/<id:post_id>/delete")
@@ -102,3 +107,11 @@ def _home(form: PostForm) -> str:
     older, person = before(), signed_in()  # nobody, where the page that everyone shares is built
     posts = listed(Post.timeline_of(person.id, older)) if older and person else None
     return render_template("posts/home.html", form=form, length=LENGTH, posts=posts)
+
+
+def _compose(form: PostForm) -> str:
+    """Return a page with what somebody wrote, and why it can't be published."""
+    if form.answered is None:
+        return _home(form)
+    post = Post.shown(form.answered.id) or abort(404)
+    return render_template("posts/reply.html", form=form, post=post, length=LENGTH)

@@ -10,7 +10,7 @@ from jinja2 import Environment, pass_environment
 from markupsafe import Markup, escape
 
 from app.front.assets import Assets
-from app.models.pagination import MOST_COUNTED
+from app.models.pagination import shown_count
 from app.models.post_text import BIDI_CONTROL, Piece, tag_key
 from app.models.posts import ShownPost
 from app.web.holes import Holes, visitor
@@ -87,11 +87,6 @@ def in_brief(text: str, length: int) -> str:
     return line if len(line) <= length else f"{line[: length - 1].rsplit(' ', 1)[0]}…"
 
 
-def counted(number: int) -> str:
-    """Return a number of User.with_counts() for people: exact, or that there are more than are counted."""
-    return f"{number:,}" if number <= MOST_COUNTED else f"{MOST_COUNTED:,}+"
-
-
 def init_templates(app: Flask, assets: Assets) -> None:
     """Give the templates what they need to draw a page."""
     app.jinja_env.trim_blocks = True
@@ -107,7 +102,7 @@ def init_templates(app: Flask, assets: Assets) -> None:
     app.jinja_env.filters["full_time_tag"] = full_time_tag
     app.jinja_env.filters["in_utc"] = in_utc
     app.jinja_env.filters["in_brief"] = in_brief
-    app.jinja_env.filters["counted"] = counted
+    app.jinja_env.filters["counted"] = shown_count
 
     holes = app.extensions["holes"] = Holes(app)
     app.jinja_env.globals["hole"] = holes.draw

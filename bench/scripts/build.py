@@ -36,7 +36,7 @@ for path in paths:
     unknown, known = [], []
     for _ in range(int(pages) + 1):
         taken, page = build(path, cookie)
-        if page.count('<article class="post">') != 30:
+        if page.count('<article class="post"') != 30:
             raise RuntimeError(f"{path}: {page}")
         unknown.append(taken)
         known.append(median(build(path, cookie)[0] for _ in range(AGAIN)))

@@ -110,6 +110,34 @@ def test_who_follows_is_on_both_lists_and_sees_the_button_change_at_once(town: T
                     assert ("Good morning." in town.look(0, process, "home", None, cleo).answer.text) == follows
 
 
+@seen_by_everyone
+def test_a_reply_is_on_every_page_above_it_at_once_and_gone_from_them_at_once(town: Town) -> None:
+    people = town.people[7:10]
+    with one_more_process(town.config):
+        posts = [user(people[0].id).publish(PostText.parse("Is anybody there?"))]
+        paths = [f"/@{people[0].name}/{posts[0].id}"]
+        with reading(town, lambda: [*paths, f"/@{people[0].name}/replies"]):
+            for number in range(1, 8):
+                person = people[number % len(people)]
+                posts.append(user(person.id).publish(PostText.parse(f"Number {number}"), Post.with_id(posts[-1].id)))
+                paths.append(f"/@{person.name}/{posts[-1].id}")
+                assert conversation_at(town, paths) == [[post.id for post in posts]] * len(paths) * PROCESSES
+            while len(posts) > 1:
+                gone = Post.with_id(posts.pop(len(posts) // 2).id)
+                assert gone
+                paths = [path for path in paths if not path.endswith(f"/{gone.id}")]
+                assert gone.author.delete(gone)
+                assert conversation_at(town, paths) == [[post.id for post in posts]] * len(paths) * PROCESSES
+
+
+def conversation_at(town: Town, paths: list[str]) -> list[list[int]]:
+    """Return the ids of the posts at each of these paths, as every process shows them."""
+    pages = [get_anonymously(pipit.port, path) for pipit in town.pipits for path in paths]
+    return [
+        [int(number) for number in re.findall(r'<article class="post" id="post-(\d+)">', page.text)] for page in pages
+    ]
+
+
 def test_what_one_does_by_form_is_there_at_once_for_oneself_and_for_ones_followers(town: Town) -> None:
     eve, fay = town.people[4:6]
     permalink = re.compile(r'href="(/@eve/\d+)"')

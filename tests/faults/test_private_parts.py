@@ -122,7 +122,7 @@ class Attacker:
 
     def _write(self) -> None:
         one, other = (user(person.id) for person in self.chance.sample(self.town.people, 2))
-        post = Post.with_id(next(iter(Post.by(one.id).items), 0))
+        post = Post.with_id(next((post.id for post in Post.by(one.id).items), 0))
         change = self.chance.choice(("publish", "delete", "follow", "unfollow"))
         if change == "delete" and post:
             one.delete(post)
@@ -169,7 +169,7 @@ class Attacker:
         if page == "tag":
             about = self.chance.choice(TAGS)
         elif page == "post":
-            about = Post.shown(self.chance.choice(Post.latest().items))
+            about = Post.shown(self.chance.choice(Post.latest().items).id)
             assert about
             return page, about, f"/@{about.author.name}/{about.id}"
         return page, about, self.town.path(page, about)

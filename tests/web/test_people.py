@@ -16,7 +16,6 @@ from app.models.follows import PER_PAGE
 from app.models.post_text import PostText
 from app.models.posts import PER_PAGE as POSTS
 from app.models.writes import PROFILE_PAGE
-from app.web import templating
 from tests.conftest import PASSWORD, Visitor, id_of
 
 COUNTS = re.compile(r"<b>([\d,]+)</b> (posts?|followers?|following)")
@@ -60,7 +59,6 @@ def test_a_profile_counts_posts_followers_and_following(ada: Visitor, bob: Visit
 
 def test_a_profile_says_more_than_are_counted(ada: Visitor, visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pagination, "MOST_COUNTED", 2)
-    monkeypatch.setattr(templating, "MOST_COUNTED", 2)
     for number in range(3):
         ada.publish(f"number {number}")
     assert "<b>2+</b> posts" in visitor.get("/@ada").text

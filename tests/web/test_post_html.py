@@ -10,6 +10,7 @@ from jinja2 import ChoiceLoader, DictLoader
 
 from app.extensions import db
 from app.models import Post, User
+from app.models.posts import Listed
 from app.web import post_html
 from app.web.post_html import PostHTML
 from tests.conftest import Visitor, in_threads
@@ -32,7 +33,7 @@ def publish_many(app: Flask, *bodies: str) -> list[int]:
 
 def html_of(app: Flask, kept: PostHTML, ids: list[int]) -> list[str]:
     with app.test_request_context("/"):
-        return [str(html) for html in kept.of(ids)]
+        return [str(html) for html in kept.of([Listed(post_id, 0) for post_id in ids])]
 
 
 def test_a_mention_of_a_new_account_is_a_link_within_a_minute(
@@ -71,7 +72,7 @@ def test_a_post_that_is_deleted_while_its_page_is_built_is_left_out(
 
     monkeypatch.setattr(Post, "all_shown", delete_and_load)
     page = visitor.get("/").text
-    assert page.count('<article class="post">') == 29
+    assert page.count('<article class="post"') == 29
     assert "?before=2" in page
 
 
@@ -120,7 +121,7 @@ def test_a_hole_in_a_post_is_nobodys_whoever_asked_for_the_post_first(
     ada.register("ada")
     publish_many(app, "hello")
     ada.get(first)
-    article = r'<article class="post">.*?</article>'
+    article = r'<article class="post".*?</article>'
     for path in ("/", "/?before=99"):
         [shown] = re.findall(article, visitor.get(path).text, re.DOTALL)
         assert "Log in to like" in shown

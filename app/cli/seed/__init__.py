@@ -59,10 +59,18 @@ def _insert(town: Town) -> None:
     }
     db.session.add_all(people.values())
     db.session.flush()  # they have ids now
+    posts: dict[str, Post] = {}
     for message in town.messages:
         text = PostText.parse(message.body)
         post = Post(author_id=people[message.author].id, body=text.body, created_at=now - message.age)
         post.tags = [PostTag(tag=tag) for tag in text.tags]
-        db.session.add(post)
+        posts[message.body] = post
+    db.session.add_all(posts.values())
+    db.session.flush()
+    for message in town.messages:
+        if message.reply_to:
+            post, answered = posts[message.body], posts[message.reply_to]
+            post.reply_to_id = answered.id
+            post.addressee_id = answered.author_id if answered.author_id != post.author_id else None
     for follower, followed in town.follows:
         db.session.add(Follow(follower_id=people[follower].id, followed_id=people[followed].id))

@@ -22,7 +22,7 @@ SPAN = timedelta(days=270)
 LONGEST = 280  # code points; the app counts grapheme clusters, of which there are never more
 SILENT = 7  # people who only read
 UNFOLLOWED = 9  # people nobody follows
-ROUNDS = 3  # of the templates: enough for MESSAGES
+ROUNDS = 4  # of the templates: enough for MESSAGES
 ANSWERED = 0.34  # share of the templates that get an answer
 
 Line = tuple[str, str]  # (speaker, text); "a", "b" and "c" are speakers yet to be cast
@@ -30,11 +30,15 @@ Line = tuple[str, str]  # (speaker, text); "a", "b" and "c" are speakers yet to 
 
 @dataclass(frozen=True)
 class Message:
-    """A post by the person called `author`, made `age` before now."""
+    """A post by the person called `author`, made `age` before now.
+
+    reply_to: the body of the message that it replies to, if any.
+    """
 
     author: str
     body: str
     age: timedelta
+    reply_to: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,14 +71,25 @@ def _messages(rng: Random, texts: dict[str, Any], neighbours: list[str]) -> list
         people = dict.fromkeys(rng.choices(neighbours, talk, k=50))  # many: four of them must differ
         cast = dict(zip(("a", "b", "c", "friend"), people, strict=False))
         age = 300 + SPAN.total_seconds() * moment**1.6  # more is said lately
-        exchange = []
+        exchange: list[Message] = []
         for speaker, text in lines[: MESSAGES - len(said)]:
             body = _filled(rng, text, texts["slots"], cast)
-            exchange.append(Message(cast.get(speaker, speaker), body, timedelta(seconds=age)))
+            answered = _answered(exchange, body)
+            if answered:  # the page says whom; the text need not
+                body = body.removeprefix(f"@{answered.author} ")
+            reply_to = answered.body if answered else None
+            exchange.append(Message(cast.get(speaker, speaker), body, timedelta(seconds=age), reply_to))
             age -= min(40 + rng.expovariate(1 / 2400), age / 2)  # answers come within the hour, as a rule
         if not any(message.body in said or len(message.body) > LONGEST for message in exchange):
             said |= {message.body: message for message in exchange}
     return sorted(said.values(), key=lambda message: message.age, reverse=True)
+
+
+def _answered(exchange: list[Message], body: str) -> Message | None:
+    """Return which message of an exchange a text answers: the last one by whom it mentions first, or else the last."""
+    mention = re.match(r"@(\w+)", body)
+    by_them = [message for message in exchange if mention and message.author == mention[1]]
+    return next(reversed(by_them or exchange), None)
 
 
 def _exchanges(rng: Random, texts: dict[str, Any]) -> Iterator[tuple[float, list[Line]]]:

@@ -1,0 +1,24 @@
+"""A post can reply to another one."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+IS_REPLY = sa.text("reply_to_id IS NOT NULL")
+
+
+def upgrade() -> None:
+    op.add_column("posts", sa.Column("reply_to_id", sa.BigInteger()))
+    op.add_column("posts", sa.Column("addressee_id", sa.BigInteger()))
+    op.create_index("ix_posts_reply_to_id", "posts", ["reply_to_id"], postgresql_where=IS_REPLY, sqlite_where=IS_REPLY)
+
+
+def downgrade() -> None:
+    op.drop_index("ix_posts_reply_to_id", "posts")
+    with op.batch_alter_table("posts", table_kwargs={"sqlite_autoincrement": True}) as posts:
+        posts.drop_column("addressee_id")
+        posts.drop_column("reply_to_id")
