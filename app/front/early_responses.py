@@ -28,7 +28,7 @@ from app.sessions import FLASHES, PipitSessionInterface, cookie_name, has_cookie
 
 log = logging.getLogger(__name__)
 
-MOST_BYTES = 2_500_000  # of what is remembered for sessions
+MOST_BYTES = 2_000_000  # of what is remembered for sessions
 MOST_BYTES_EACH = 500_000  # for one session; some 450 pages
 ENTRY = 500  # bytes that a piece or a filling takes beside its HTML
 LONGEST_COOKIES = 1_000  # characters; Pipit's own take 250. Longer ones could fill the memory

@@ -12,8 +12,9 @@ SEND_BUFFER = 64 * 1024  # bytes the kernel keeps for a client that doesn't read
 UNREAD = 10_000  # ms the kernel keeps what a client doesn't take; by default it is a minute and more
 SPARE_FILES = 200  # descriptors kept for anything but connections of visitors
 SWITCH_INTERVAL = 0.0002  # s a thread may compute before the event loop gets its turn; docs/performance.md has figures
-M_MMAP_THRESHOLD = -3  # mallopt(3)
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # mallopt(3)
 MMAP_FROM = 1024 * 1024  # bytes
+ARENAS = 2  # of glibc's heap, not one a thread: each keeps what was freed in it. Python's lock lets one thread use them
 
 
 def prepare(sockets: list[socket.socket]) -> None:
@@ -28,7 +29,7 @@ def prepare(sockets: list[socket.socket]) -> None:
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.collect()
     gc.freeze()  # what is loaded by now stays: a collection that looks at all of it would take 40 ms
-    _give_back_large_blocks()
+    _give_memory_back()
 
 
 def _files_allowed(wanted: int) -> int:
@@ -44,11 +45,12 @@ def _files_allowed(wanted: int) -> int:
     return wanted
 
 
-def _give_back_large_blocks() -> None:
-    """Make glibc return the 19 MiB that each password hash takes (Argon2), instead of keeping them for each thread.
+def _give_memory_back() -> None:
+    """Make glibc return the 19 MiB that each password hash takes (Argon2), and keep less of what threads have freed.
 
     By default glibc raises its threshold up to 32 MiB as large blocks are freed. Other C libraries have no such call.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
         mallopt(M_MMAP_THRESHOLD, MMAP_FROM)
+        mallopt(M_ARENA_MAX, ARENAS)

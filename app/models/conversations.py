@@ -27,7 +27,7 @@ AFTER = bindparam("after", type_=BigInteger)
 class Conversation:
     """What a post's page shows around it."""
 
-    above: list[Listed]  # what the post replies to, and what that replies to, the oldest first
+    above: list[int]  # ids: what the post replies to, and what that replies to, the oldest first
     below: list[Listed]  # the replies, and the replies to these, the oldest first
     after: int | None  # `below` holds what is newer than this id; None on the first page
     newer: int | None  # `after` of the next page; None on the last page
@@ -35,10 +35,11 @@ class Conversation:
     @classmethod
     def around(cls, post: ShownPost, after: int | None = None) -> "Conversation":
         """Return a page of the conversation around a post."""
-        above = _listed(_above(), ids=[post.id]) if post.reply_to_id and after is None else []
-        rows = _listed(_below(), ids=[post.id], after=after or 0)
+        is_first = after is None
+        above = db.session.scalars(_above(), {"ids": [post.id]}).all() if post.reply_to_id and is_first else []
+        rows = [Listed(*row) for row in db.session.execute(_below(), {"ids": [post.id], "after": after or 0})]
         below = rows[:PER_PAGE]
-        return cls(above, below, after, below[-1].id if len(rows) > PER_PAGE else None)
+        return cls(list(above), below, after, below[-1].id if len(rows) > PER_PAGE else None)
 
 
 def pages_above(ids: Collection[int]) -> set[str]:
@@ -51,10 +52,6 @@ def pages_around(ids: Collection[int]) -> set[str]:
     return _pages(_pages_above(), ids) | _pages(_pages_below(), ids)
 
 
-def _listed(query: Select[Any], **parameters: object) -> list[Listed]:
-    return [Listed(*row) for row in db.session.execute(query, parameters)]
-
-
 def _pages(query: Select[Any], ids: Collection[int]) -> set[str]:
     return {POST_PAGE(name, post_id) for name, post_id in db.session.execute(query, {"ids": list(ids)})}
 
@@ -65,8 +62,7 @@ def _pages(query: Select[Any], ids: Collection[int]) -> set[str]:
 @cache
 def _above() -> Select[Any]:
     found = _levels(up=True)
-    query = select(found.c.id, replies_to(found.c.id, outside=found)).where(found.c.level > 0)
-    return query.order_by(found.c.level.desc())
+    return select(found.c.id).where(found.c.level > 0).order_by(found.c.level.desc())
 
 
 @cache

@@ -20,7 +20,7 @@ from app.models.pagination import Pagination, shown_count
 from app.models.posts import Listed
 
 LIFETIME = 60  # s; then a mention of a new account becomes a link, and a date of last year says so
-MOST_BYTES = 2_000_000  # of some 1,800 posts of usual length
+MOST_BYTES = 1_500_000  # of some 1,300 posts of usual length
 OVERHEAD = 400  # bytes an entry takes beside its HTML
 REPLIES = Markup("<!--replies-->")  # stands for their number; people's text is escaped, so no post can contain it
 

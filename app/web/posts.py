@@ -7,6 +7,7 @@ from app.models import Post
 from app.models.conversations import Conversation
 from app.models.pagination import parse_id
 from app.models.post_text import LENGTH, tag_key
+from app.models.posts import Listed
 from app.models.writes import ALL_POSTS, HOME_PAGE, LATEST_PAGE, POST_PAGE, TAG_PAGE, follows_by
 from app.rate_limit import posting_rules
 from app.web.caching import cached
@@ -69,7 +70,8 @@ def permalink(name: str, post_id: int) -> ResponseReturnValue:
     if post.author.name != name:
         return redirect(url_for("posts.permalink", name=post.author.name, post_id=post_id), 301)
     around = Conversation.around(post, _id_in_query("after"))
-    above, below = html_of(around.above), html_of(around.below)
+    above = html_of([Listed(one) for one in around.above])  # their numbers of replies would change too many pages
+    below = html_of(around.below)
     return render_template(
         "posts/permalink.html", post=post, conversation=around, above=above, below=below, length=LENGTH
     )

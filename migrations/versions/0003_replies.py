@@ -8,13 +8,11 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-IS_REPLY = sa.text("reply_to_id IS NOT NULL")
-
 
 def upgrade() -> None:
     op.add_column("posts", sa.Column("reply_to_id", sa.BigInteger()))
     op.add_column("posts", sa.Column("addressee_id", sa.BigInteger()))
-    op.create_index("ix_posts_reply_to_id", "posts", ["reply_to_id"], postgresql_where=IS_REPLY, sqlite_where=IS_REPLY)
+    op.create_index("ix_posts_reply_to_id", "posts", ["reply_to_id"])
 
 
 def downgrade() -> None:
