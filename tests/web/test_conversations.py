@@ -137,7 +137,9 @@ def test_who_is_not_logged_in_is_told_how_to_reply_and_comes_back(
     assert f'name="next" type="hidden" value="{back}"' in visitor.get(html.unescape(join)).text
     answer = visitor.post(html.unescape(join), username="bob", password=PASSWORD, next=back)
     assert answer.headers["Location"] == "/@ada/1#reply"
-    assert "Reply to @ada" in visitor.get("/@ada/1").text
+    page = visitor.get("/@ada/1").text
+    assert "Your reply" in page
+    assert re.search(r'<div hidden>\s*<p class="aside">', page)
 
 
 def test_home_says_which_replies_it_shows(ada: Visitor, bob: Visitor) -> None:
