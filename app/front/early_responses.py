@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, Protocol
 
@@ -23,14 +23,14 @@ from app.cache import PAST_COPIES, PageCache
 from app.front.bridge import Bridge
 from app.front.local_cache import Found, LocalCache
 from app.front.redis_connection import RedisConnection
-from app.front.responses import Filling, PageResponses, Piece, Response, Stamps
+from app.front.responses import EMPTY, Filling, PageResponses, Piece, Response, Stamps
 from app.sessions import FLASHES, PipitSessionInterface, cookie_name, has_cookie, is_due
 
 log = logging.getLogger(__name__)
 
 MOST_BYTES = 2_000_000  # of what is remembered for sessions
-MOST_BYTES_EACH = 500_000  # for one session; some 450 pages
-ENTRY = 500  # bytes that a piece or a filling takes beside its HTML
+MOST_BYTES_EACH = 500_000  # for one session
+ENTRY = 300  # bytes that a piece or a filling takes beside its HTML
 LONGEST_COOKIES = 1_000  # characters; Pipit's own take 250. Longer ones could fill the memory
 
 Session = dict[str, Any]
@@ -68,25 +68,26 @@ class Remembered:
         self.secret = secret  # from which the forms' tokens are made; it changes with each login
         self.session: tuple[bytes, Session] | None = None  # as Redis had it last, and decoded
         self.pieces: dict[bytes, Piece] = {}  # by marker
-        self.fillings: dict[str, Filling] = {}  # by page
+        self.fillings: dict[tuple[bytes, ...], Filling] = {}  # by their markers
         self.stamps: set[str] = set()  # the names of all that the pieces were made under
         self.size = 0  # bytes
 
-    def stamps_for(self, page: str) -> Iterable[str]:
-        """Return the names of the stamps to ask for before a page is filled: all known ones, if it never was."""
-        filling = self.fillings.get(page)
-        return self.stamps if filling is None else filling.stamp_names
+    def filling(self, pieces: dict[bytes, Piece]) -> Filling | None:
+        """Return the filling with these pieces, if it has been made before."""
+        filling = self.fillings.get(tuple(pieces))
+        return filling if filling and filling.pieces == pieces else None
 
-    def keep(self, name: str, filling: Filling) -> None:
-        """Remember a page's filling."""
-        for marker, piece in filling.pieces.items():
+    def keep(self, pieces: Mapping[bytes, Piece], filling: Filling) -> None:
+        """Remember pieces, and a filling with those that are not empty."""
+        for marker, piece in pieces.items():
             known = self.pieces.get(marker)
             self.size += len(piece.html) - len(known.html) if known else len(piece.html) + len(marker) + ENTRY
-        if name not in self.fillings:
-            self.size += len(name) + ENTRY
-        self.pieces |= filling.pieces
-        self.fillings[name] = filling
-        self.stamps.update(filling.stamp_names)
+            self.stamps.update(name for name, _ in piece.stamps)
+        markers = tuple(filling.pieces)
+        if markers not in self.fillings:
+            self.size += ENTRY
+        self.pieces.update(pieces)
+        self.fillings[markers] = filling
 
 
 class EarlyResponses:
@@ -149,7 +150,7 @@ class EarlyResponses:
         request: costs.RequestStats,
     ) -> Response | None:
         remembered = self._remembered.get(sid)
-        names = (address.name, *(remembered.stamps_for(address.name) if remembered else ()))
+        names = (address.name, *(remembered.stamps if remembered else ()))
         # One write to Redis: the session, and whatever there is no copy of.
         reply: asyncio.Future[Any] = self._loop.create_future()
         connection.ask(reply.set_result, *self._sessions.read_command(sid))
@@ -187,9 +188,7 @@ class EarlyResponses:
             return None if address.members_only else _to_anonymous(page, headers, request)
         if page is None:
             return None
-        filling = self._known_filling(sid, session, address.name, page, found)
-        if filling is None:
-            filling = await self._fill(sid, session, address.name, page, found, request)
+        filling = await self._fill(sid, session, address.name, page, found, request)
         if filling is None:
             return None
         request.cache_status = page.status
@@ -207,19 +206,6 @@ class EarlyResponses:
         if remembered and value and session and FLASHES not in session:  # a view may change that list
             remembered.session = value, session
         return session
-
-    def _known_filling(
-        self, sid: str, session: Session, name: str, page: PageResponses, found: Mapping[str, PageResponses | None]
-    ) -> Filling | None:
-        """Return what filled the page's holes for this session before, if it is still good."""
-        remembered = self._remembered.get(sid)
-        if remembered is None or remembered.secret != session.get("csrf_token"):
-            return None
-        filling = remembered.fillings.get(name)
-        if filling is None or filling.pieces.keys() != page.split.marker_set or not _are_current(filling.stamps, found):
-            return None
-        self._remembered.move_to_end(sid)
-        return filling
 
     async def _fill(
         self,
@@ -241,11 +227,19 @@ class EarlyResponses:
         if remembered is None or remembered.secret != secret:
             remembered = Remembered(secret)
         pieces: dict[bytes, Piece] = {}
-        with_sql = []
+        unknown = []
         for marker in page.split.markers:
             piece = remembered.pieces.get(marker)
-            if piece is None or not _are_current(piece.stamps, found):
-                piece = self._pages.draw(marker, session)
+            if piece is None or (piece.stamps and not _are_current(piece.stamps, found)):
+                unknown.append(marker)
+            else:
+                pieces[marker] = piece
+        if not unknown and (filling := remembered.filling(_not_empty(pieces))):
+            self._remembered.move_to_end(sid)
+            return filling
+        with_sql = []
+        for marker in unknown:
+            piece = self._pages.draw(marker, session)
             if piece is None:
                 with_sql.append(marker)
             else:
@@ -257,17 +251,18 @@ class EarlyResponses:
             except Exception as error:  # noqa: BLE001  # Flask tries again, and logs why it fails
                 log.warning("Flask has to fill the holes of %s: %s", name, type(error).__name__)
                 return None
-        filling = Filling(pieces)
-        self._remember(sid, remembered, name, filling)
+        filled = _not_empty({marker: pieces[marker] for marker in page.split.markers})
+        filling = remembered.filling(filled) or Filling(filled)
+        self._remember(sid, remembered, pieces, filling)
         return filling
 
-    def _remember(self, sid: str, remembered: Remembered, name: str, filling: Filling) -> None:
+    def _remember(self, sid: str, remembered: Remembered, pieces: Mapping[bytes, Piece], filling: Filling) -> None:
         before = self._remembered.pop(sid, None)
         if before:
             self._bytes -= before.size
         if remembered.size > MOST_BYTES_EACH:
             remembered = Remembered(remembered.secret)
-        remembered.keep(name, filling)
+        remembered.keep(pieces, filling)
         self._remembered[sid] = remembered
         self._bytes += remembered.size
         while self._bytes > MOST_BYTES:
@@ -281,6 +276,10 @@ def _to_anonymous(
         return None
     request.cache_status = page.status
     return page.to_anonymous(headers)
+
+
+def _not_empty(pieces: Mapping[bytes, Piece]) -> dict[bytes, Piece]:
+    return {marker: piece for marker, piece in pieces.items() if piece is not EMPTY}
 
 
 def _are_current(stamps: Stamps, found: Mapping[str, PageResponses | None]) -> bool:

@@ -15,7 +15,7 @@ GZIP = re.compile(rb"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?(?:\s*,|\s*$))")  # accepted,
 CSRF_TOKEN = re.compile(
     rb'(name="csrf_token"[^>]*value="[^".]*)[^"]*'
 )  # the timestamp and the signature follow the first dot
-HOLE = re.compile(rb"<!--\[([^>]*)-->.*?<!--\]-->", re.DOTALL)
+HOLE_OPENS, HOLE_CLOSES = b"<!--[", b"<!--]-->"
 PLAIN = (b"content-type", b"text/plain; charset=utf-8")
 VARY_BY_COOKIE = (b"vary", b"Cookie")
 
@@ -29,21 +29,25 @@ class Response:
     body: bytes | IO[bytes]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # compared by identity
 class Piece:
     """What fills a hole for one session: HTML, good as long as the stamps that it was made under are the latest."""
 
     html: bytes
-    stamps: Stamps
+    stamps: Stamps = frozenset()
+
+
+EMPTY = Piece(b"")
 
 
 class Filling:
-    """The contents of a page's holes for one session."""
+    """The contents of a page's holes for one session.
+
+    pieces: by marker, without those that are EMPTY. So pages with the same pieces can share a filling.
+    """
 
     def __init__(self, pieces: Mapping[bytes, Piece]) -> None:
         self.pieces = pieces
-        self.stamps: Stamps = frozenset().union(*(piece.stamps for piece in pieces.values()))
-        self.stamp_names = tuple({name for name, _ in self.stamps})
         # A CSRF token has a timestamp, but all tokens of a session are equally valid: pages that differ only there
         # share a weak ETag. The session's secret counts, so that after a new login no browser keeps invalid forms.
         html = b"".join(piece.html for piece in pieces.values())
@@ -58,19 +62,20 @@ class SplitPage:
         self.content_type = (b"content-type", content_type.encode())
         parts: list[bytes | memoryview] = []
         markers, end = [], 0
-        whole = memoryview(page.encoded)  # so that the parts take no memory of their own
-        for hole in HOLE.finditer(page.encoded):
-            parts += [whole[end : hole.start()], b""]
-            markers.append(hole[1])
-            end = hole.end()
+        encoded = page.encoded
+        whole = memoryview(encoded)  # so that the parts take no memory of their own
+        while (start := encoded.find(HOLE_OPENS, end)) >= 0:  # a regular expression takes three times as long
+            marker_ends = encoded.index(b"-->", start)
+            parts += [whole[end:start], b""]
+            markers.append(encoded[start + len(HOLE_OPENS) : marker_ends])
+            end = encoded.index(HOLE_CLOSES, marker_ends) + len(HOLE_CLOSES)
         self.markers = tuple(markers)
-        self.marker_set = set(markers)
         self._parts = [*parts, whole[end:]]
 
     def filled(self, filling: Filling) -> bytes:
         """Return the page with its holes filled."""
         parts = self._parts.copy()
-        parts[1::2] = [filling.pieces[marker].html for marker in self.markers]
+        parts[1::2] = [filling.pieces.get(marker, EMPTY).html for marker in self.markers]
         return b"".join(parts)
 
 

@@ -15,7 +15,7 @@ from werkzeug.exceptions import HTTPException
 from app import costs
 from app.cache import PageCache, PageKind, current_cache
 from app.front.early_responses import Address
-from app.front.responses import Filling, PageResponses, Piece, headers_by_name
+from app.front.responses import EMPTY, Filling, PageResponses, Piece, headers_by_name
 from app.sessions import has_cookie
 from app.web.holes import SHARED, Holes, visitor
 from app.web.viewer import last_write
@@ -105,7 +105,7 @@ class CachedPages:
             html = self._holes.fill(marker.decode(), self._holes.reader(session, _refuse_to_read))
         except _TakesSQLError:
             return None
-        return Piece(html.encode(), frozenset())
+        return Piece(html.encode()) if html else EMPTY
 
     def draw_with_sql(
         self, markers: Sequence[bytes], session: Mapping[str, Any], stamps: Mapping[str, str]
@@ -160,7 +160,7 @@ def _answer(responses: PageResponses) -> Response:
         holes: Holes = current_app.extensions["holes"]
         reader = visitor()
         markers = responses.split.markers
-        drawn = {marker: Piece(holes.fill(marker.decode(), reader).encode(), frozenset()) for marker in markers}
+        drawn = {marker: Piece(holes.fill(marker.decode(), reader).encode()) for marker in markers}
         answer = responses.to_viewer(Filling(drawn), headers)
     return Response(answer.body, answer.status, [(name.decode(), value.decode()) for name, value in answer.headers])
 

@@ -27,10 +27,9 @@ from itsdangerous import URLSafeTimedSerializer
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from app.front import responses
 from app.web.viewer import Viewer, signed_in
 
-HOLE = re.compile(responses.HOLE.pattern.decode(), re.DOTALL)  # as the front finds it in bytes
+HOLE = re.compile(r"<!--\[([^>]*)-->.*?<!--\]-->", re.DOTALL)  # as SplitPage finds it in bytes
 VALUE = re.compile(r"[\w/.@]*", re.ASCII)  # an argument; nothing in it can end a marker
 SHARED = "pipit.shared"  # in the WSGI environment: a page is being built for the cache, as anonymous visitors see it
 ONLY_FOR = "only_for"  # an argument: the id of the one person who sees something
