@@ -31,7 +31,8 @@ The front keeps copies of pages in memory (app/front/local_cache.py). Redis tell
 
 A *stamp* is for what can't be one page for everyone, such as a person's timeline. It is a cached page whose body is a
 random value. A write replaces it, under every strategy. So what was built from SQL after the stamp was read is good as
-long as the stamp is the same, whoever keeps it.
+long as the stamp is the same, whoever keeps it. A stamp may also hold what it stands for, if that is as small as a
+person's unread count: then who wants to know it need not ask SQL.
 
 A count that changes often must not delete the pages that show it. A write that changes only a count lets these pages
 *fade*: they live COUNTS_LAG longer at most.
@@ -261,7 +262,8 @@ class PageCache:
         self.ttl = ttl
         self.version = version
         self.dictionary = dictionary
-        self.builders: dict[str, Builder] = {STAMP.kind: lambda _name: secrets.token_hex(8)}
+        self.builders: dict[str, Builder] = {STAMP.kind: self._new_stamp}
+        self._values: dict[str, Builder] = {}  # by the first part of a stamp's name
         self._content_types: dict[str, str] = {}  # by kind
         self._begin = lru_cache(maxsize=2)(self._begun)
 
@@ -269,6 +271,14 @@ class PageCache:
         """Register how pages of a kind are built: the builder of "user" gets "ada" and builds "user:ada"."""
         self.builders[kind.kind] = builder
         self._content_types[kind.kind] = kind.content_type
+
+    def register_value(self, what: str, builder: Builder) -> None:
+        """Register what some stamps hold: the builder of "notifications" gets "7" for STAMP("notifications", 7)."""
+        self._values[what] = builder
+
+    def value(self, stamp: str) -> str:
+        """Return what a stamp holds. Never raises for Redis: without it, the value is built."""
+        return self.get_or_build(stamp).page.body
 
     def content_type(self, name: str) -> str:
         """Return the Content-Type of a page, as its kind says."""
@@ -374,7 +384,7 @@ class PageCache:
             with self.store.commands(insist=True) as redis, redis.pipeline() as pipe:
                 for name in names:
                     pipe.eval(SETTLE, 2, *self.keys(name), mark)
-                    if is_stamp(name):
+                    if is_stamp(name) and self._value_of(name) is None:  # SQL may still see what is to be undone
                         new = self.encode(self.build(name), self.store.run_id)
                         pipe.eval(RENEW, 2, *self.keys(name), new, self.ttl * 1000)
                 pipe.execute()
@@ -456,6 +466,13 @@ class PageCache:
         return max(0, round(page.built_at + self.ttl - time.time()))
 
     # Details
+
+    def _value_of(self, stamp: str) -> Builder | None:
+        return self._values.get(stamp.split(":")[1])
+
+    def _new_stamp(self, which: str) -> str:
+        what, _, about = which.partition(":")
+        return self._values[what](about) if what in self._values else secrets.token_hex(8)
 
     def _build_or_wait(self, name: str) -> Served:
         """Build the page and store it, or wait for another reader's. Raises StoreUnavailableError."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +14,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
 from itsdangerous import BadData, URLSafeTimedSerializer
 from sqlalchemy import (
+    BigInteger,
     CursorResult,
     Executable,
     String,
@@ -21,6 +22,7 @@ from sqlalchemy import (
     delete,
     func,
     select,
+    text,
     update,
 )
 from sqlalchemy.exc import IntegrityError
@@ -29,6 +31,7 @@ from sqlalchemy.orm import Mapped, mapped_column, undefer_group
 from app.extensions import Base, UTCDateTime, db
 from app.models.conversations import pages_above, pages_around
 from app.models.follows import Follow
+from app.models.notifications import FOLLOW, KINDS, MENTION, REPLY, Notification
 from app.models.pagination import Id, counted
 from app.models.post_text import PostText
 from app.models.posts import Post, PostTag
@@ -39,6 +42,7 @@ from app.models.writes import (
     PROFILE_PAGE,
     REPLIES_PAGE,
     SITEMAP,
+    notifications_of,
     write,
 )
 from app.rate_limit import current_limiter
@@ -86,6 +90,10 @@ class User(Base):
     password_version: Mapped[int] = mapped_column(default=0, server_default="0", deferred_group="private")
     suspended_at: Mapped[datetime | None] = mapped_column(UTCDateTime, deferred_group="private")
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=lambda: datetime.now(UTC))
+    notifications_read: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")  # up to this id
+    not_told_of: Mapped[str] = mapped_column(
+        String(100), default="", server_default=text("''")
+    )  # kinds, with commas between
 
     # Registering and logging in
 
@@ -263,7 +271,7 @@ class User(Base):
         # was under way may still have posted or followed, and others may follow this account until it is gone.
         while self._end_some_follows() or self._delete_some_posts():
             pass
-        with write(*own_pages, SITEMAP(), removal=True):
+        with write(*own_pages, SITEMAP(), *Notification.told_by(self.id), removal=True):
             db.session.execute(delete(User).where(User.id == self.id))
 
     def _end_some_follows(self) -> bool:
@@ -281,7 +289,8 @@ class User(Base):
         posts = Post.some_by(self.id)
         if posts:
             ids = [post.id for post in posts]
-            with write(*set[str]().union(*(post.lists(self.name) for post in posts)), *pages_around(ids), removal=True):
+            lists = set[str]().union(*(post.lists(self.name) for post in posts))
+            with write(*lists, *pages_around(ids), *Notification.told_about(ids), removal=True):
                 Post.delete_many(ids)
         return bool(posts)
 
@@ -302,22 +311,39 @@ class User(Base):
 
     # Posting
 
-    def publish(self, text: PostText, reply_to: Post | None = None) -> Post:
+    def publish(self, said: PostText, reply_to: Post | None = None) -> Post:
         """Publish a post, or a reply to one.
 
         Raises StoreUnavailableError, with nothing written, if the cache can't be told.
         """
-        post = Post(author_id=self.id, body=text.body)
-        post.tags = [PostTag(tag=tag) for tag in text.tags]
+        post = Post(author_id=self.id, body=said.body)
+        post.tags = [PostTag(tag=tag) for tag in said.tags]
         above = set[str]()
         if reply_to:
             post.reply_to_id = reply_to.id
             post.addressee_id = reply_to.author_id if reply_to.author_id != self.id else None
             above = pages_above([reply_to.id])
         lists = post.lists(self.name)
-        with write(*lists, *above, counted_on=_lists_of(reply_to) - lists):
+        told = self._to_be_told(said, post.addressee_id)
+        with write(*lists, *above, *map(notifications_of, told), counted_on=_lists_of(reply_to) - lists):
             db.session.add(post)
+            if told:
+                db.session.flush()  # it has an id now
+            for user_id, kind in told.items():
+                db.session.add(Notification(user_id=user_id, kind=kind, actor_id=self.id, post_id=post.id))
         return post
+
+    def _to_be_told(self, said: PostText, addressee_id: int | None) -> dict[int, str]:
+        """Return who is told of a post, and why; those who don't want to be are left out."""
+        names = said.mentions
+        if not names and addressee_id is None:
+            return {}
+        query = select(User.id, User.not_told_of).where(User.name_key.in_(names) | (User.id == addressee_id))
+        concerned = [
+            (user_id, REPLY if user_id == addressee_id else MENTION, not_of)
+            for user_id, not_of in db.session.execute(query.where(User.id != self.id))
+        ]
+        return {user_id: kind for user_id, kind, not_of in concerned if kind not in not_of.split(",")}
 
     def delete(self, post: Post) -> bool:
         """Delete one's own post; return False, and leave it, if it is somebody else's. Raises StoreUnavailableError.
@@ -328,7 +354,8 @@ class User(Base):
             return False
         above = Post.with_id(post.reply_to_id) if post.reply_to_id else None
         lists = post.lists(self.name)
-        with write(*lists, *pages_around([post.id]), counted_on=_lists_of(above) - lists, removal=True):
+        changed = lists | pages_around([post.id]) | Notification.told_about([post.id])
+        with write(*changed, counted_on=_lists_of(above) - lists, removal=True):
             Post.delete_many([post.id])
         return True
 
@@ -338,16 +365,28 @@ class User(Base):
         """Follow someone; following twice changes nothing. Raises ValueError for oneself, StoreUnavailableError."""
         if other.id == self.id:
             raise ValueError("nobody follows themselves")
+        told = [notifications_of(other.id)] if FOLLOW not in other.not_told_of.split(",") else []
         try:
-            with write(*Follow.changes(self, other), counted_on=Follow.counted_on(self, other)):
+            with write(*Follow.changes(self, other), *told, counted_on=Follow.counted_on(self, other)):
                 db.session.add(Follow(follower_id=self.id, followed_id=other.id))
+                if told:
+                    db.session.add(Notification(user_id=other.id, kind=FOLLOW, actor_id=self.id))
         except IntegrityError:
             return  # already
 
     def unfollow(self, other: "User") -> None:
         """Unfollow someone. Raises StoreUnavailableError."""
-        with write(*Follow.changes(self, other), counted_on=Follow.counted_on(self, other), removal=True):
+        changed = *Follow.changes(self, other), notifications_of(other.id)
+        with write(*changed, counted_on=Follow.counted_on(self, other), removal=True):
             Follow.end(self.id, other.id)
+            Notification.forget_follow(self.id, other.id)
+
+    # Notifications
+
+    def tell_of(self, kinds: Collection[str]) -> None:
+        """Tell this user of these kinds of events from now on, and of no others."""
+        with write():
+            self.not_told_of = ",".join(kind for kind in KINDS if kind not in kinds)
 
 
 def _lists_of(post: Post | None) -> set[str]:

@@ -81,6 +81,11 @@ class PostText:
         found = (tag_key(piece.target) for piece in pieces(self.body) if piece.kind == "tag")
         return list(dict.fromkeys(tag for tag in found if len(tag) <= TAG_LENGTH))
 
+    @property
+    def mentions(self) -> set[str]:
+        """Return the names that it mentions, in lower case, whether anyone has them or not."""
+        return {piece.target.lower() for piece in pieces(self.body) if piece.kind == "mention"}
+
 
 def count_characters(text: str) -> int:
     """Return the number of characters as a person counts them; the browser's Intl.Segmenter agrees."""

@@ -31,6 +31,11 @@ def follows_by(user_id: int) -> str:
     return STAMP("follows", user_id)
 
 
+def notifications_of(user_id: int) -> str:
+    """Return the stamp of what a user is told; it holds how much of it is new to them."""
+    return STAMP("notifications", user_id)
+
+
 @contextmanager
 def write(*pages: str, removal: bool = False, counted_on: Collection[str] = ()) -> Iterator[None]:
     """Run a write, commit it, and drop the cached `pages` that it changes, as CACHE_STRATEGY says.

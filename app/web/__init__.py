@@ -8,7 +8,20 @@ from app.front.assets import Assets
 from app.front.bridge import MAX_CONTENT_LENGTH
 from app.front.log import init_log
 from app.front.wsgi_middleware import FrontMiddleware
-from app.web import accounts, caching, errors, feeds, health, holes, limits, people, posts, templating, well_known
+from app.web import (
+    accounts,
+    caching,
+    errors,
+    feeds,
+    health,
+    holes,
+    limits,
+    notifications,
+    people,
+    posts,
+    templating,
+    well_known,
+)
 from app.web.converters import IdConverter
 from app.web.viewer import signed_in
 
@@ -24,12 +37,13 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
         SITE_NAME=config.site_name,
     )
     app.url_map.converters["id"] = IdConverter
-    for module in (posts, people, feeds, accounts, health, well_known):
+    for module in (posts, people, notifications, feeds, accounts, health, well_known):
         app.register_blueprint(module.bp)
     errors.init_errors(app)
     limits.init_limits(app)
     templating.init_templates(app, assets)
     cache: PageCache = app.extensions["page_cache"]
+    notifications.init_notifications(app, cache)
     app.extensions["cached_pages"] = caching.CachedPages(app, cache, app.extensions["holes"])
     known = {"site_name": config.site_name, "site_url": config.site_url, "csrf_token": holes.csrf_token_for_visitor}
     app.context_processor(lambda: {"viewer": signed_in(), **known})

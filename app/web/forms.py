@@ -2,7 +2,16 @@
 
 from flask import request
 from flask_wtf import FlaskForm
-from wtforms import EmailField, Field, HiddenField, PasswordField, StringField, TextAreaField, ValidationError
+from wtforms import (
+    BooleanField,
+    EmailField,
+    Field,
+    HiddenField,
+    PasswordField,
+    StringField,
+    TextAreaField,
+    ValidationError,
+)
 from wtforms.form import BaseForm
 from wtforms.validators import InputRequired, Length, Optional, Regexp
 
@@ -139,6 +148,14 @@ class ResetForm(Form):
     """A new password, chosen with a link."""
 
     new_password = new_password_field("New password")
+
+
+class NotificationsForm(Form):
+    """What somebody is told of; a field for each kind of notification."""
+
+    reply = BooleanField("Replies to you")
+    mention = BooleanField("Posts that mention you")
+    follow = BooleanField("New followers")
 
 
 GONE = "The post that you were replying to has been deleted. You can publish this as a post of its own."

@@ -21,6 +21,7 @@ ROBOTS = """\
 User-agent: *
 Disallow: /home
 Disallow: /login
+Disallow: /notifications
 Disallow: /register
 Disallow: /reset/
 Disallow: /settings/

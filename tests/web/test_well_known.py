@@ -35,7 +35,7 @@ def test_crawlers_are_told_what_is_of_no_use_to_them(visitor: Visitor) -> None:
     answer = visitor.get("/robots.txt")
     assert answer.status_code == 200
     assert answer.mimetype == "text/plain"
-    useless = ["/home", "/login", "/register", "/reset/", "/settings/"]
+    useless = ["/home", "/login", "/notifications", "/register", "/reset/", "/settings/"]
     assert answer.text.splitlines() == ["User-agent: *", *(f"Disallow: {path}" for path in useless)]
 
 
@@ -109,7 +109,8 @@ def test_the_icon_is_found_at_its_old_address(visitor: Visitor) -> None:
 
 @on_sqlite
 @pytest.mark.parametrize(
-    "path", ["/", "/@ada", "/@ada/1", "/@ada/followers", "/@ada/following", "/tags/x", "/login", "/register"]
+    "path",
+    ["/", "/@ada", "/@ada/1", "/@ada/followers", "/@ada/following", "/tags/x", "/login", "/register"],
 )
 def test_every_public_page_describes_itself(ada: Visitor, visitor: Visitor, path: str) -> None:
     ada.publish("hello #x")

@@ -9,8 +9,9 @@ from flask.cli import with_appcontext
 from app.cli.seed.town import Town, wendbridge
 from app.config import is_heroku
 from app.extensions import db
-from app.models import Follow, Post, PostTag, User
+from app.models import Follow, Notification, Post, PostTag, User
 from app.models.accounts import hasher
+from app.models.notifications import REPLY
 from app.models.post_text import PostText
 from app.models.writes import ALL_POSTS, LATEST_PAGE, write
 from app.redis_client import StoreUnavailableError
@@ -71,6 +72,15 @@ def _insert(town: Town) -> None:
         if message.reply_to:
             post, answered = posts[message.body], posts[message.reply_to]
             post.reply_to_id = answered.id
-            post.addressee_id = answered.author_id if answered.author_id != post.author_id else None
+            if answered.author_id != post.author_id:
+                post.addressee_id = answered.author_id
+                db.session.add(_reply(post, answered))
     for follower, followed in town.follows:
         db.session.add(Follow(follower_id=people[follower].id, followed_id=people[followed].id))
+
+
+def _reply(post: Post, answered: Post) -> Notification:
+    """Return what tells the author of a post of a reply."""
+    event = Notification(user_id=answered.author_id, kind=REPLY, actor_id=post.author_id, post_id=post.id)
+    event.created_at = post.created_at
+    return event

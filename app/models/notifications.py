@@ -1,0 +1,142 @@
+"""Notifications: what others did that concerns somebody. One row is one event; they are grouped when they are read."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    BigInteger,
+    ForeignKey,
+    Index,
+    Select,
+    String,
+    bindparam,
+    delete,
+    func,
+    literal,
+    select,
+    update,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.extensions import Base, UTCDateTime, db
+from app.models.follows import Person, people_table
+from app.models.pagination import Id, PagedQuery, Pagination
+from app.models.writes import notifications_of, write
+
+PER_PAGE = 50  # events
+MOST_UNREAD = 99  # that are counted
+REPLY, MENTION, FOLLOW = KINDS = ("reply", "mention", "follow")
+
+
+class Notification(Base):
+    """An event: `actor_id` did something that concerns `user_id`. Ids only grow, so what is newer is unread."""
+
+    __tablename__ = "notifications"
+    __table_args__ = (
+        Index("ix_notifications_user_id_id", "user_id", "id"),
+        Index("ix_notifications_actor_id", "actor_id"),  # for deleting an account
+        Index("ix_notifications_post_id", "post_id"),  # for deleting a post
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    kind: Mapped[str] = mapped_column(String(20))
+    actor_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    post_id: Mapped[int | None] = mapped_column(ForeignKey("posts.id", ondelete="CASCADE"))  # what the actor wrote
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=lambda: datetime.now(UTC))
+
+    @classmethod
+    def of(cls, user_id: int, before: int | None = None) -> "Pagination[Event]":
+        """Return what concerns a user, newest first."""
+        return _events().page(before, user_id=user_id)
+
+    @classmethod
+    def unread(cls, user_id: int) -> int:
+        """Return how many a user has not seen; MOST_UNREAD + 1 for any more."""
+        return db.session.scalar(_unread(), {"user_id": user_id}) or 0
+
+    @classmethod
+    def forget_follow(cls, actor_id: int, user_id: int) -> None:
+        """Delete what tells a user that the actor follows them; the caller commits."""
+        which = cls.actor_id == actor_id, cls.user_id == user_id, cls.kind == FOLLOW
+        db.session.execute(delete(cls).where(*which))
+
+    @classmethod
+    def told_about(cls, post_ids: Collection[int]) -> set[str]:
+        """Return the stamps of those who were told of these posts."""
+        return _stamps(select(cls.user_id).where(cls.post_id.in_(post_ids)).distinct())
+
+    @classmethod
+    def told_by(cls, actor_id: int) -> set[str]:
+        """Return the stamps of those who were told of what somebody did."""
+        return _stamps(select(cls.user_id).where(cls.actor_id == actor_id).distinct())
+
+
+class Event(NamedTuple):
+    """A notification, as it is read."""
+
+    id: int
+    kind: str
+    created_at: datetime
+    post_id: int | None
+    actor_id: int
+    actor_name: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """Events that are told in one sentence: follows that came one after the other, or a single other event."""
+
+    kind: str
+    people: list[Person]  # the newest first
+    post_id: int | None
+    created_at: datetime  # of the newest
+    newest: int  # its id
+
+
+def grouped(events: Sequence[Event]) -> list[Group]:
+    """Return events, newest first, as they are told."""
+    groups = []
+    for _, some in groupby(events, lambda event: FOLLOW if event.kind == FOLLOW else event.id):
+        same = list(some)
+        people = list(dict.fromkeys(Person(event.actor_id, event.actor_name) for event in same))
+        groups.append(Group(same[0].kind, people, same[0].post_id, same[0].created_at, same[0].id))
+    return groups
+
+
+def mark_read(user_id: int, newest: int) -> None:
+    """Remember that a user has seen all notifications up to this id. Raises StoreUnavailableError."""
+    users = people_table()
+    query = update(users).where(users.c.id == user_id, users.c.notifications_read < newest)
+    with write(notifications_of(user_id)):
+        db.session.execute(query.values(notifications_read=newest))
+
+
+def _stamps(user_ids: Select[Any]) -> set[str]:
+    return {notifications_of(user_id) for user_id in db.session.scalars(user_ids)}
+
+
+# The queries, each made once: to make one takes as long as to run it.
+
+USER_ID = bindparam("user_id", type_=BigInteger)
+
+
+@cache
+def _events() -> PagedQuery[Event]:
+    people, row = people_table().c, Notification.__table__.c
+    columns = row.id, row.kind, row.created_at, row.post_id, people.id, people.name
+    query = select(*columns).join(people_table(), people.id == row.actor_id).where(row.user_id == USER_ID)
+    return PagedQuery(Event, query, row.id, PER_PAGE)
+
+
+@cache
+def _unread() -> Select[Any]:
+    people, row = people_table().c, Notification.__table__.c
+    seen = select(people.notifications_read).where(people.id == USER_ID).scalar_subquery()
+    some = select(literal(1)).where(row.user_id == USER_ID, row.id > seen).limit(MOST_UNREAD + 1).subquery()
+    return select(func.count()).select_from(some)

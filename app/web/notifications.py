@@ -1,0 +1,59 @@
+"""Notifications: what others did that concerns the viewer; how many they have not seen; what they are told of."""
+
+from flask import Blueprint, Flask, flash, redirect, render_template, url_for
+from flask.typing import ResponseReturnValue
+
+from app.cache import PageCache, current_cache
+from app.models import Notification
+from app.models.notifications import KINDS, MOST_UNREAD, grouped, mark_read
+from app.models.posts import Listed
+from app.models.writes import notifications_of
+from app.web.forms import NotificationsForm
+from app.web.holes import fills
+from app.web.post_html import html_of
+from app.web.posts import before
+from app.web.viewer import Viewer, login_required, viewer
+
+bp = Blueprint("notifications", __name__)
+
+
+@fills("unread", changed_by=lambda viewer: (notifications_of(viewer.id),))
+def unread(viewer: Viewer) -> dict[str, str]:
+    """Return how many notifications the viewer has not seen, for the bar of every page."""
+    count = int(current_cache().value(notifications_of(viewer.id)))
+    return {"unread": f"{MOST_UNREAD}+" if count > MOST_UNREAD else str(count or "")}
+
+
+def init_notifications(app: Flask, cache: PageCache) -> None:
+    """Keep the number of what each member has not seen in Redis."""
+
+    def count(user_id: str) -> str:
+        with app.app_context():
+            return str(Notification.unread(int(user_id)))
+
+    cache.register_value("notifications", count)
+
+
+@bp.get("/notifications")
+@login_required
+def latest() -> ResponseReturnValue:
+    """Show what others did that concerns the viewer. From then on it is no longer new."""
+    events = Notification.of(viewer().id, before())
+    seen = viewer().notifications_read
+    if events.items and events.items[0].id > seen:
+        mark_read(viewer().id, events.items[0].id)
+    groups = [(group, html_of([Listed(group.post_id)] if group.post_id else [])) for group in grouped(events.items)]
+    return render_template("notifications/latest.html", groups=groups, events=events, seen=seen)
+
+
+@bp.route("/settings/notifications", methods=["GET", "POST"])
+@login_required
+def settings() -> ResponseReturnValue:
+    """Choose what to be told of."""
+    not_told_of = viewer().not_told_of.split(",")
+    form = NotificationsForm(data={kind: kind not in not_told_of for kind in KINDS})
+    if form.validate_on_submit():
+        viewer().tell_of([kind for kind in KINDS if form[kind].data])
+        flash("Saved.")
+        return redirect(url_for("notifications.latest"))
+    return render_template("notifications/settings.html", form=form)
