@@ -48,8 +48,9 @@ PAGES = {  # and the statements that building each takes on a small site, with t
         "/@bob/feed.atom": 4,
         "/tags/tea/feed.atom": 3,
     },
-    # One more than for a stranger counts the notifications; it is read again only when they have changed.
-    "signed in": {"/": 2, "/@bob": 4, "/@bob/1": 4, "/tags/tea": 2, "/home": 3, "/notifications": 3},
+    # One more than for a stranger counts the notifications; it is read again only when they have changed. On a short
+    # /home another one looks for people to follow.
+    "signed in": {"/": 2, "/@bob": 4, "/@bob/1": 4, "/tags/tea": 2, "/home": 4, "/notifications": 3},
 }
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

@@ -15,11 +15,14 @@ from argon2.exceptions import VerificationError
 from itsdangerous import BadData, URLSafeTimedSerializer
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     CursorResult,
     Executable,
+    Select,
     String,
     bindparam,
     delete,
+    exists,
     func,
     select,
     text,
@@ -30,7 +33,7 @@ from sqlalchemy.orm import Mapped, mapped_column, undefer_group
 
 from app.extensions import Base, UTCDateTime, db
 from app.models.conversations import pages_above, pages_around
-from app.models.follows import Follow
+from app.models.follows import Follow, Person
 from app.models.notifications import FOLLOW, KINDS, MENTION, REPLY, Notification
 from app.models.pagination import Id, counted
 from app.models.post_text import PostText
@@ -56,6 +59,7 @@ EMAIL_PATTERN = re.compile(
     r"[a-zA-Z0-9.!#$%&'*+/=?^_`{|}~-]+@[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
     r"(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)+\Z"
 )
+SUGGESTED = 5  # people
 LATELY = 5_000  # posts whose authors are the people who wrote lately; reading them takes a few milliseconds
 OWN_PAGES = (PROFILE_PAGE, REPLIES_PAGE, PROFILE_FEED, FOLLOWERS_PAGE, FOLLOWING_PAGE)
 RESET_LIFETIME = 3600  # s a link to reset a password is good for
@@ -157,6 +161,11 @@ class User(Base):
         query = select(cls.name, func.max(newest.c.created_at)).join(newest, newest.c.author_id == cls.id)
         rows = db.session.execute(query.group_by(cls.id, cls.name).order_by(last.desc()).limit(limit))
         return [(name, moment) for name, moment in rows]
+
+    @classmethod
+    def to_follow(cls, user_id: int) -> list[Person]:
+        """Return SUGGESTED people who have posted most lately, for a user who follows nobody; else an empty list."""
+        return [Person(*row) for row in db.session.execute(_to_follow(), {"user_id": user_id})]
 
     @classmethod
     def known_as(cls, login: str) -> Self | None:
@@ -401,6 +410,17 @@ class Counts:
     posts: int
     followers: int
     following: int
+
+
+@cache
+def _to_follow() -> Select[Any]:
+    reader = bindparam("user_id", type_=BigInteger)
+    newest = select(Post.author_id).order_by(Post.id.desc()).limit(LATELY).subquery()
+    follows_nobody = ~exists().where(Follow.follower_id == reader)
+    columns: list[ColumnElement[Any]] = [User.__table__.c.id, User.__table__.c.name]
+    query = select(*columns).join(newest, newest.c.author_id == User.id).where(follows_nobody)
+    query = query.where(User.id != reader).group_by(User.id, User.name)
+    return query.order_by(func.count().desc(), User.id).limit(SUGGESTED)
 
 
 @cache

@@ -3,7 +3,7 @@
 from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from app.models import Post
+from app.models import Post, User
 from app.models.conversations import Conversation
 from app.models.pagination import parse_id
 from app.models.post_text import LENGTH, tag_key
@@ -47,8 +47,10 @@ def home() -> ResponseReturnValue:
 
 @fills("timeline", changed_by=lambda viewer: (ALL_POSTS, follows_by(viewer.id)))
 def timeline(viewer: Viewer) -> dict[str, object]:
-    """Return the newest posts of those whom the viewer follows."""
-    return {"posts": listed(Post.timeline_of(viewer.id))}
+    """Return the newest posts of those whom the viewer follows; if there are none, everyone's, and whom to follow."""
+    posts = Post.timeline_of(viewer.id)
+    people = [] if posts.older else User.to_follow(viewer.id)
+    return {"posts": listed(posts if posts.items else Post.latest()), "is_everyones": not posts.items, "people": people}
 
 
 @bp.get("/tags/<tag>")

@@ -27,14 +27,13 @@ from app.web.holes import CSRF_SALT
 from tests.conftest import SECRET_KEY, finish
 from tests.faults.town import (
     BUTTON,
-    OLDER,
-    POST,
     PROCESSES,
     TAGS,
     Person,
     Town,
     begin_session,
     one_more_process,
+    posts_on,
     running_town,
     user,
 )
@@ -187,7 +186,7 @@ class Attacker:
             assert buttons == []
         if page == "home":
             assert owner
-            shown = [int(found) for found in POST.findall(body)], OLDER in body
+            shown = posts_on(body)
             assert shown == self.town.timeline(owner.person.id)
 
     def ask(self, process: int, method: str, path: str, sid: str, known: str = "") -> Reply:

@@ -53,6 +53,14 @@ POST = re.compile(r'class="post-time" href="/@\w+/(\d+)"')
 PERSON = re.compile(r'<li><a href="/@(\w+)">')
 BUTTON = re.compile(r'class="follow" method="post" action="/@\w+/(follow|unfollow)"')
 OLDER = 'rel="next"'
+EVERYONES = "everyone's latest posts"  # which fill an empty timeline
+
+
+def posts_on(page: str) -> tuple[list[int], bool]:
+    """Return the ids of the posts in a list or a timeline, and whether there are older ones."""
+    if EVERYONES in page:
+        return [], False
+    return [int(found) for found in POST.findall(page)], OLDER in page
 
 
 class Person(NamedTuple):
@@ -263,8 +271,7 @@ class History:
         return f"status {look.answer.status}"
 
     def _wrong_posts(self, look: Look, lags: bool) -> str:
-        shown = [int(found) for found in POST.findall(look.answer.text)]
-        has_older = OLDER in look.answer.text
+        shown, has_older = posts_on(look.answer.text)
         # A page has one post less if that was deleted while the page was being built.
         if shown != sorted(set(shown), reverse=True) or len(shown) > PER_PAGE:
             return f"in disorder: {shown}"
@@ -422,7 +429,7 @@ class Town:
         for process in range(PROCESSES):
             for viewer in self.people:
                 look = self.look(0, process, "home", None, viewer)
-                shown = [int(found) for found in POST.findall(look.answer.text)], OLDER in look.answer.text
+                shown = posts_on(look.answer.text)
                 if shown != self.timeline(viewer.id):
                     self.wrong.append(f"{look}: {shown}, not {self.timeline(viewer.id)}")
             shared: list[tuple[str, Any]] = [("latest", None), *(("tag", tag) for tag in TAGS)]

@@ -104,7 +104,31 @@ def test_home_sends_a_stranger_to_log_in_and_back(visitor: Visitor, ada: Visitor
 def test_home_has_a_form_and_says_what_to_do_when_it_is_empty(ada: Visitor) -> None:
     page = ada.get("/home").text
     assert '<form class="compose" method="post" action="/posts"' in page
-    assert "Nothing here yet." in page
+    assert "Write the first post above." in page
+    assert "People to follow" not in page
+
+
+def test_an_empty_timeline_shows_whom_to_follow_and_what_everyone_writes(
+    ada: Visitor, bob: Visitor, new_visitor: Callable[[], Visitor]
+) -> None:
+    bob.publish("once")
+    for number in range(2):
+        ada.publish(f"number {number}")
+    eve = new_visitor()
+    eve.register("eve")
+    page = eve.get("/home").text
+    assert "everyone&#39;s latest posts" in page or "everyone's latest posts" in page
+    assert shown(page) == ["number 1", "number 0", "once"]
+    assert re.findall(r'<li><a href="/@(\w+)">', page) == ["ada", "bob"]  # who writes most comes first
+    eve.follow("bob")
+    page = eve.get("/home").text
+    assert shown(page) == ["once"]
+    assert "People to follow" not in page
+    eve.publish("mine")
+    eve.post("/@bob/unfollow", form_on="/home")
+    page = eve.get("/home").text
+    assert shown(page) == ["mine"]
+    assert "People to follow" in page
 
 
 def test_older_pages_say_so_lead_back_and_have_no_form(ada: Visitor) -> None:
