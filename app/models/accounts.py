@@ -46,6 +46,7 @@ from app.models.writes import (
     REPLIES_PAGE,
     SITEMAP,
     notifications_of,
+    posts_by,
     write,
 )
 from app.rate_limit import current_limiter
@@ -320,12 +321,18 @@ class User(Base):
 
     # Posting
 
-    def publish(self, said: PostText, reply_to: Post | None = None) -> Post:
+    def publish(self, said: PostText, reply_to: Post | None = None, form_key: str = "") -> Post:
         """Publish a post, or a reply to one.
+
+        form_key: of the form that it was written in. If the same text was sent with that form before, as an impatient
+        click or the back button does, return the post that it became.
 
         Raises StoreUnavailableError, with nothing written, if the cache can't be told.
         """
         post = Post(author_id=self.id, body=said.body)
+        if form_key:
+            sent = f"{self.id} {form_key} {reply_to.id if reply_to else ''} {said.body}"
+            post.sent_as = hashlib.sha256(sent.encode()).hexdigest()
         post.tags = [PostTag(tag=tag) for tag in said.tags]
         above = set[str]()
         if reply_to:
@@ -334,12 +341,20 @@ class User(Base):
             above = pages_above([reply_to.id])
         lists = post.lists(self.name)
         told = self._to_be_told(said, post.addressee_id)
-        with write(*lists, *above, *map(notifications_of, told), counted_on=_lists_of(reply_to) - lists):
-            db.session.add(post)
-            if told:
-                db.session.flush()  # it has an id now
-            for user_id, kind in told.items():
-                db.session.add(Notification(user_id=user_id, kind=kind, actor_id=self.id, post_id=post.id))
+        stamps = posts_by(self.id), *map(notifications_of, told)
+        sent_as, actor_id = post.sent_as, self.id
+        try:
+            with write(*lists, *above, *stamps, counted_on=_lists_of(reply_to) - lists):
+                db.session.add(post)
+                if told:
+                    db.session.flush()  # it has an id now
+                for user_id, kind in told.items():
+                    db.session.add(Notification(user_id=user_id, kind=kind, actor_id=actor_id, post_id=post.id))
+        except IntegrityError:
+            sent_before = db.session.scalar(select(Post).where(Post.sent_as == sent_as)) if sent_as else None
+            if sent_before is None:
+                raise
+            return sent_before
         return post
 
     def _to_be_told(self, said: PostText, addressee_id: int | None) -> dict[int, str]:

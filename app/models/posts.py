@@ -65,6 +65,7 @@ class Post(Base):
     __tablename__ = "posts"
     __table_args__ = (
         Index("ix_posts_author_id_id", "author_id", "id"),
+        Index("uq_posts_sent_as", "sent_as", unique=True),
         Index("ix_posts_reply_to_id", "reply_to_id"),  # a partial one would load PostgreSQL's dialect for SQLite: 2 MB
         {"sqlite_autoincrement": True},
     )
@@ -79,6 +80,7 @@ class Post(Base):
     # Its author, unless that is the author of this one, too. It stays when the post or the account is deleted: what was
     # said to somebody else never moves to where people look for what was said to everyone.
     addressee_id: Mapped[int | None] = mapped_column(BigInteger)
+    sent_as: Mapped[str | None] = mapped_column(String(64))  # tells a form that is sent twice; see User.publish()
     author: Mapped["User"] = relationship(lazy="raise")
     tags: Mapped[list["PostTag"]] = relationship(lazy="raise", cascade="all, delete-orphan", passive_deletes=True)
 

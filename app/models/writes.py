@@ -31,6 +31,11 @@ def follows_by(user_id: int) -> str:
     return STAMP("follows", user_id)
 
 
+def posts_by(user_id: int) -> str:
+    """Return the stamp of what a user has published; it is new after each post, so a form can be told by it."""
+    return STAMP("posts-by", user_id)
+
+
 def notifications_of(user_id: int) -> str:
     """Return the stamp of what a user is told; it holds how much of it is new to them."""
     return STAMP("notifications", user_id)

@@ -169,6 +169,7 @@ class PostForm(Form):
         render_kw={"rows": 3, "autocomplete": "off", "data-limit": LENGTH, "dir": "auto"},
     )
     reply_to = HiddenField()
+    form_key = HiddenField(validators=[Length(max=100)])
     text: PostText
     answered: Post | None = None  # the post to reply to
 

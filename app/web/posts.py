@@ -3,12 +3,13 @@
 from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
+from app.cache import current_cache
 from app.models import Post, User
 from app.models.conversations import Conversation
 from app.models.pagination import parse_id
 from app.models.post_text import LENGTH, tag_key
 from app.models.posts import Listed
-from app.models.writes import ALL_POSTS, HOME_PAGE, LATEST_PAGE, POST_PAGE, TAG_PAGE, follows_by
+from app.models.writes import ALL_POSTS, HOME_PAGE, LATEST_PAGE, POST_PAGE, TAG_PAGE, follows_by, posts_by
 from app.rate_limit import posting_rules
 from app.web.caching import cached
 from app.web.forms import PostForm
@@ -53,6 +54,12 @@ def timeline(viewer: Viewer) -> dict[str, object]:
     return {"posts": listed(posts if posts.items else Post.latest()), "is_everyones": not posts.items, "people": people}
 
 
+@fills("form_key", changed_by=lambda viewer: (posts_by(viewer.id),))
+def form_key(viewer: Viewer) -> dict[str, str]:
+    """Return a key for the forms to write a post with; after the viewer's next post, forms have another."""
+    return {"key": current_cache().value(posts_by(viewer.id))}
+
+
 @bp.get("/tags/<tag>")
 @cached(TAG_PAGE)
 def tagged(tag: str) -> ResponseReturnValue:
@@ -87,7 +94,7 @@ def publish() -> ResponseReturnValue:
     count_if_possible(posting_rules(viewer().id))
     if not form.validate():
         return _compose(form), 422
-    post = viewer().publish(form.text, form.answered)
+    post = viewer().publish(form.text, form.answered, form.form_key.data or "")
     note_write(counts=form.answered is not None)
     flash("Published.")
     if form.answered is None:
