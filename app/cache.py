@@ -48,7 +48,7 @@ import secrets
 import time
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -70,6 +70,7 @@ STILL_SERVED = 1000  # ms `refresh` lets the old page live during a write; a com
 COUNTS_LAG = 5.0  # s that a page may show an old count
 FADING = 4000  # ms that such a page stays in Redis; a copy of it lives a second more
 POLL = 0.02  # s between two checks for another reader's page
+BATCH = 500  # pages that one pipeline changes
 CLOCK_SKEW = 1.0  # s by which the clocks of two dynos may differ
 MOST_BYTES = 8_000_000  # of Redis's memory that all pages may take; the smallest plan has 25 MB, for sessions first
 SEGMENTS = 128  # fewer share the bytes more evenly; more make a store faster, since it looks at a whole segment
@@ -358,10 +359,11 @@ class PageCache:
         Returns the run_id of the server, for store_if_ours().
         """
         run_id = self.store.run_id
-        with self.store.commands() as redis, redis.pipeline(transaction=False) as pipe:
-            for name in names:
-                pipe.eval(MARK, 2, *self.keys(name), mark, WRITE_LEASE, int(time.time() * 1000), keep_for)
-            pipe.execute()
+        for some in _batches(names):
+            with self.store.commands() as redis, redis.pipeline(transaction=False) as pipe:
+                for name in some:
+                    pipe.eval(MARK, 2, *self.keys(name), mark, WRITE_LEASE, int(time.time() * 1000), keep_for)
+                pipe.execute()
         return run_id
 
     def fade(self, names: Collection[str]) -> None:
@@ -381,13 +383,14 @@ class PageCache:
         store the old page. If Redis does not answer, the mark expires.
         """
         try:
-            with self.store.commands(insist=True) as redis, redis.pipeline() as pipe:
-                for name in names:
-                    pipe.eval(SETTLE, 2, *self.keys(name), mark)
-                    if is_stamp(name) and self._value_of(name) is None:  # SQL may still see what is to be undone
-                        new = self.encode(self.build(name), self.store.run_id)
-                        pipe.eval(RENEW, 2, *self.keys(name), new, self.ttl * 1000)
-                pipe.execute()
+            for some in _batches(names):
+                with self.store.commands(insist=True) as redis, redis.pipeline() as pipe:
+                    for name in some:
+                        pipe.eval(SETTLE, 2, *self.keys(name), mark)
+                        if is_stamp(name) and self._value_of(name) is None:  # SQL may still see what is to be undone
+                            new = self.encode(self.build(name), self.store.run_id)
+                            pipe.eval(RENEW, 2, *self.keys(name), new, self.ttl * 1000)
+                    pipe.execute()
         except StoreUnavailableError as error:
             log.warning("the pages %s stay uncached for %d s: %s", ", ".join(names), WRITE_LEASE // 1000, error)
             return False
@@ -621,6 +624,12 @@ def current_cache() -> PageCache:
     """Return the page cache of the current app."""
     cache: PageCache = current_app.extensions["page_cache"]
     return cache
+
+
+def _batches(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yield names in portions that Redis works through in some ten milliseconds, so that it never times out."""
+    for start in range(0, len(names), BATCH):
+        yield names[start : start + BATCH]
 
 
 def _new_mark() -> bytes:

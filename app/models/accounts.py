@@ -300,7 +300,10 @@ class User(Base):
         if posts:
             ids = [post.id for post in posts]
             lists = set[str]().union(*(post.lists(self.name) for post in posts))
-            with write(*lists, *pages_around(ids), *Notification.told_about(ids), removal=True):
+            above = Post.whole([post.reply_to_id for post in posts if post.reply_to_id])
+            counted_on = set[str]().union(*map(_lists_of, above)) - lists
+            changed = lists | pages_around(ids) | Notification.told_about(ids)
+            with write(*changed, counted_on=counted_on, removal=True):
                 Post.delete_many(ids)
         return bool(posts)
 
@@ -336,7 +339,7 @@ class User(Base):
         post.tags = [PostTag(tag=tag) for tag in said.tags]
         above = set[str]()
         if reply_to:
-            post.reply_to_id = reply_to.id
+            post.answered_id = post.reply_to_id = reply_to.id
             post.addressee_id = reply_to.author_id if reply_to.author_id != self.id else None
             above = pages_above([reply_to.id])
         lists = post.lists(self.name)
@@ -347,6 +350,7 @@ class User(Base):
             with write(*lists, *above, *stamps, counted_on=_lists_of(reply_to) - lists):
                 db.session.add(post)
                 if told:
+                    Notification.keep_in_order(told)
                     db.session.flush()  # it has an id now
                 for user_id, kind in told.items():
                     db.session.add(Notification(user_id=user_id, kind=kind, actor_id=actor_id, post_id=post.id))
@@ -379,6 +383,8 @@ class User(Base):
         above = Post.with_id(post.reply_to_id) if post.reply_to_id else None
         lists = post.lists(self.name)
         changed = lists | pages_around([post.id]) | Notification.told_about([post.id])
+        if above:
+            changed |= pages_above([above.id])  # one more than shows the post shows how many replies it had
         with write(*changed, counted_on=_lists_of(above) - lists, removal=True):
             Post.delete_many([post.id])
         return True
@@ -394,6 +400,7 @@ class User(Base):
             with write(*Follow.changes(self, other), *told, counted_on=Follow.counted_on(self, other)):
                 db.session.add(Follow(follower_id=self.id, followed_id=other.id))
                 if told:
+                    Notification.keep_in_order([other.id])
                     db.session.add(Notification(user_id=other.id, kind=FOLLOW, actor_id=self.id))
         except IntegrityError:
             return  # already

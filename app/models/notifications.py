@@ -1,6 +1,6 @@
 """Notifications: what others did that concerns somebody. One row is one event; they are grouped when they are read."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -59,6 +59,18 @@ class Notification(Base):
     def unread(cls, user_id: int) -> int:
         """Return how many a user has not seen; MOST_UNREAD + 1 for any more."""
         return db.session.scalar(_unread(), {"user_id": user_id}) or 0
+
+    @classmethod
+    def keep_in_order(cls, user_ids: Iterable[int]) -> None:
+        """Have others who tell these users something wait until the transaction ends; call this before telling them.
+
+        PostgreSQL counts ids before a commit: a user who reads between two commits would miss the lower id. SQLite has
+        one writer at a time.
+        """
+        users = people_table()
+        db.session.execute(
+            select(users.c.id).where(users.c.id.in_(user_ids)).order_by(users.c.id).with_for_update(key_share=True)
+        )
 
     @classmethod
     def forget_follow(cls, actor_id: int, user_id: int) -> None:

@@ -74,8 +74,10 @@ class Post(Base):
     author_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
     body: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=lambda: datetime.now(UTC))
-    # The post that this one replies to. When that is deleted, this one replies to what that one replied to. It is not a
-    # foreign key: if both are written at the same moment, this one replies to nothing, and that is what its page says.
+    # The post that this one was written in reply to, and the one that it stands below: the same, until that is deleted.
+    # Then this one stands below what that one replied to. They are not foreign keys: if both are written at the same
+    # moment, this one stands below nothing, and its page says that the post was deleted.
+    answered_id: Mapped[int | None] = mapped_column(BigInteger)
     reply_to_id: Mapped[int | None] = mapped_column(BigInteger)
     # Its author, unless that is the author of this one, too. It stays when the post or the account is deleted: what was
     # said to somebody else never moves to where people look for what was said to everyone.
@@ -142,8 +144,18 @@ class Post(Base):
     @classmethod
     def with_id(cls, post_id: int) -> "Post | None":
         """Return the post with that id, with its author and tags, or None."""
+        return next(iter(cls.whole([post_id])), None)
+
+    @classmethod
+    def listed(cls, ids: Collection[int]) -> "list[Listed]":
+        """Return those of these posts that exist, in any order, as lists have them."""
+        return [Listed(*row) for row in db.session.execute(_counts(), {"ids": list(ids)})]
+
+    @classmethod
+    def whole(cls, ids: Collection[int]) -> "Sequence[Post]":
+        """Return those of these posts that exist, with their authors and tags."""
         whole = joinedload(cls.author), selectinload(cls.tags)
-        return db.session.scalar(select(cls).options(*whole).where(cls.id == post_id))
+        return db.session.scalars(select(cls).options(*whole).where(cls.id.in_(ids))).all()
 
     @classmethod
     def shown(cls, post_id: int) -> "ShownPost | None":
@@ -177,15 +189,15 @@ class ShownPost:
     author: Person
     body: str
     created_at: datetime
-    reply_to_id: int | None
-    replied_to_user: int | None  # who wrote that
+    answered_id: int | None
+    reply_to_id: int | None  # None if the post is not there
     addressee_id: int | None
     addressee: str | None  # that person's name, if they still have an account
     people: dict[str, str] = field(default_factory=dict)  # the mentioned users who exist, by name in lower case
 
     @property
     def replies_to_a_deleted_post(self) -> bool:
-        return self.addressee_id is not None and self.addressee_id != self.replied_to_user
+        return self.answered_id != self.reply_to_id
 
     @cached_property
     def pieces(self) -> list[Piece]:
@@ -215,11 +227,17 @@ class PostTag(Base):
 def _shown() -> Select[Any]:
     people, addressee = people_table(), people_table().alias()
     columns = POST.id, people.c.id, people.c.name, POST.body, POST.created_at
-    context = POST.reply_to_id, OTHER.author_id, POST.addressee_id, addressee.c.name
+    context = POST.answered_id, OTHER.id, POST.addressee_id, addressee.c.name
     query = select(*columns, *context).join(people, people.c.id == POST.author_id)
     query = query.outerjoin(ANOTHER, OTHER.id == POST.reply_to_id)
     query = query.outerjoin(addressee, addressee.c.id == POST.addressee_id)
     return query.where(POST.id.in_(bindparam("ids", expanding=True)))
+
+
+@cache
+def _counts() -> Select[Any]:
+    columns: list[ColumnElement[Any]] = [POST.id, replies_to(POST.id, outside=Post.__table__)]
+    return select(*columns).where(POST.id.in_(bindparam("ids", expanding=True)))
 
 
 @cache

@@ -1,12 +1,11 @@
 """Notifications: what others did that concerns the viewer; how many they have not seen; what they are told of."""
 
-from flask import Blueprint, Flask, flash, redirect, render_template, url_for
+from flask import Blueprint, flash, redirect, render_template, url_for
 from flask.typing import ResponseReturnValue
 
 from app.cache import PageCache, current_cache
-from app.models import Notification
+from app.models import Notification, Post
 from app.models.notifications import KINDS, MOST_UNREAD, grouped, mark_read
-from app.models.posts import Listed
 from app.models.writes import notifications_of
 from app.web.forms import NotificationsForm
 from app.web.holes import fills
@@ -24,14 +23,10 @@ def unread(viewer: Viewer) -> dict[str, str]:
     return {"unread": f"{MOST_UNREAD}+" if count > MOST_UNREAD else str(count or "")}
 
 
-def init_notifications(app: Flask, cache: PageCache) -> None:
+def init_notifications(cache: PageCache) -> None:
     """Keep the number of what each member has not seen in Redis."""
-
-    def count(user_id: str) -> str:
-        with app.app_context():
-            return str(Notification.unread(int(user_id)))
-
-    cache.register_value("notifications", count)
+    # In the context at hand: with one of its own, a request could wait for a connection while it holds another.
+    cache.register_value("notifications", lambda user_id: str(Notification.unread(int(user_id))))
 
 
 @bp.get("/notifications")
@@ -42,8 +37,10 @@ def latest() -> ResponseReturnValue:
     seen = viewer().notifications_read
     if events.items and events.items[0].id > seen:
         mark_read(viewer().id, events.items[0].id)
-    groups = [(group, html_of([Listed(group.post_id)] if group.post_id else [])) for group in grouped(events.items)]
-    return render_template("notifications/latest.html", groups=groups, events=events, seen=seen)
+    groups = grouped(events.items)
+    posts = Post.listed([group.post_id for group in groups if group.post_id])
+    html = dict(zip([post.id for post in posts], html_of(posts), strict=True))
+    return render_template("notifications/latest.html", groups=groups, html=html, events=events, seen=seen)
 
 
 @bp.route("/settings/notifications", methods=["GET", "POST"])

@@ -107,9 +107,10 @@ def publish() -> ResponseReturnValue:
 def delete(post_id: int) -> ResponseReturnValue:
     """Delete one's own post; somebody else's is a 403."""
     post = Post.with_id(post_id) or abort(404)
+    is_reply = post.reply_to_id is not None
     if not viewer().delete(post):
         abort(403)
-    note_write()
+    note_write(counts=is_reply)
     flash("Deleted.")
     return redirect(url_for("people.profile", name=viewer().name))
 

@@ -10,6 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
+    op.add_column("posts", sa.Column("answered_id", sa.BigInteger()))
     op.add_column("posts", sa.Column("reply_to_id", sa.BigInteger()))
     op.add_column("posts", sa.Column("addressee_id", sa.BigInteger()))
     op.create_index("ix_posts_reply_to_id", "posts", ["reply_to_id"])
@@ -20,3 +21,4 @@ def downgrade() -> None:
     with op.batch_alter_table("posts", table_kwargs={"sqlite_autoincrement": True}) as posts:
         posts.drop_column("addressee_id")
         posts.drop_column("reply_to_id")
+        posts.drop_column("answered_id")

@@ -146,6 +146,7 @@ def test_what_one_does_by_form_is_there_at_once_for_oneself_and_for_ones_followe
     browsers = [Browser(pipit.port, {"session": one.sid}) for one in (eve, fay) for pipit in town.pipits]
     with reading(town, lambda: paths), visitors(browsers) as all_of:
         eves, fays = all_of[:PROCESSES], all_of[PROCESSES:]
+        fays[0].publish("Good morning.")  # or else everyone's posts would fill an empty timeline
         for number in range(ROUNDS):
             verb, writer, follower = (
                 ("follow", "unfollow")[number % 2],

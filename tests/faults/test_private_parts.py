@@ -177,7 +177,7 @@ class Attacker:
         assert NAME.findall(body) == ([owner.person.name] if owner else [])
         secrets = {tokens.loads(token) for token in TOKEN.findall(body)}
         assert secrets == ({owner.secret} if owner else set())
-        own = page == "post" and owner and owner.person.id == about.author_id
+        own = page == "post" and owner and owner.person.id == about.author.id
         assert DELETES.findall(body) == ([str(about.id)] if own else [])
         buttons = BUTTON.findall(body)
         if page == "profile" and owner and owner.person.id != about.id:

@@ -68,7 +68,7 @@ def test_replies_are_on_a_page_of_their_own(ada: Visitor, bob: Visitor, visitor:
     assert "Nothing yet." in visitor.get("/@bob/replies").text
     reply(bob, "/@ada/1", "yes")
     assert shown(visitor.get("/").text) == ["tea?"]
-    assert "No posts yet." in visitor.get("/@bob").text
+    assert "Only replies so far." in visitor.get("/@bob").text
     page = visitor.get("/@bob/replies").text
     assert shown(page) == ["yes"]
     assert re.findall(r'<a href="([^"]+)" aria-current="page">Posts and replies</a>', page) == ["/@bob/replies"]
@@ -90,6 +90,24 @@ def test_a_long_conversation_goes_on_where_it_stopped(ada: Visitor, bob: Visitor
     assert 'rel="next"' not in second
     assert visitor.get("/@ada/1?after=0").status_code == 404
     assert "all of them" in visitor.get("/@ada/1?after=9999").text
+
+
+def test_who_deletes_a_reply_sees_the_number_change_at_once(ada: Visitor, bob: Visitor, visitor: Visitor) -> None:
+    ada.publish("tea?")
+    yes = reply(bob, "/@ada/1", "yes")
+    assert replies_link(bob.get("/").text, 1) == "1 reply"
+    bob.post("/posts/2/delete", form_on=yes)
+    assert replies_link(bob.get("/").text, 1) == "Reply"
+
+
+def test_a_post_that_continued_a_deleted_one_says_so(ada: Visitor, bob: Visitor, visitor: Visitor) -> None:
+    ada.publish("tea?")
+    more = reply(ada, "/@ada/1", "with biscuits")
+    why = reply(bob, more, "why?")
+    ada.post("/posts/2/delete", form_on=more)
+    page = visitor.get(why).text
+    assert shown(page) == ["tea?", "why?"]  # the other post above is by the same author
+    assert "The post that this replies to was deleted." in page
 
 
 def test_what_a_deleted_post_leaves_says_so(ada: Visitor, bob: Visitor, visitor: Visitor) -> None:

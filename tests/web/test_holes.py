@@ -285,6 +285,7 @@ def test_what_was_being_drawn_when_a_session_ended_is_shown_to_nobody(
     assert "@ada" in seen[0]  # she was signed in when she asked
     for _ in range(3):
         reply = front.ask("/home", cookie)
-        assert "ada" not in reply.text
+        assert 'class="menu-name">@ada<' not in reply.text
+        assert not is_handed_over or "everyone's latest posts" in reply.text  # bob follows nobody
         assert (reply.status, reply.early) == ((200, True) if is_handed_over else (302, False))
         assert ("@bob" in reply.text) == is_handed_over

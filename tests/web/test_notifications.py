@@ -9,7 +9,9 @@ from flask import Flask
 from app.extensions import db
 from app.models import Notification, User
 from app.models.notifications import MOST_UNREAD, PER_PAGE
+from app.web.post_html import PostHTML
 from tests.conftest import Visitor, id_of
+from tests.counting import statements_run
 from tests.serving import FrontServer
 from tests.web.test_conversations import reply
 from tests.web.test_posts import shown
@@ -151,3 +153,28 @@ def test_the_number_is_right_on_the_next_cached_page(
         assert COUNT.findall(reply.text) == [str(number)]
     told(bob)
     assert COUNT.findall(front.ask("/@ada", cookie).text) == []
+
+
+def test_a_page_of_notifications_takes_as_many_statements_however_many_there_are(
+    app: Flask, ada: Visitor, bob: Visitor
+) -> None:
+    taken = []
+    for number in range(12):
+        ada.publish(f"{number}: hello @bob")
+        app.extensions["post_html"] = PostHTML(app)
+        with statements_run(app) as statements:
+            bob.get("/notifications")
+        taken.append(len(statements))
+    assert taken[-1] <= taken[1]
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("database_url", [pytest.param("postgresql", marks=pytest.mark.postgresql)], indirect=True)
+def test_one_connection_to_sql_is_enough(make_app: Callable[..., Flask]) -> None:
+    app = make_app(threads=1)
+    ada, bob = Visitor(app.test_client()), Visitor(app.test_client())
+    ada.register("ada")
+    bob.register("bob")
+    for _ in range(2):
+        ada.publish("hello @bob")
+        assert bob.get("/settings/notifications").status_code == 200  # it reads SQL, and then the number in the bar

@@ -71,7 +71,7 @@ def _insert(town: Town) -> None:
     for message in town.messages:
         if message.reply_to:
             post, answered = posts[message.body], posts[message.reply_to]
-            post.reply_to_id = answered.id
+            post.answered_id = post.reply_to_id = answered.id
             if answered.author_id != post.author_id:
                 post.addressee_id = answered.author_id
                 db.session.add(_reply(post, answered))
