@@ -96,9 +96,8 @@ class User(Base):
     suspended_at: Mapped[datetime | None] = mapped_column(UTCDateTime, deferred_group="private")
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=lambda: datetime.now(UTC))
     notifications_read: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")  # up to this id
-    not_told_of: Mapped[str] = mapped_column(
-        String(100), default="", server_default=text("''")
-    )  # kinds, with commas between
+    # Kinds of notifications that they have turned off, with commas between.
+    not_told_of: Mapped[str] = mapped_column(String(100), default="", server_default=text("''"))
 
     # Registering and logging in
 
@@ -332,11 +331,8 @@ class User(Base):
 
         Raises StoreUnavailableError, with nothing written, if the cache can't be told.
         """
-        post = Post(author_id=self.id, body=said.body)
-        if form_key:
-            sent = f"{self.id} {form_key} {reply_to.id if reply_to else ''} {said.body}"
-            post.sent_as = hashlib.sha256(sent.encode()).hexdigest()
-        post.tags = [PostTag(tag=tag) for tag in said.tags]
+        post = Post(author_id=self.id, body=said.body, tags=[PostTag(tag=tag) for tag in said.tags])
+        post.sent_as = sent_as = self._sent_as(said, reply_to, form_key)
         above = set[str]()
         if reply_to:
             post.answered_id = post.reply_to_id = reply_to.id
@@ -345,7 +341,6 @@ class User(Base):
         lists = post.lists(self.name)
         told = self._to_be_told(said, post.addressee_id)
         stamps = posts_by(self.id), *map(notifications_of, told)
-        sent_as, actor_id = post.sent_as, self.id
         try:
             with write(*lists, *above, *stamps, counted_on=_lists_of(reply_to) - lists):
                 db.session.add(post)
@@ -353,13 +348,20 @@ class User(Base):
                     Notification.keep_in_order(told)
                     db.session.flush()  # it has an id now
                 for user_id, kind in told.items():
-                    db.session.add(Notification(user_id=user_id, kind=kind, actor_id=actor_id, post_id=post.id))
+                    db.session.add(Notification(user_id=user_id, kind=kind, actor_id=self.id, post_id=post.id))
         except IntegrityError:
             sent_before = db.session.scalar(select(Post).where(Post.sent_as == sent_as)) if sent_as else None
             if sent_before is None:
                 raise
             return sent_before
         return post
+
+    def _sent_as(self, said: PostText, reply_to: Post | None, form_key: str) -> str | None:
+        """Return what tells that the same text is sent with the same form; None if the form has no key."""
+        if not form_key:
+            return None
+        sent = f"{self.id} {form_key} {reply_to.id if reply_to else ''} {said.body}"
+        return hashlib.sha256(sent.encode()).hexdigest()
 
     def _to_be_told(self, said: PostText, addressee_id: int | None) -> dict[int, str]:
         """Return who is told of a post, and why; those who don't want to be are left out."""

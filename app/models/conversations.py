@@ -1,8 +1,8 @@
 """Conversations: what a post replies to, and what replies to it.
 
-A reply knows the post that it replies to, and nothing else is stored. So a conversation is read by following these
-links, in one recursive query: up from a post to where it began, and down to every reply to a reply. A page shows LEVELS
-of them each way. A reply therefore changes at most LEVELS pages above it, and goes on from there.
+A reply knows the post that it stands below, and nothing else is stored. So a conversation is read by following these
+links, in a recursive query: up from a post to where it began, or down to every reply to a reply. A page shows LEVELS of
+them each way. So a reply changes at most LEVELS + 1 pages; on the last of these, only a number of replies.
 """
 
 from collections.abc import Collection
@@ -43,7 +43,7 @@ class Conversation:
 
 
 def pages_above(ids: Collection[int]) -> set[str]:
-    """Return the pages of the posts above these."""
+    """Return the pages of these posts, and of those above them."""
     return _pages(_pages_above(), ids)
 
 
