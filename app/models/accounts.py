@@ -303,7 +303,8 @@ class User(Base):
             counted_on = set[str]().union(*map(_lists_of, above)) - lists
             changed = lists | pages_around(ids) | Notification.told_about(ids)
             with write(*changed, counted_on=counted_on, removal=True):
-                Post.delete_many(ids)
+                moved = Post.delete_many(ids)
+            _drop_late_replies(ids, moved, changed)
         return bool(posts)
 
     @contextmanager
@@ -387,8 +388,10 @@ class User(Base):
         changed = lists | pages_around([post.id]) | Notification.told_about([post.id])
         if above:
             changed |= pages_above([above.id])  # one more than shows the post shows how many replies it had
+        deleted = [post.id]
         with write(*changed, counted_on=_lists_of(above) - lists, removal=True):
-            Post.delete_many([post.id])
+            moved = Post.delete_many(deleted)
+        _drop_late_replies(deleted, moved, changed)
         return True
 
     # Following
@@ -425,6 +428,18 @@ class User(Base):
 def _lists_of(post: Post | None) -> set[str]:
     """Return the cached lists that show a post, and so the number of its replies."""
     return post.lists(post.author.name) if post else set()
+
+
+def _drop_late_replies(deleted: Collection[int], moved: Collection[int], dropped: Collection[str]) -> None:
+    """Drop the pages of replies that were published while these posts were being deleted: they may show them.
+
+    moved: the posts that stood below them. dropped: the pages that the deletion has dropped.
+    """
+    below = {*moved, *Post.ids_below(deleted)}
+    late = pages_around(below).difference(dropped) if below else None
+    if late:
+        with write(*late, removal=True):
+            pass
 
 
 @dataclass(frozen=True)

@@ -103,15 +103,27 @@ class Post(Base):
         return db.session.scalars(query.limit(BATCH)).all()
 
     @classmethod
-    def delete_many(cls, ids: Collection[int]) -> None:
-        """Delete these posts; what replied to them replies to what they replied to. The caller commits."""
+    def delete_many(cls, ids: Collection[int]) -> set[int]:
+        """Delete these posts, and move what stands below them to what they stand below; the caller commits.
+
+        Returns the ids of the posts that were moved.
+        """
         parent = aliased(cls)
         above = select(parent.reply_to_id).where(parent.id == cls.reply_to_id).scalar_subquery()
-        others = update(cls).where(cls.reply_to_id.in_(ids), cls.id.not_in(ids)).values(reply_to_id=above)
-        moved: Any = None
-        while moved is None or moved.rowcount:  # a post above may be among them as well
-            moved = db.session.execute(others, execution_options={"synchronize_session": False})
-        db.session.execute(delete(cls).where(cls.id.in_(ids)), execution_options={"synchronize_session": False})
+        below = select(cls.id).where(cls.reply_to_id.in_(ids), cls.id.not_in(ids))
+        unsynchronized = {"synchronize_session": False}
+        moved = set[int]()
+        while some := db.session.scalars(below).all():  # again, because a post above may be among the deleted as well
+            move = update(cls).where(cls.id.in_(some)).values(reply_to_id=above)
+            db.session.execute(move, execution_options=unsynchronized)
+            moved.update(some)
+        db.session.execute(delete(cls).where(cls.id.in_(ids)), execution_options=unsynchronized)
+        return moved
+
+    @classmethod
+    def ids_below(cls, ids: Collection[int]) -> Sequence[int]:
+        """Return the ids of the posts that stand right below these, whether these still exist or not."""
+        return db.session.scalars(select(cls.id).where(cls.reply_to_id.in_(ids))).all()
 
     @classmethod
     def latest(cls, before: int | None = None) -> "Pagination[Listed]":

@@ -5,9 +5,11 @@ import re
 from collections.abc import Callable
 
 import pytest
+from flask import Flask
 
+from app.models import Post
 from app.models.conversations import PER_PAGE
-from tests.conftest import PASSWORD, Visitor
+from tests.conftest import PASSWORD, Visitor, in_threads
 from tests.web.test_posts import TEXTAREA, shown
 
 ANSWERED = 'name="reply_to"[^>]*value="{}"'
@@ -164,3 +166,23 @@ def test_home_says_which_replies_it_shows(ada: Visitor, bob: Visitor) -> None:
     ada.publish("tea?")
     bob.follow("ada")
     assert "their replies to each other and to you" in bob.get("/home").text
+
+
+def test_a_reply_that_comes_while_its_post_is_deleted_does_not_go_on_showing_it(
+    app: Flask, ada: Visitor, bob: Visitor, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada.publish("a secret")
+    delete_many = Post.delete_many
+
+    def reply_and_delete(ids: list[int]) -> set[int]:
+        def reply_and_read(_number: int) -> None:
+            assert "a secret" in visitor.get(reply(bob, "/@ada/1", "really?")).text
+
+        in_threads(1, reply_and_read)
+        return delete_many(ids)
+
+    monkeypatch.setattr(Post, "delete_many", reply_and_delete)
+    assert ada.post("/posts/1/delete", form_on="/@ada/1").status_code == 302
+    page = visitor.get("/@bob/2").text
+    assert "a secret" not in page
+    assert "The post that this replies to was deleted." in page
