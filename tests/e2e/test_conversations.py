@@ -46,4 +46,4 @@ def test_two_people_talk_on_their_phones_and_each_is_told(site: Pipit, visit: Vi
         expect(waits.locator(".posts.single .post-body")).to_have_text(f"Reply {number}")
         expect(waits.get_by_role("link", name="Notifications", exact=True)).to_be_visible()
         assert waits.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
-    assert waits.locator(".posts.above .post").count() == 4
+    assert waits.locator(".posts.context .post").count() == 4
