@@ -387,7 +387,7 @@ class PageCache:
                 with self.store.commands(insist=True) as redis, redis.pipeline() as pipe:
                     for name in some:
                         pipe.eval(SETTLE, 2, *self.keys(name), mark)
-                        if is_stamp(name) and self._value_of(name) is None:  # SQL may still see what is to be undone
+                        if is_stamp(name) and not self._holds_value(name):  # SQL may still see what is to be undone
                             new = self.encode(self.build(name), self.store.run_id)
                             pipe.eval(RENEW, 2, *self.keys(name), new, self.ttl * 1000)
                     pipe.execute()
@@ -470,8 +470,8 @@ class PageCache:
 
     # Details
 
-    def _value_of(self, stamp: str) -> Builder | None:
-        return self._values.get(stamp.split(":")[1])
+    def _holds_value(self, stamp: str) -> bool:
+        return stamp.split(":")[1] in self._values
 
     def _new_stamp(self, which: str) -> str:
         what, _, about = which.partition(":")
