@@ -9,7 +9,7 @@ from app.models.notifications import KINDS, MOST_UNREAD, grouped, mark_read
 from app.models.writes import notifications_of
 from app.web.forms import NotificationsForm
 from app.web.holes import fills
-from app.web.post_html import html_of
+from app.web.post_html import html_by_id
 from app.web.posts import before
 from app.web.viewer import Viewer, login_required, viewer
 
@@ -38,8 +38,7 @@ def latest() -> ResponseReturnValue:
     if events.items and events.items[0].id > seen:
         mark_read(viewer().id, events.items[0].id)
     groups = grouped(events.items)
-    posts = Post.listed([group.post_id for group in groups if group.post_id])
-    html = dict(zip([post.id for post in posts], html_of(posts), strict=True))
+    html = html_by_id(Post.listed([group.post_id for group in groups if group.post_id]))
     return render_template("notifications/latest.html", groups=groups, html=html, events=events, seen=seen)
 
 

@@ -51,13 +51,13 @@ class PostHTML:
         self._kept: OrderedDict[int, Rendered] = OrderedDict()  # by the post's id, least recently used first
         self._bytes = 0
 
-    def of(self, posts: Sequence[Listed]) -> list[Markup]:
-        """Return the HTML of these posts, in this order; a post that no longer exists is left out."""
+    def by_id(self, posts: Sequence[Listed]) -> dict[int, Markup]:
+        """Return the HTML of these posts, in this order, by their ids; a post that no longer exists is left out."""
         found = self._find([post.id for post in posts])
         unknown = [post.id for post in posts if post.id not in found]
         if unknown:
             found |= self._render(unknown)
-        return [found[post.id].html(post) for post in posts if post.id in found]
+        return {post.id: found[post.id].html(post) for post in posts if post.id in found}
 
     def _find(self, ids: Collection[int]) -> dict[int, Rendered]:
         now = time.monotonic()
@@ -97,9 +97,14 @@ def listed(posts: Pagination[Listed]) -> Pagination[Markup]:
 
 
 def html_of(posts: Sequence[Listed]) -> list[Markup]:
-    """Return the HTML of these posts, in this order."""
+    """Return the HTML of these posts, in this order; a post that no longer exists is left out."""
+    return list(html_by_id(posts).values())
+
+
+def html_by_id(posts: Sequence[Listed]) -> dict[int, Markup]:
+    """Return the HTML of these posts, in this order, by their ids; a post that no longer exists is left out."""
     html: PostHTML = current_app.extensions["post_html"]
-    return html.of(posts)
+    return html.by_id(posts)
 
 
 def in_words(replies: int) -> str:

@@ -33,7 +33,7 @@ def publish_many(app: Flask, *bodies: str) -> list[int]:
 
 def html_of(app: Flask, kept: PostHTML, ids: list[int]) -> list[str]:
     with app.test_request_context("/"):
-        return [str(html) for html in kept.of([Listed(post_id, 0) for post_id in ids])]
+        return [str(html) for html in kept.by_id([Listed(post_id) for post_id in ids]).values()]
 
 
 def test_a_mention_of_a_new_account_is_a_link_within_a_minute(
