@@ -336,8 +336,7 @@ class User(Base):
         post.sent_as = sent_as = self._sent_as(said, reply_to, form_key)
         above = set[str]()
         if reply_to:
-            post.answered_id = post.reply_to_id = reply_to.id
-            post.addressee_id = reply_to.author_id if reply_to.author_id != self.id else None
+            post.make_reply_to(reply_to)
             above = pages_above([reply_to.id])
         lists = post.lists(self.name)
         told = self._to_be_told(said, post.addressee_id)

@@ -83,8 +83,14 @@ class Post(Base):
     # said to somebody else never moves to where people look for what was said to everyone.
     addressee_id: Mapped[int | None] = mapped_column(BigInteger)
     sent_as: Mapped[str | None] = mapped_column(String(64))  # tells a form that is sent twice; see User.publish()
+    # lazy="raise": code that forgot to load it fails in the first test, not with a query a post.
     author: Mapped["User"] = relationship(lazy="raise")
     tags: Mapped[list["PostTag"]] = relationship(lazy="raise", cascade="all, delete-orphan", passive_deletes=True)
+
+    def make_reply_to(self, answered: "Post") -> None:
+        """Make this post, whose author is set, a reply to another one."""
+        self.answered_id = self.reply_to_id = answered.id
+        self.addressee_id = answered.author_id if answered.author_id != self.author_id else None
 
     def lists(self, author: str) -> set[str]:
         """Return the cached lists, and the stamp, that change when this post by `author` comes or goes.

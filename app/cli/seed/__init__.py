@@ -71,9 +71,8 @@ def _insert(town: Town) -> None:
     for message in town.messages:
         if message.reply_to:
             post, answered = posts[message.body], posts[message.reply_to]
-            post.answered_id = post.reply_to_id = answered.id
-            if answered.author_id != post.author_id:
-                post.addressee_id = answered.author_id
+            post.make_reply_to(answered)
+            if post.addressee_id:
                 db.session.add(_reply(post, answered))
     for follower, followed in town.follows:
         db.session.add(Follow(follower_id=people[follower].id, followed_id=people[followed].id))
