@@ -2,8 +2,19 @@
 
 from app.models.accounts import EmailTakenError, NameTakenError, User
 from app.models.follows import Follow
+from app.models.likes import Like
 from app.models.notifications import Notification
 from app.models.post_text import PostTextError
 from app.models.posts import Post, PostTag
 
-__all__ = ["EmailTakenError", "Follow", "NameTakenError", "Notification", "Post", "PostTag", "PostTextError", "User"]
+__all__ = [
+    "EmailTakenError",
+    "Follow",
+    "Like",
+    "NameTakenError",
+    "Notification",
+    "Post",
+    "PostTag",
+    "PostTextError",
+    "User",
+]

@@ -98,6 +98,12 @@ class User(Base):
     notifications_read: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")  # up to this id
     # Kinds of notifications that they have turned off, with commas between.
     not_told_of: Mapped[str] = mapped_column(String(100), default="", server_default=text("''"))
+    display_name: Mapped[str] = mapped_column(String(50), default="", server_default=text("''"))
+    display_key: Mapped[str] = mapped_column(
+        String(100), default="", server_default=text("''")
+    )  # as it is searched for
+    about: Mapped[str] = mapped_column(String(200), default="", server_default=text("''"))
+    link: Mapped[str] = mapped_column(String(200), default="", server_default=text("''"))
 
     # Registering and logging in
 

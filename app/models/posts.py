@@ -74,6 +74,7 @@ class Post(Base):
     author_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
     body: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=lambda: datetime.now(UTC))
+    edited_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     # The post that this one was written in reply to, and the one that it stands below: the same, until that is deleted.
     # Then this one stands below what that one replied to. They are not foreign keys: if both are written at the same
     # moment, this one stands below nothing, and its page says that the post was deleted.
