@@ -306,7 +306,7 @@ class PageCache:
             return Served(self.build(name), "Pipit; fwd=request; detail=own-write", is_new=True)
         return served
 
-    def stamps(self, names: Iterable[str]) -> dict[str, str]:
+    def stamps(self, names: Iterable[str]) -> dict[str, Page]:
         """Return the stamps of these names. Read from SQL after this call, not before. Never raises."""
         wanted = list(names)
         values: list[bytes | None] = [None] * len(wanted)
@@ -315,7 +315,7 @@ class PageCache:
             with suppress(StoreUnavailableError):  # then they are made up, and good for this once
                 values, run_id = self.store.ask("MGET", *(self.key(name) for name in wanted))
         pages = {name: self.decode(value, run_id) for name, value in zip(wanted, values, strict=True)}
-        return {name: (page or self.get_or_build(name, missed=True).page).etag for name, page in pages.items()}
+        return {name: page or self.get_or_build(name, missed=True).page for name, page in pages.items()}
 
     @contextmanager
     def changing(self, *names: str, removal: bool = False, counted_on: Collection[str] = ()) -> Iterator[None]:

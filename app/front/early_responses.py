@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, Protocol
 
@@ -19,17 +19,18 @@ from werkzeug.sansio.http import parse_cookie  # Flask's own: it never raises, w
 from werkzeug.sansio.utils import host_is_trusted
 
 from app import costs
-from app.cache import PAST_COPIES, PageCache
+from app.cache import PAST_COPIES, Page, PageCache
 from app.front.bridge import Bridge
 from app.front.local_cache import Found, LocalCache
 from app.front.redis_connection import RedisConnection
-from app.front.responses import EMPTY, Filling, PageResponses, Piece, Response, Stamps
+from app.front.responses import Filling, PageResponses, Piece, Response, Stamps
 from app.sessions import FLASHES, PipitSessionInterface, cookie_name, has_cookie, is_due
 
 log = logging.getLogger(__name__)
 
 MOST_BYTES = 2_000_000  # of what is remembered for sessions
 MOST_BYTES_EACH = 500_000  # for one session
+MOST_PAGES = 50  # of one session whose fillings are known at once; for others, they are put together again
 ENTRY = 300  # bytes that a piece or a filling takes beside its HTML
 LONGEST_COOKIES = 1_000  # characters; Pipit's own take 250. Longer ones could fill the memory
 
@@ -49,16 +50,26 @@ class CachedPages(Protocol):
     def at(self, path: str) -> Address | None:
         """Return the cached page at a path, or None if there is none."""
 
-    def draw(self, marker: bytes, session: Mapping[str, Any]) -> Piece | None:
-        """Return what fills a hole for a session's owner, or None if that takes SQL."""
+    def draw(
+        self, markers: Iterable[bytes], session: Mapping[str, Any], stamps: Mapping[str, Page]
+    ) -> dict[bytes, Piece]:
+        """Return what fills these holes for a session's owner, by marker, without those that take more than `stamps`.
+
+        stamps: those that the caller has read.
+        """
 
     def draw_with_sql(
-        self, markers: Sequence[bytes], session: Mapping[str, Any], stamps: Mapping[str, str]
+        self, markers: Iterable[bytes], session: Mapping[str, Any], stamps: Mapping[str, Page]
     ) -> dict[bytes, Piece]:
-        """Return what fills these holes for a session's owner, by marker. Blocks.
+        """Return what fills these holes for a session's owner, by marker. Blocks."""
 
-        stamps: those that are known.
-        """
+
+class Filled(NamedTuple):
+    """What filled a page."""
+
+    etag: str  # of the page
+    filling: Filling
+    stamps: Stamps  # that it was made under
 
 
 class Remembered:
@@ -69,6 +80,7 @@ class Remembered:
         self.session: tuple[bytes, Session] | None = None  # as Redis had it last, and decoded
         self.pieces: dict[bytes, Piece] = {}  # by marker
         self.fillings: dict[tuple[bytes, ...], Filling] = {}  # by their markers
+        self.pages: OrderedDict[str, Filled] = OrderedDict()  # by name, oldest first
         self.stamps: set[str] = set()  # the names of all that the pieces were made under
         self.size = 0  # bytes
 
@@ -77,17 +89,28 @@ class Remembered:
         filling = self.fillings.get(tuple(pieces))
         return filling if filling and filling.pieces == pieces else None
 
-    def keep(self, pieces: Mapping[bytes, Piece], filling: Filling) -> None:
-        """Remember pieces, and a filling with those that are not empty."""
+    def keep(self, name: str, filled: Filled, pieces: Mapping[bytes, Piece]) -> None:
+        """Remember what fills a page: all pieces, those that are empty included, and the filling with the others."""
+        self.stamps.update(stamp for stamp, _ in filled.stamps)
+        self._keep_page(name, filled)
         for marker, piece in pieces.items():
+            if piece.is_cheap:
+                continue
             known = self.pieces.get(marker)
             self.size += len(piece.html) - len(known.html) if known else len(piece.html) + len(marker) + ENTRY
-            self.stamps.update(name for name, _ in piece.stamps)
-        markers = tuple(filling.pieces)
+            self.pieces[marker] = piece
+        markers = tuple(filled.filling.pieces)
         if markers not in self.fillings:
             self.size += ENTRY
-        self.pieces.update(pieces)
-        self.fillings[markers] = filling
+        self.fillings[markers] = filled.filling
+
+    def _keep_page(self, name: str, filled: Filled) -> None:
+        if self.pages.pop(name, None) is None:
+            self.size += ENTRY
+        self.pages[name] = filled
+        if len(self.pages) > MOST_PAGES:
+            self.pages.popitem(last=False)
+            self.size -= ENTRY
 
 
 class EarlyResponses:
@@ -226,6 +249,11 @@ class EarlyResponses:
         remembered = self._remembered.get(sid)
         if remembered is None or remembered.secret != secret:
             remembered = Remembered(secret)
+        etag = page.split.page.etag
+        filled = remembered.pages.get(name)
+        if filled and filled.etag == etag and _are_current(filled.stamps, found):
+            self._remembered.move_to_end(sid)
+            return filled.filling
         pieces: dict[bytes, Piece] = {}
         unknown = []
         for marker in page.split.markers:
@@ -234,35 +262,30 @@ class EarlyResponses:
                 unknown.append(marker)
             else:
                 pieces[marker] = piece
-        if not unknown and (filling := remembered.filling(_not_empty(pieces))):
-            self._remembered.move_to_end(sid)
-            return filling
-        with_sql = []
-        for marker in unknown:
-            piece = self._pages.draw(marker, session)
-            if piece is None:
-                with_sql.append(marker)
-            else:
-                pieces[marker] = piece
+        read = {name: responses.split.page for name, responses in found.items() if responses}
+        pieces |= self._pages.draw(unknown, session, read)
+        with_sql = [marker for marker in unknown if marker not in pieces]
         if with_sql:
-            stamps = {name: responses.split.page.etag for name, responses in found.items() if responses}
             try:
-                pieces |= await self._bridge.run(partial(self._pages.draw_with_sql, with_sql, session, stamps), request)
+                pieces |= await self._bridge.run(partial(self._pages.draw_with_sql, with_sql, session, read), request)
             except Exception as error:  # noqa: BLE001  # Flask tries again, and logs why it fails
                 log.warning("Flask has to fill the holes of %s: %s", name, type(error).__name__)
                 return None
-        filled = _not_empty({marker: pieces[marker] for marker in page.split.markers})
-        filling = remembered.filling(filled) or Filling(filled)
-        self._remember(sid, remembered, pieces, filling)
+        not_empty = {marker: pieces[marker] for marker in page.split.markers if pieces[marker].html}
+        filling = remembered.filling(not_empty) or Filling(not_empty)
+        stamps = frozenset().union(*(piece.stamps for piece in pieces.values()))
+        self._remember(sid, remembered, name, Filled(etag, filling, stamps), pieces)
         return filling
 
-    def _remember(self, sid: str, remembered: Remembered, pieces: Mapping[bytes, Piece], filling: Filling) -> None:
+    def _remember(
+        self, sid: str, remembered: Remembered, name: str, filled: Filled, pieces: Mapping[bytes, Piece]
+    ) -> None:
         before = self._remembered.pop(sid, None)
         if before:
             self._bytes -= before.size
         if remembered.size > MOST_BYTES_EACH:
             remembered = Remembered(remembered.secret)
-        remembered.keep(pieces, filling)
+        remembered.keep(name, filled, pieces)
         self._remembered[sid] = remembered
         self._bytes += remembered.size
         while self._bytes > MOST_BYTES:
@@ -276,10 +299,6 @@ def _to_anonymous(
         return None
     request.cache_status = page.status
     return page.to_anonymous(headers)
-
-
-def _not_empty(pieces: Mapping[bytes, Piece]) -> dict[bytes, Piece]:
-    return {marker: piece for marker, piece in pieces.items() if piece is not EMPTY}
 
 
 def _are_current(stamps: Stamps, found: Mapping[str, PageResponses | None]) -> bool:

@@ -35,6 +35,7 @@ class Piece:
 
     html: bytes
     stamps: Stamps = frozenset()
+    is_cheap: bool = False  # to make again; it is empty then
 
 
 EMPTY = Piece(b"")
@@ -43,7 +44,7 @@ EMPTY = Piece(b"")
 class Filling:
     """The contents of a page's holes for one session.
 
-    pieces: by marker, without those that are EMPTY. So pages with the same pieces can share a filling.
+    pieces: by marker, without those that are empty. So pages with the same pieces can share a filling.
     """
 
     def __init__(self, pieces: Mapping[bytes, Piece]) -> None:

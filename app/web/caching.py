@@ -4,7 +4,7 @@ A view whose page is the same for everyone except for its holes (app/web/holes.p
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial, wraps
 from typing import Any
 
@@ -13,9 +13,9 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
 from app import costs
-from app.cache import PageCache, PageKind, current_cache
+from app.cache import Page, PageCache, PageKind, current_cache
 from app.front.early_responses import Address
-from app.front.responses import EMPTY, Filling, PageResponses, Piece, headers_by_name
+from app.front.responses import Filling, PageResponses, Piece, headers_by_name
 from app.sessions import has_cookie
 from app.web.holes import SHARED, Holes, visitor
 from app.web.viewer import last_write
@@ -99,33 +99,33 @@ class CachedPages:
         kind = self._kinds.get(endpoint)
         return Address(_page_name(kind, arguments), endpoint in self._for_members) if kind else None
 
-    def draw(self, marker: bytes, session: Mapping[str, Any]) -> Piece | None:
-        """Return what fills a hole for a session's owner; None if that takes more than the session."""
-        try:
-            html = self._holes.fill(marker.decode(), self._holes.reader(session, _refuse_to_read))
-        except _TakesSQLError:
-            return None
-        return Piece(html.encode()) if html else EMPTY
-
-    def draw_with_sql(
-        self, markers: Sequence[bytes], session: Mapping[str, Any], stamps: Mapping[str, str]
+    def draw(
+        self, markers: Iterable[bytes], session: Mapping[str, Any], stamps: Mapping[str, Page]
     ) -> dict[bytes, Piece]:
-        """Return what fills these holes for a session's owner, by marker.
+        """Return what fills these holes for a session's owner, by marker, without those that take more than `stamps`.
 
         stamps: those that the caller has read.
         """
-        drawn = {}
-        read = dict(stamps)
+        return self._draw(markers, session, KnownStamps(stamps))
+
+    def draw_with_sql(
+        self, markers: Iterable[bytes], session: Mapping[str, Any], stamps: Mapping[str, Page]
+    ) -> dict[bytes, Piece]:
+        """Return what fills these holes for a session's owner, by marker."""
         with self._app.app_context():
-            for marker in markers:
-                used: list[str] = []
+            return self._draw(markers, session, CurrentStamps(stamps, self._cache))
 
-                def stamp(names: Sequence[str], used: list[str] = used) -> None:
-                    used.extend(names)
-                    read.update(self._cache.stamps(name for name in names if name not in read))
-
-                html = self._holes.fill(marker.decode(), self._holes.reader(session, stamp))
-                drawn[marker] = Piece(html.encode(), frozenset((name, read[name]) for name in used))
+    def _draw(self, markers: Iterable[bytes], session: Mapping[str, Any], stamps: "KnownStamps") -> dict[bytes, Piece]:
+        reader = self._holes.reader(session, stamps)
+        drawn = {}
+        for marker in markers:
+            stamps.used.clear()
+            try:
+                html = self._holes.fill(marker.decode(), reader)
+            except NotKnownError:
+                continue
+            under = frozenset((name, stamps.known[name].etag) for name in stamps.used)
+            drawn[marker] = Piece((html or "").encode(), under, is_cheap=html is None)
         return drawn
 
     def _build(self, endpoint: str, kind: PageKind, view: View, which: str) -> str:
@@ -160,14 +160,47 @@ def _answer(responses: PageResponses) -> Response:
         holes: Holes = current_app.extensions["holes"]
         reader = visitor()
         markers = responses.split.markers
-        drawn = {marker: Piece(holes.fill(marker.decode(), reader).encode()) for marker in markers}
+        drawn = {marker: Piece((holes.fill(marker.decode(), reader) or "").encode()) for marker in markers}
         answer = responses.to_viewer(Filling(drawn), headers)
     return Response(answer.body, answer.status, [(name.decode(), value.decode()) for name, value in answer.headers])
 
 
-class _TakesSQLError(Exception):
-    """A hole can't be filled from the session alone."""
+class NotKnownError(Exception):
+    """A hole takes SQL, or a stamp that has not been read."""
 
 
-def _refuse_to_read(_stamps: Sequence[str]) -> None:
-    raise _TakesSQLError
+class KnownStamps:
+    """The stamps that the front has read, and which of them a hole was filled under."""
+
+    def __init__(self, known: Mapping[str, Page]) -> None:
+        self.known = dict(known)
+        self.used: set[str] = set()
+
+    def before_reading(self, names: Sequence[str]) -> None:  # noqa: ARG002  # CurrentStamps needs them
+        """Refuse to read SQL."""
+        raise NotKnownError
+
+    def value(self, name: str) -> str:
+        """Return what a stamp holds. Raises NotKnownError."""
+        if name not in self.known:
+            raise NotKnownError
+        self.used.add(name)
+        return self.known[name].body
+
+
+class CurrentStamps(KnownStamps):
+    """The same, with all others, which are read when they are needed."""
+
+    def __init__(self, known: Mapping[str, Page], cache: PageCache) -> None:
+        super().__init__(known)
+        self._cache = cache
+
+    def before_reading(self, names: Sequence[str]) -> None:
+        """Read those of these stamps that are not known."""
+        self.used.update(names)
+        self.known.update(self._cache.stamps(name for name in names if name not in self.known))
+
+    def value(self, name: str) -> str:
+        """Return what a stamp holds."""
+        self.before_reading([name])
+        return super().value(name)

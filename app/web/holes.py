@@ -6,9 +6,10 @@ their timeline) the template has a hole:
     {{ hole("follow", user_id=user.id, name=user.name) }}
 
 templates/holes/follow.html renders it from the hole's arguments and the session: `viewer`, `csrf_token()` and
-`messages()`. If that is not enough, a function decorated with @fills("follow") returns more variables. Using anything
-else raises an error at once instead of producing a page that goes stale. A hole with `only_for=post.author_id` stays
-empty for everyone else.
+`messages()`. If that is not enough, a function decorated with @fills("follow") returns more variables. It reads SQL, or
+what a stamp holds (app/cache.py); the front knows that already, so thirty such holes on a page cost it next to nothing.
+Using anything else raises an error at once instead of producing a page that goes stale. A hole with
+`only_for=post.author_id` stays empty for everyone else.
 
 In the page a hole is markup between `<!--[name key=value-->` and `<!--]-->`, until it is filled for the visitor: by the
 front for a cached page, else by Flask. People's own text is escaped, so it can't contain a hole. What fills a hole may
@@ -18,8 +19,8 @@ have holes itself.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Any
+from functools import cache, cached_property, lru_cache
+from typing import Any, Protocol
 
 from flask import Flask, get_flashed_messages, request
 from flask_wtf.csrf import generate_csrf
@@ -27,6 +28,7 @@ from itsdangerous import URLSafeTimedSerializer
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from app.cache import current_cache
 from app.web.viewer import Viewer, signed_in
 
 HOLE = re.compile(r"<!--\[([^>]*)-->.*?<!--\]-->", re.DOTALL)  # as SplitPage finds it in bytes
@@ -39,46 +41,73 @@ REMEMBERED = 1_000  # anonymous visitors' fillings; some 0.5 MB
 Variables = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Filler:
-    """What a hole's template needs beside the session.
+class NotHeldError(Exception):
+    """A stamp does not hold what a hole needs: SQL has to be asked."""
 
-    variables: gets the Viewer and the hole's arguments as text.
-    stamps: gets the Viewer; returns stamps. Every write that may change the variables changes one of them.
-    """
 
-    variables: Callable[..., Variables]
-    stamps: Callable[[Viewer], Sequence[str]]
+class Stamps(Protocol):
+    """The stamps that holes are filled under."""
+
+    def before_reading(self, names: Sequence[str]) -> None:
+        """Have these stamps read, because SQL is read next. May raise to prevent that."""
+
+    def value(self, name: str) -> str:
+        """Return what a stamp holds."""
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Whom holes are filled for.
-
-    before_reading: called with a filler's stamps before the filler reads SQL; it may raise to prevent that.
-    """
+    """Whom holes are filled for."""
 
     viewer: Viewer | None
     csrf_token: Callable[[], str]
+    stamps: Stamps
     messages: Callable[[], Sequence[object]] = list
-    before_reading: Callable[[Sequence[str]], None] = lambda _stamps: None
 
 
+Read = Callable[..., Variables | None]
+Filler = Callable[[Reader, Viewer, Mapping[str, str]], Variables | None]
 fillers: dict[str, Filler] = {}  # by hole, for those that the session can't fill
 
 
-def fills(
-    name: str, *, changed_by: Callable[[Viewer], Sequence[str]]
-) -> Callable[[Callable[..., Variables]], Callable[..., Variables]]:
-    """Register a function that returns variables for a hole's template, when the session is not enough.
+def fills(name: str, *, changed_by: Callable[[Viewer], Sequence[str]]) -> Callable[[Read], Read]:
+    """Register a function that reads SQL and returns variables for a hole's template.
 
-    The function may read SQL. It gets the Viewer and the hole's arguments as text. What it returned is used again until
-    one of the stamps that `changed_by` names has changed. It is not called for anonymous visitors.
+    It gets the Viewer and the hole's arguments as text. What it returned is used again until one of the stamps that
+    `changed_by` names has changed. It is not called for anonymous visitors.
     """
 
-    def register(variables: Callable[..., Variables]) -> Callable[..., Variables]:
-        fillers[name] = Filler(variables, changed_by)
-        return variables
+    def register(function: Read) -> Read:
+        def variables(reader: Reader, viewer: Viewer, about: Mapping[str, str]) -> Variables | None:
+            reader.stamps.before_reading(changed_by(viewer))
+            return function(viewer, **about)
+
+        fillers[name] = variables
+        return function
+
+    return register
+
+
+def fills_from(name: str, stamp: Callable[[int], str]) -> Callable[[Read], Read]:
+    """Register a function that gets what a stamp holds, and returns variables for a hole's template.
+
+    It gets the text, and the hole's arguments. It returns None if the hole has nothing to show, and raises
+    NotHeldError if the text does not tell: then it is called again, with the Viewer in place of the text, to read SQL.
+
+    stamp: returns the stamp's name, given the viewer's id.
+    """
+
+    def register(function: Read) -> Read:
+        def variables(reader: Reader, viewer: Viewer, about: Mapping[str, str]) -> Variables | None:
+            held_in = stamp(viewer.id)
+            try:
+                return function(reader.stamps.value(held_in), **about)
+            except NotHeldError:
+                reader.stamps.before_reading([held_in])
+                return function(viewer, **about)
+
+        fillers[name] = variables
+        return function
 
     return register
 
@@ -98,22 +127,24 @@ class Holes:
         marker = " ".join((name, *(f"{key}={value}" for key, value in about.items())))
         return Markup(f"<!--[{marker}-->{self._for_anonymous(marker)}<!--]-->")  # noqa: S704  # checked above
 
-    def reader(self, session: Mapping[str, Any], before_reading: Callable[[Sequence[str]], None]) -> Reader:
+    def reader(self, session: Mapping[str, Any], stamps: Stamps) -> Reader:
         """Return the owner of a session that has a secret for forms."""
         secret = session["csrf_token"]
         viewer = Viewer(session["user_id"], session["name"])
-        return Reader(viewer, lambda: self._tokens.dumps(secret), before_reading=before_reading)
+        return Reader(viewer, lambda: self._tokens.dumps(secret), stamps)
 
-    def fill(self, marker: str, reader: Reader) -> str:
-        """Return what fills a hole. Needs an application context if the hole, or one inside it, has a filler."""
+    def fill(self, marker: str, reader: Reader) -> str | None:
+        """Return what fills a hole, None if it has nothing for this reader.
+
+        Needs an application context if the hole, or one inside it, has a filler that reads SQL.
+        """
         name, about = _parsed(marker)
         if not _is_for(reader.viewer, about):
-            return ""
+            return None
         filler = fillers.get(name)
-        more: Variables = {}
-        if filler and reader.viewer:
-            reader.before_reading(filler.stamps(reader.viewer))
-            more = filler.variables(reader.viewer, **about)
+        more = filler(reader, reader.viewer, about) if filler and reader.viewer else {}
+        if more is None:
+            return None
         html = self._render(
             marker, viewer=reader.viewer, csrf_token=reader.csrf_token, messages=reader.messages, **more
         )
@@ -121,7 +152,7 @@ class Holes:
 
     def fill_all(self, html: str, reader: Reader) -> str:
         """Return HTML with its holes filled."""
-        return HOLE.sub(lambda hole: self.fill(hole[1], reader), html) if "<!--[" in html else html
+        return HOLE.sub(lambda hole: self.fill(hole[1], reader) or "", html) if "<!--[" in html else html
 
     def _drawn_for_anonymous(self, marker: str) -> str:
         if not _is_for(None, _parsed(marker)[1]):
@@ -144,9 +175,19 @@ class Holes:
         return self._templates.get_template(f"holes/{name}.html").render(**about, **known)
 
 
+class _StampsForOnce:
+    """Stamps for a page that is not kept: only what they hold is of interest, once a request."""
+
+    def __init__(self) -> None:
+        self.value = cache(current_cache().value)
+
+    def before_reading(self, names: Sequence[str]) -> None:
+        pass
+
+
 def visitor() -> Reader:
     """Return the visitor whose request is at hand."""
-    return Reader(signed_in(), generate_csrf, get_flashed_messages)
+    return Reader(signed_in(), generate_csrf, _StampsForOnce(), get_flashed_messages)
 
 
 def csrf_token_for_visitor() -> str:

@@ -3,23 +3,23 @@
 from flask import Blueprint, flash, redirect, render_template, url_for
 from flask.typing import ResponseReturnValue
 
-from app.cache import PageCache, current_cache
+from app.cache import PageCache
 from app.models import Notification, Post
 from app.models.notifications import KINDS, MOST_UNREAD, grouped, mark_read
 from app.models.writes import notifications_of
 from app.web.forms import NotificationsForm
-from app.web.holes import fills
+from app.web.holes import fills_from
 from app.web.post_html import html_by_id
 from app.web.posts import before
-from app.web.viewer import Viewer, login_required, viewer
+from app.web.viewer import login_required, viewer
 
 bp = Blueprint("notifications", __name__)
 
 
-@fills("unread", changed_by=lambda viewer: (notifications_of(viewer.id),))
-def unread(viewer: Viewer) -> dict[str, str]:
+@fills_from("unread", notifications_of)
+def unread(held: str) -> dict[str, str]:
     """Return how many notifications the viewer has not seen, for the bar of every page."""
-    count = int(current_cache().value(notifications_of(viewer.id)))
+    count = int(held)
     return {"unread": f"{MOST_UNREAD}+" if count > MOST_UNREAD else str(count or "")}
 
 

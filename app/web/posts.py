@@ -3,7 +3,6 @@
 from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from app.cache import current_cache
 from app.models import Post, User
 from app.models.conversations import Conversation
 from app.models.pagination import parse_id
@@ -13,7 +12,7 @@ from app.models.writes import ALL_POSTS, HOME_PAGE, LATEST_PAGE, POST_PAGE, TAG_
 from app.rate_limit import posting_rules
 from app.web.caching import cached
 from app.web.forms import PostForm
-from app.web.holes import fills
+from app.web.holes import fills, fills_from
 from app.web.limits import count_if_possible
 from app.web.post_html import html_of, listed
 from app.web.viewer import Viewer, login_required, note_write, signed_in, viewer
@@ -54,10 +53,10 @@ def timeline(viewer: Viewer) -> dict[str, object]:
     return {"posts": listed(posts if posts.items else Post.latest()), "is_everyones": not posts.items, "people": people}
 
 
-@fills("form_key", changed_by=lambda viewer: (posts_by(viewer.id),))
-def form_key(viewer: Viewer) -> dict[str, str]:
+@fills_from("form_key", posts_by)
+def form_key(key: str) -> dict[str, str]:
     """Return a key for the forms to write a post with; after the viewer's next post, forms have another."""
-    return {"key": current_cache().value(posts_by(viewer.id))}
+    return {"key": key}
 
 
 @bp.get("/tags/<tag>")

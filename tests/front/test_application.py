@@ -5,7 +5,7 @@ import json
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any
 
@@ -190,10 +190,9 @@ def test_what_fills_the_holes_is_drawn_once_for_each_visitor_and_page_and_the_ol
     drawn: list[str] = []
     draw = early._pages.draw
 
-    def note_and_draw(marker: bytes, session: Any) -> Any:
-        if marker.startswith(b"account"):
-            drawn.append(session["name"])
-        return draw(marker, session)
+    def note_and_draw(markers: Sequence[bytes], session: Any, stamps: Any) -> Any:
+        drawn.extend(session["name"] for marker in markers if marker.startswith(b"account"))
+        return draw(markers, session, stamps)
 
     monkeypatch.setattr(early._pages, "draw", note_and_draw)
     front.ask("/")

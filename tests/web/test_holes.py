@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 from app.cache import STAMP, PageKind
 from app.models import Post
 from app.web.caching import CachedPages, cached
-from app.web.holes import Filler, fillers
+from app.web.holes import NotHeldError, fillers, fills, fills_from
 from app.web.viewer import Viewer
 from tests.conftest import Visitor, finish, id_of
 from tests.servers import PATIENCE
@@ -95,8 +95,8 @@ def liked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         asked.append((viewer.name, post_id))
         return {"likes": len(asked)}
 
-    filler = Filler(likes, lambda viewer: [STAMP("likes", viewer.id)])
-    monkeypatch.setitem(fillers, "like", filler)  # as @fills("like") does
+    monkeypatch.setattr("app.web.holes.fillers", {**fillers})
+    fills("like", changed_by=lambda viewer: [STAMP("likes", viewer.id)])(likes)
     return asked
 
 
@@ -126,6 +126,42 @@ def test_what_a_function_returned_fills_a_hole_until_its_stamp_changes(
     for _ in range(3):
         assert (seen_by("ada"), seen_by("bob")) == ("3 for 5", "2 for 5")
     assert liked == [("ada", "5"), ("bob", "5"), ("ada", "5")]
+
+
+@pytest.mark.server
+def test_what_a_stamp_holds_fills_holes_without_sql_unless_it_does_not_tell(
+    app: Flask,
+    show: Callable[..., None],
+    serve: Callable[[Flask], FrontServer],
+    ada: Visitor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    liked, asked = ["1"], []
+
+    def like(held: str | Viewer, post_id: str) -> dict[str, str] | None:
+        if isinstance(held, Viewer):
+            asked.append(post_id)
+            return {"says": f"asked SQL for {post_id}"}
+        if post_id == "3":
+            raise NotHeldError
+        return {"says": f"liked {post_id}"} if post_id in held.split() else None
+
+    monkeypatch.setattr("app.web.holes.fillers", {**fillers})
+    fills_from("like", lambda user_id: STAMP("likes", user_id))(like)
+    cache = app.extensions["page_cache"]
+    cache.register_value("likes", lambda _user_id: " ".join(liked))
+    show('{% for post_id in (1, 2, 3) %}({{ hole("like", post_id=post_id) }}){% endfor %}', like="{{ says if viewer }}")
+    front = serve(app)
+    cookie = session_cookie(ada)
+    front.ask("/shown")
+    for _ in range(3):
+        assert front.ask("/shown", cookie).text == "(liked 1)()(asked SQL for 3)"
+    assert ada.get("/shown").text == "(liked 1)()(asked SQL for 3)"  # without the front
+    assert asked == ["3", "3"]
+    liked[:] = ["2"]
+    with cache.changing(STAMP("likes", id_of(app, "ada"))):
+        pass
+    assert front.ask("/shown", cookie).text == "()(liked 2)(asked SQL for 3)"
 
 
 @pytest.mark.server
@@ -167,9 +203,10 @@ def test_a_function_that_fails_is_an_error_page_and_the_next_request_tries_again
     front = serve(app)
     cookie = session_cookie(ada)
     front.ask("/shown")
-    monkeypatch.setitem(fillers, "like", Filler(likes, lambda _viewer: []))
+    monkeypatch.setattr("app.web.holes.fillers", {**fillers})
+    fills("like", changed_by=lambda _viewer: [])(likes)
     assert front.ask("/shown", cookie).status == 503
-    monkeypatch.setitem(fillers, "like", Filler(lambda _viewer: {"likes": 1}, lambda _viewer: []))
+    fills("like", changed_by=lambda _viewer: [])(lambda _viewer: {"likes": 1})
     assert (front.ask("/shown", cookie).status, front.ask("/shown", cookie).text) == (200, "1")
 
 
