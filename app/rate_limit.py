@@ -34,6 +34,7 @@ RESETS = 20  # a minute and address
 REGISTRATIONS = 60  # a minute and address: a class of thirty can join at once
 POSTS = 120  # a minute and account: more than anybody types, less than a loop sends
 FOLLOWS = 60  # follows and unfollows a minute and account
+LIKES = 120  # likes, given and taken back, a minute and account
 SIGN_INS = 30  # a minute and account, with the right password
 LONGEST_NAME = 300  # characters; more is neither a name nor an e-mail address, even with spaces around it
 MOST_DEVICES = 10  # known browsers of an account; the one that logged in longest ago is forgotten
@@ -199,6 +200,11 @@ def posting_rules(user_id: int) -> list[Rule]:
 def following_rules(user_id: int) -> list[Rule]:
     """Return the rules for following and unfollowing."""
     return [Rule("follow", str(user_id), FOLLOWS)]
+
+
+def liking_rules(user_id: int) -> list[Rule]:
+    """Return the rules for liking, and taking that back."""
+    return [Rule("like", str(user_id), LIKES)]
 
 
 def login_account(name: str) -> str:

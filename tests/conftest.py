@@ -64,13 +64,17 @@ class Visitor:
     def get(self, path: str, **kwargs: Any) -> TestResponse:
         return self.client.get(path, environ_overrides=self.environ, buffered=True, **kwargs)
 
-    def post(self, path: str, form_on: str | None = None, **fields: str) -> TestResponse:
-        """Send a form; its token comes from the page `form_on`, or from the page at `path` itself."""
+    def post(self, path: str, form_on: str | None = None, referrer: str = "", **fields: str) -> TestResponse:
+        """Send a form; its token comes from the page `form_on`, or from the page at `path` itself.
+
+        referrer: what the browser says of where the form is, if it says so.
+        """
         page = self.get(form_on or path).get_data(as_text=True)
         token = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', page)
         if token:
             fields["csrf_token"] = unescape(token[1])
-        return self.client.post(path, data=fields, environ_overrides=self.environ, buffered=True)
+        headers = {"Referer": referrer} if referrer else {}
+        return self.client.post(path, data=fields, headers=headers, environ_overrides=self.environ, buffered=True)
 
     def register(self, name: str, password: str = PASSWORD) -> TestResponse:
         return self.post("/register", username=name, email=f"{name}@example.org", password=password)

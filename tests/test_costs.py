@@ -40,17 +40,26 @@ PAGES = {  # and the statements that building each takes on a small site, with t
         "/": 1,
         "/@bob": 2,
         "/@bob/replies": 2,
-        "/@bob/1": 3,  # the post, whom it mentions, the replies
+        "/@bob/1": 4,  # the post, whom it mentions, the replies, who likes it
         "/tags/tea": 1,
         "/@bob/followers": 2,
         "/@bob/following": 2,
+        "/@bob/1/likes": 3,
         "/feed.atom": 3,
         "/@bob/feed.atom": 4,
         "/tags/tea/feed.atom": 3,
     },
-    # One more than for a stranger counts the notifications; it is read again only when they have changed. On a short
-    # /home another one looks for people to follow.
-    "signed in": {"/": 2, "/@bob": 4, "/@bob/1": 4, "/tags/tea": 2, "/home": 4, "/notifications": 4},
+    # Two more than for a stranger count the notifications and find what the viewer likes; they are run again only when
+    # that has changed. On a short /home another one looks for people to follow.
+    "signed in": {
+        "/": 3,
+        "/@bob": 5,
+        "/@bob/1": 6,
+        "/tags/tea": 3,
+        "/home": 5,
+        "/notifications": 5,
+        "/likes": 3,
+    },
 }
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -81,7 +90,7 @@ def test_posts_whose_html_is_not_known_take_a_statement_more_and_one_for_whom_th
         assert len(known) == PAGES["signed in"][path]
         assert len(statements_of_a_miss(app, redis, ada, path, forgetful=True)) == len(known) + statements
     permalink = statements_of_a_miss(app, redis, ada, "/@bob/1")
-    assert len(permalink) == statements + 2  # its replies, and the number of notifications
+    assert len(permalink) == statements + 4  # its replies, who likes it; notifications, and what the reader likes
 
 
 def test_a_conversation_takes_as_many_statements_however_long_it_is(app: Flask, redis: Redis, bob: Visitor) -> None:
@@ -89,8 +98,8 @@ def test_a_conversation_takes_as_many_statements_however_long_it_is(app: Flask, 
     for above in range(1, 11):
         answer = bob.post("/posts", form_on=f"/@bob/{above}", body="really?", reply_to=str(above))
         assert answer.status_code == 302
-    # The post, what it replies to, its replies; and the number of notifications.
-    for post_id, statements in ((1, 3), (2, 4), (6, 4), (11, 4)):
+    # The post, what it replies to, its replies, who likes it; notifications, and what the reader likes.
+    for post_id, statements in ((1, 5), (2, 6), (6, 6), (11, 6)):
         assert len(statements_of_a_miss(app, redis, bob, f"/@bob/{post_id}")) == statements
         assert len(statements_of_a_miss(app, redis, bob, f"/@bob/{post_id}", forgetful=True)) <= statements + 2
 
@@ -185,6 +194,8 @@ def test_home_takes_one_round_trip_and_no_statement_until_somebody_posts(
         follower.follow(followed)
     ada.get("/home")
     cookie = f"Cookie: session={ada.session_id()}"
+    front.ask("/home", cookie)
+    bob.publish("the first one that has a like button")
     front.ask("/home", cookie)
     for says in ("hello #tea", "hello @bob"):
         bob.publish(says)

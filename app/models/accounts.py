@@ -15,7 +15,6 @@ from argon2.exceptions import VerificationError
 from itsdangerous import BadData, URLSafeTimedSerializer
 from sqlalchemy import (
     BigInteger,
-    ColumnElement,
     CursorResult,
     Executable,
     Select,
@@ -33,18 +32,21 @@ from sqlalchemy.orm import Mapped, mapped_column, undefer_group
 
 from app.extensions import Base, UTCDateTime, db
 from app.models.conversations import pages_above, pages_around
-from app.models.follows import Follow, Person
-from app.models.notifications import FOLLOW, KINDS, MENTION, REPLY, Notification
+from app.models.follows import Follow, Person, person_columns
+from app.models.likes import Like
+from app.models.notifications import FOLLOW, KINDS, LIKE, MENTION, REPLY, Notification
 from app.models.pagination import Id, counted
 from app.models.post_text import PostText
 from app.models.posts import Post, PostTag
 from app.models.writes import (
     FOLLOWERS_PAGE,
     FOLLOWING_PAGE,
+    LIKERS_PAGE,
     PROFILE_FEED,
     PROFILE_PAGE,
     REPLIES_PAGE,
     SITEMAP,
+    likes_by,
     notifications_of,
     posts_by,
     write,
@@ -284,7 +286,7 @@ class User(Base):
         own_pages = [page(self.name) for page in OWN_PAGES]
         # A batch at a time, because each follow and each post is on pages of its own; and again, because a request that
         # was under way may still have posted or followed, and others may follow this account until it is gone.
-        while self._end_some_follows() or self._delete_some_posts():
+        while self._end_some_follows() or self._end_some_likes() or self._delete_some_posts():
             pass
         with write(*own_pages, SITEMAP(), *Notification.told_by(self.id), removal=True):
             db.session.execute(delete(User).where(User.id == self.id))
@@ -299,6 +301,16 @@ class User(Base):
                 Follow.end_many(follow.id for follow in follows)
         return bool(follows)
 
+    def _end_some_likes(self) -> bool:
+        """End some of this user's likes; return whether there were any."""
+        ids = Like.some_by(self.id)
+        if ids:
+            posts = Post.whole(ids)
+            likers = {LIKERS_PAGE(post.author.name, post.id) for post in posts}
+            with write(*likers.union(*map(_counted_on, posts)), removal=True):
+                Like.end(self.id, ids)
+        return bool(ids)
+
     def _delete_some_posts(self) -> bool:
         """Delete some of this user's posts; return whether there were any."""
         posts = Post.some_by(self.id)
@@ -307,7 +319,8 @@ class User(Base):
             lists = set[str]().union(*(post.lists(self.name) for post in posts))
             above = Post.whole([post.reply_to_id for post in posts if post.reply_to_id])
             counted_on = set[str]().union(*map(_lists_of, above)) - lists
-            changed = lists | pages_around(ids) | Notification.told_about(ids)
+            likers = {LIKERS_PAGE(self.name, post_id) for post_id in ids}
+            changed = lists | pages_around(ids) | Notification.told_about(ids) | likers
             with write(*changed, counted_on=counted_on, removal=True):
                 moved = Post.delete_many(ids)
             _drop_late_replies(ids, moved, changed)
@@ -391,6 +404,7 @@ class User(Base):
         above = Post.with_id(post.reply_to_id) if post.reply_to_id else None
         lists = post.lists(self.name)
         changed = lists | pages_around([post.id]) | Notification.told_about([post.id])
+        changed.add(LIKERS_PAGE(self.name, post.id))
         if above:
             changed |= pages_above([above.id])  # one more than shows the post shows how many replies it had
         deleted = [post.id]
@@ -420,7 +434,29 @@ class User(Base):
         changed = *Follow.changes(self, other), notifications_of(other.id)
         with write(*changed, counted_on=Follow.counted_on(self, other), removal=True):
             Follow.end(self.id, other.id)
-            Notification.forget_follow(self.id, other.id)
+            Notification.forget(FOLLOW, self.id, other.id)
+
+    # Liking
+
+    def like(self, post: Post) -> None:
+        """Like a post that has its author and tags; liking twice changes nothing. Raises StoreUnavailableError."""
+        author = post.author
+        is_told = author.id != self.id and LIKE not in author.not_told_of.split(",")
+        changed = _liking(self, post) - (set() if is_told else {notifications_of(author.id)})
+        try:
+            with write(*changed, counted_on=_counted_on(post)):
+                db.session.add(Like(user_id=self.id, post_id=post.id))
+                if is_told:
+                    Notification.keep_in_order([author.id])
+                    db.session.add(Notification(user_id=author.id, kind=LIKE, actor_id=self.id, post_id=post.id))
+        except IntegrityError:
+            return  # they like it already, or it has just been deleted
+
+    def unlike(self, post: Post) -> None:
+        """No longer like a post that has its author and tags. Raises StoreUnavailableError."""
+        with write(*_liking(self, post), counted_on=_counted_on(post), removal=True):
+            Like.end(self.id, [post.id])
+            Notification.forget(LIKE, self.id, post.author_id, post.id)
 
     # Notifications
 
@@ -428,6 +464,16 @@ class User(Base):
         """Tell this user of these kinds of events from now on, and of no others."""
         with write():
             self.not_told_of = ",".join(kind for kind in KINDS if kind not in kinds)
+
+
+def _liking(user: User, post: Post) -> set[str]:
+    """Return the cached pages and stamps that change when a user likes a post or no longer does, beside the counts."""
+    return {LIKERS_PAGE(post.author.name, post.id), likes_by(user.id), notifications_of(post.author_id)}
+
+
+def _counted_on(post: Post) -> set[str]:
+    """Return the cached pages, and the stamp, that show how many people like a post."""
+    return _lists_of(post) | pages_above([post.id])
 
 
 def _lists_of(post: Post | None) -> set[str]:
@@ -461,9 +507,8 @@ def _to_follow() -> Select[Any]:
     reader = bindparam("user_id", type_=BigInteger)
     newest = select(Post.author_id).order_by(Post.id.desc()).limit(LATELY).subquery()
     follows_nobody = ~exists().where(Follow.follower_id == reader)
-    columns: list[ColumnElement[Any]] = [User.__table__.c.id, User.__table__.c.name]
-    query = select(*columns).join(newest, newest.c.author_id == User.id).where(follows_nobody)
-    query = query.where(User.id != reader).group_by(User.id, User.name)
+    query = select(*person_columns(User.__table__)).join(newest, newest.c.author_id == User.id).where(follows_nobody)
+    query = query.where(User.id != reader).group_by(*person_columns(User.__table__))
     return query.order_by(func.count().desc(), User.id).limit(SUGGESTED)
 
 

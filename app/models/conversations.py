@@ -14,7 +14,7 @@ from sqlalchemy import CTE, BigInteger, Select, bindparam, literal, select
 
 from app.extensions import db
 from app.models.follows import people_table
-from app.models.posts import OTHER, POST, Listed, Post, ShownPost, replies_to
+from app.models.posts import OTHER, POST, Listed, Post, ShownPost, listed_columns
 from app.models.writes import POST_PAGE
 
 LEVELS = 50  # above a post, and below it, that its page shows; two people who talk add one with each reply
@@ -68,7 +68,7 @@ def _above() -> Select[Any]:
 @cache
 def _below() -> Select[Any]:
     found = _levels(up=False)
-    query = select(found.c.id, replies_to(found.c.id, outside=found)).where(found.c.level > 0, found.c.id > AFTER)
+    query = select(*listed_columns(found.c.id, found)).where(found.c.level > 0, found.c.id > AFTER)
     return query.order_by(found.c.id).limit(PER_PAGE + 1)
 
 

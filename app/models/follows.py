@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, ForeignKey, Index, Table, bindparam, delete, select
+from sqlalchemy import ColumnElement, ForeignKey, FromClause, Index, Table, bindparam, delete, select
 from sqlalchemy.orm import Mapped, joinedload, mapped_column, relationship
 
 from app.extensions import Base, UTCDateTime, db
@@ -26,11 +26,17 @@ class Person:
 
     id: int
     name: str
+    display_name: str = ""  # empty if they have not chosen one
 
 
 def people_table() -> Table:
     """Return the table of users, whose model can't be imported here: it imports this one."""
     return Base.metadata.tables["users"]
+
+
+def person_columns(people: FromClause) -> list[ColumnElement[Any]]:
+    """Return the columns that make a Person."""
+    return [people.c.id, people.c.name, people.c.display_name]
 
 
 class Follow(Base):
@@ -108,7 +114,7 @@ def _followed() -> PagedQuery[Person]:
 
 def _people(shown: ColumnElement[int], of: ColumnElement[int]) -> PagedQuery[Person]:
     people = people_table()
-    query = select(people.c.id, people.c.name).join(Follow.__table__, shown == people.c.id)
+    query = select(*person_columns(people)).join(Follow.__table__, shown == people.c.id)
     return PagedQuery(Person, query.where(of == bindparam("user_id")), FOLLOW.id, PER_PAGE)
 
 

@@ -4,7 +4,6 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from itertools import groupby
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -23,13 +22,13 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.extensions import Base, UTCDateTime, db
-from app.models.follows import Person, people_table
+from app.models.follows import Person, people_table, person_columns
 from app.models.pagination import Id, PagedQuery, Pagination
 from app.models.writes import notifications_of, write
 
 PER_PAGE = 50  # events
 MOST_UNREAD = 99  # that are counted
-REPLY, MENTION, FOLLOW = KINDS = ("reply", "mention", "follow")
+REPLY, MENTION, LIKE, FOLLOW = KINDS = ("reply", "mention", "like", "follow")
 
 
 class Notification(Base):
@@ -47,7 +46,7 @@ class Notification(Base):
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
     kind: Mapped[str] = mapped_column(String(20))
     actor_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
-    post_id: Mapped[int | None] = mapped_column(ForeignKey("posts.id", ondelete="CASCADE"))  # what the actor wrote
+    post_id: Mapped[int | None] = mapped_column(ForeignKey("posts.id", ondelete="CASCADE"))  # written, or liked
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=lambda: datetime.now(UTC))
 
     @classmethod
@@ -73,9 +72,9 @@ class Notification(Base):
         )
 
     @classmethod
-    def forget_follow(cls, actor_id: int, user_id: int) -> None:
-        """Delete what tells a user that the actor follows them; the caller commits."""
-        which = cls.actor_id == actor_id, cls.user_id == user_id, cls.kind == FOLLOW
+    def forget(cls, kind: str, actor_id: int, user_id: int, post_id: int | None = None) -> None:
+        """Delete what tells a user that the actor follows them, or likes a post; the caller commits."""
+        which = cls.actor_id == actor_id, cls.user_id == user_id, cls.kind == kind, cls.post_id == post_id
         db.session.execute(delete(cls).where(*which))
 
     @classmethod
@@ -96,13 +95,12 @@ class Event(NamedTuple):
     kind: str
     created_at: datetime
     post_id: int | None
-    actor_id: int
-    actor_name: str
+    actor: Person
 
 
 @dataclass(frozen=True)
 class Group:
-    """Events that are told in one sentence: follows that came one after the other, or a single other event."""
+    """Events that are told in one sentence: follows, likes of one post, or a single other event."""
 
     kind: str
     people: list[Person]  # the newest first
@@ -113,12 +111,16 @@ class Group:
 
 def grouped(events: Sequence[Event]) -> list[Group]:
     """Return events, newest first, as they are told."""
-    groups = []
-    for _, some in groupby(events, lambda event: FOLLOW if event.kind == FOLLOW else event.id):
-        same = list(some)
-        people = list(dict.fromkeys(Person(event.actor_id, event.actor_name) for event in same))
-        groups.append(Group(same[0].kind, people, same[0].post_id, same[0].created_at, same[0].id))
-    return groups
+    alike: dict[object, list[Event]] = {}  # the group of the newest event first
+    for event in events:
+        together = {FOLLOW: FOLLOW, LIKE: event.post_id}.get(event.kind, event)
+        alike.setdefault((event.kind, together), []).append(event)
+    return [_group(some) for some in alike.values()]
+
+
+def _group(events: Sequence[Event]) -> Group:
+    newest, people = events[0], dict.fromkeys(event.actor for event in events)
+    return Group(newest.kind, list(people), newest.post_id, newest.created_at, newest.id)
 
 
 def mark_read(user_id: int, newest: int) -> None:
@@ -140,10 +142,14 @@ USER_ID = bindparam("user_id", type_=BigInteger)
 
 @cache
 def _events() -> PagedQuery[Event]:
-    people, row = people_table().c, Notification.__table__.c
-    columns = row.id, row.kind, row.created_at, row.post_id, people.id, people.name
-    query = select(*columns).join(people_table(), people.id == row.actor_id).where(row.user_id == USER_ID)
-    return PagedQuery(Event, query, row.id, PER_PAGE)
+    people, row = people_table(), Notification.__table__.c
+    columns = row.id, row.kind, row.created_at, row.post_id, *person_columns(people)
+    query = select(*columns).join(people, people.c.id == row.actor_id).where(row.user_id == USER_ID)
+    return PagedQuery(_event, query, row.id, PER_PAGE)
+
+
+def _event(event_id: int, kind: str, moment: datetime, post_id: int | None, *actor: Any) -> Event:
+    return Event(event_id, kind, moment, post_id, Person(*actor))
 
 
 @cache

@@ -12,7 +12,6 @@ from sqlalchemy import (
     ForeignKey,
     FromClause,
     Index,
-    ScalarSelect,
     Select,
     String,
     Subquery,
@@ -28,7 +27,8 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, aliased, joinedload, mapped_column, relationship, selectinload
 
 from app.extensions import Base, UTCDateTime, db
-from app.models.follows import Follow, Person, people_table
+from app.models.follows import Follow, Person, people_table, person_columns
+from app.models.likes import LIKE, likes_of
 from app.models.pagination import BEFORE, Id, PagedQuery, Pagination, counted
 from app.models.post_text import TAG_LENGTH, Piece, pieces, tag_key
 from app.models.writes import (
@@ -56,7 +56,9 @@ class Listed(NamedTuple):
     """A post in a list: its id, and what is shown of it that changes."""
 
     id: int
+    edited_at: datetime | None = None
     replies: int = 0  # MOST_COUNTED + 1 for any more
+    likes: int = 0  # likewise
 
 
 class Post(Base):
@@ -151,6 +153,11 @@ class Post(Base):
         return TAGGED.page(before, tag=tag_key(tag))
 
     @classmethod
+    def liked_by(cls, user_id: int, before: int | None = None) -> "Pagination[Listed]":
+        """Return what a user likes, what they liked last first; `before` is the id of a like."""
+        return LIKED.page(before, user_id=user_id)
+
+    @classmethod
     def timeline_of(cls, user_id: int, before: int | None = None) -> "Pagination[Listed]":
         """Return the posts of those whom a user follows, and of the user's own, newest first.
 
@@ -188,7 +195,7 @@ class Post(Base):
         That is one query, and another one if they mention anybody.
         """
         rows = db.session.execute(_shown(), {"ids": list(ids)})
-        posts = [ShownPost(row[0], Person(*row[1:3]), *row[3:]) for row in rows]
+        posts = [ShownPost(Person(*row[:3]), *row[3:]) for row in rows]
         names = set[str]().union(*(post.mentions for post in posts))
         if names:
             people = {row.name_key: row.name for row in db.session.execute(_people(), {"names": list(names)})}
@@ -204,10 +211,11 @@ class ShownPost:
     Not an entity: a list of posts is read often, and SQLAlchemy takes twice as long for entities as for rows.
     """
 
-    id: int
     author: Person
+    id: int
     body: str
     created_at: datetime
+    edited_at: datetime | None
     answered_id: int | None
     reply_to_id: int | None  # None if the post is not there
     addressee_id: int | None
@@ -245,7 +253,7 @@ class PostTag(Base):
 @cache
 def _shown() -> Select[Any]:
     people, addressee = people_table(), people_table().alias()
-    columns = POST.id, people.c.id, people.c.name, POST.body, POST.created_at
+    columns = *person_columns(people), POST.id, POST.body, POST.created_at, POST.edited_at
     context = POST.answered_id, OTHER.id, POST.addressee_id, addressee.c.name
     query = select(*columns, *context).join(people, people.c.id == POST.author_id)
     query = query.outerjoin(ANOTHER, OTHER.id == POST.reply_to_id)
@@ -255,8 +263,7 @@ def _shown() -> Select[Any]:
 
 @cache
 def _counts() -> Select[Any]:
-    columns: list[ColumnElement[Any]] = [POST.id, replies_to(POST.id, outside=Post.__table__)]
-    return select(*columns).where(POST.id.in_(bindparam("ids", expanding=True)))
+    return select(*listed_columns(POST.id, Post.__table__)).where(POST.id.in_(bindparam("ids", expanding=True)))
 
 
 @cache
@@ -265,14 +272,15 @@ def _people() -> Select[Any]:
     return select(people.c.name_key, people.c.name).where(people.c.name_key.in_(bindparam("names", expanding=True)))
 
 
-def replies_to(post_id: ColumnElement[int], *, outside: FromClause) -> ScalarSelect[int]:
-    """Return a subquery that counts the replies to a post, up to MOST_COUNTED + 1."""
-    return counted(ANOTHER.c.reply_to_id == post_id, outside=outside)
+def listed_columns(post_id: ColumnElement[int], table: FromClause) -> list[ColumnElement[Any]]:
+    """Return the columns that make a Listed, given the column of `table` that has the post's id."""
+    edited_at = select(OTHER.edited_at).where(OTHER.id == post_id).correlate(table).scalar_subquery()
+    replies = counted(OTHER.reply_to_id == post_id, outside=table)
+    return [post_id, edited_at, replies, likes_of(post_id, outside=table)]
 
 
 def _listed(key: ColumnElement[int], table: FromClause, *conditions: ColumnElement[bool]) -> PagedQuery[Listed]:
-    columns: list[ColumnElement[Any]] = [key, replies_to(key, outside=table)]
-    return PagedQuery(Listed, select(*columns).where(*conditions), key, PER_PAGE)
+    return PagedQuery(Listed, select(*listed_columns(key, table)).where(*conditions), key, PER_PAGE)
 
 
 def _follows(person: ColumnElement[Any]) -> ColumnElement[bool]:
@@ -327,5 +335,8 @@ LATEST = _listed(POST.id, Post.__table__, POST.addressee_id.is_(None))
 BY = _listed(POST.id, Post.__table__, POST.author_id == USER_ID, POST.addressee_id.is_(None))
 BY_WITH_REPLIES = _listed(POST.id, Post.__table__, POST.author_id == USER_ID)
 TAGGED = _listed(TAG.post_id, PostTag.__table__, TAG.tag == bindparam("tag"))
+LIKED = PagedQuery(
+    Listed, select(*listed_columns(LIKE.post_id, LIKE.id.table)).where(LIKE.user_id == USER_ID), LIKE.id, PER_PAGE
+)
 RECENT_TIMELINE = _listed(POST.id, Post.__table__, *_recent_timeline())
 TIMELINE = _listed(TIMELINE_IDS.c.id, TIMELINE_IDS)

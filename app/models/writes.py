@@ -17,6 +17,7 @@ REPLIES_PAGE = PageKind("user-replies")  # a user's posts and replies
 FOLLOWERS_PAGE = PageKind("followers")
 FOLLOWING_PAGE = PageKind("following")
 POST_PAGE = PageKind("post")  # POST_PAGE("ada", 7)
+LIKERS_PAGE = PageKind("likers")  # who likes a post: LIKERS_PAGE("ada", 7)
 TAG_PAGE = PageKind("tag")  # by tag_key()
 ATOM = "application/atom+xml; charset=utf-8"
 SITEMAP = PageKind("sitemap", "application/xml; charset=utf-8")  # no post drops it: it may be CACHE_TTL old
@@ -34,6 +35,11 @@ def follows_by(user_id: int) -> str:
 def posts_by(user_id: int) -> str:
     """Return the stamp of what a user has published; it is new after each post, so a form can be told by it."""
     return STAMP("posts-by", user_id)
+
+
+def likes_by(user_id: int) -> str:
+    """Return the stamp of what a user likes; it holds Like.held()."""
+    return STAMP("likes-by", user_id)
 
 
 def notifications_of(user_id: int) -> str:

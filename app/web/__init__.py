@@ -44,6 +44,7 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
     templating.init_templates(app, assets)
     cache: PageCache = app.extensions["page_cache"]
     notifications.init_notifications(cache)
+    posts.init_posts(cache)
     app.extensions["cached_pages"] = caching.CachedPages(app, cache, app.extensions["holes"])
     known = {"site_name": config.site_name, "site_url": config.site_url, "csrf_token": holes.csrf_token_for_visitor}
     app.context_processor(lambda: {"viewer": signed_in(), **known})

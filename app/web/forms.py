@@ -155,6 +155,7 @@ class NotificationsForm(Form):
 
     reply = BooleanField("Replies to you")
     mention = BooleanField("Posts that mention you")
+    like = BooleanField("Likes of your posts")
     follow = BooleanField("New followers")
 
 

@@ -1,15 +1,17 @@
 """The HTML of posts in lists, rendered once and kept in the process: a list is a query for ids and a join of strings.
 
 A post's HTML is the same for everyone. Where visitors see something else, it has a hole (app/web/holes.py), with its
-marker. It is kept by id, for posts don't change; a post that could be edited would need its version in the key. What
-does change, the number of replies, comes with the ids, and is put in last.
+marker. It is kept until the post is edited. What changes often, the numbers of replies and likes, comes with the ids,
+and is put in last.
 """
 
+import re
 import sys
 import time
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from threading import Lock
 
 from flask import Flask, current_app
@@ -21,8 +23,10 @@ from app.models.posts import Listed
 
 LIFETIME = 60  # s; then a mention of a new account becomes a link, and a date of last year says so
 MOST_BYTES = 1_500_000  # of some 1,300 posts of usual length
-OVERHEAD = 400  # bytes an entry takes beside its HTML
-REPLIES = Markup("<!--replies-->")  # stands for their number; people's text is escaped, so no post can contain it
+OVERHEAD = 500  # bytes an entry takes beside its HTML
+# They stand for numbers that are put in last; people's text is escaped, so no post can contain them.
+REPLIES, LIKES = Markup("<!--replies-->"), Markup("<!--likes-->")
+NUMBERS = re.compile(f"{REPLIES}|{LIKES}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +34,20 @@ class Rendered:
     """A post's HTML."""
 
     before_replies: str
-    after_replies: str
+    before_likes: str
+    rest: str
+    edited_at: datetime | None
     expires: float  # s, on the monotonic clock
 
     @property
     def size(self) -> int:
-        return sys.getsizeof(self.before_replies) + sys.getsizeof(self.after_replies) + OVERHEAD
+        return sum(map(sys.getsizeof, (self.before_replies, self.before_likes, self.rest))) + OVERHEAD
 
     def html(self, post: Listed) -> Markup:
         """Return the HTML of the post as it is now."""
-        return Markup(f"{self.before_replies}{in_words(post.replies)}{self.after_replies}")  # noqa: S704  # rendered
+        likes = shown_count(post.likes) if post.likes else ""
+        numbered = f"{self.before_replies}{in_words(post.replies)}{self.before_likes}{likes}{self.rest}"
+        return Markup(numbered)  # noqa: S704  # rendered
 
 
 class PostHTML:
@@ -53,21 +61,21 @@ class PostHTML:
 
     def by_id(self, posts: Sequence[Listed]) -> dict[int, Markup]:
         """Return the HTML of these posts, in this order, by their ids; a post that no longer exists is left out."""
-        found = self._find([post.id for post in posts])
+        found = self._find(posts)
         unknown = [post.id for post in posts if post.id not in found]
         if unknown:
             found |= self._render(unknown)
         return {post.id: found[post.id].html(post) for post in posts if post.id in found}
 
-    def _find(self, ids: Collection[int]) -> dict[int, Rendered]:
+    def _find(self, posts: Collection[Listed]) -> dict[int, Rendered]:
         now = time.monotonic()
         found = {}
         with self._lock:
-            for post_id in ids:
-                rendered = self._kept.get(post_id)
-                if rendered is not None and rendered.expires > now:
-                    self._kept.move_to_end(post_id)
-                    found[post_id] = rendered
+            for post in posts:
+                rendered = self._kept.get(post.id)
+                if rendered is not None and rendered.expires > now and rendered.edited_at == post.edited_at:
+                    self._kept.move_to_end(post.id)
+                    found[post.id] = rendered
         return found
 
     def _render(self, ids: Collection[int]) -> dict[int, Rendered]:
@@ -76,8 +84,8 @@ class PostHTML:
         show_post = self._templates.get_template("_post.html").module.show_post  # type: ignore[attr-defined]
         found = {}
         for post in Post.all_shown(ids):
-            before, _, after = show_post(post, REPLIES).partition(REPLIES)
-            found[post.id] = Rendered(str(before), str(after), expires)
+            before_replies, before_likes, rest = NUMBERS.split(show_post(post, REPLIES, LIKES))
+            found[post.id] = Rendered(before_replies, before_likes, rest, post.edited_at, expires)
         with self._lock:
             for post_id, rendered in found.items():
                 self._keep(post_id, rendered)

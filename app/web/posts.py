@@ -1,21 +1,35 @@
 """Posts: everyone's latest, a permalink, the timeline of those you follow, a hashtag; publishing and deleting."""
 
+from collections.abc import Callable
+
 from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from app.models import Post, User
+from app.cache import PageCache
+from app.models import Like, Post, User
 from app.models.conversations import Conversation
+from app.models.likes import Liked, is_held
 from app.models.pagination import parse_id
 from app.models.post_text import LENGTH, tag_key
 from app.models.posts import Listed
-from app.models.writes import ALL_POSTS, HOME_PAGE, LATEST_PAGE, POST_PAGE, TAG_PAGE, follows_by, posts_by
-from app.rate_limit import posting_rules
+from app.models.writes import (
+    ALL_POSTS,
+    HOME_PAGE,
+    LATEST_PAGE,
+    LIKERS_PAGE,
+    POST_PAGE,
+    TAG_PAGE,
+    follows_by,
+    likes_by,
+    posts_by,
+)
+from app.rate_limit import liking_rules, posting_rules
 from app.web.caching import cached
 from app.web.forms import PostForm
-from app.web.holes import fills, fills_from
+from app.web.holes import NotHeldError, fills, fills_from
 from app.web.limits import count_if_possible
 from app.web.post_html import html_of, listed
-from app.web.viewer import Viewer, login_required, note_write, signed_in, viewer
+from app.web.viewer import Viewer, came_from, login_required, note_write, signed_in, viewer
 
 bp = Blueprint("posts", __name__)
 
@@ -80,8 +94,9 @@ def permalink(name: str, post_id: int) -> ResponseReturnValue:
     around = Conversation.around(post, _id_in_query("after"))
     above = html_of([Listed(one) for one in around.above])  # their numbers of replies would change too many pages
     below = html_of(around.below)
+    liked = Liked.of(post_id)
     return render_template(
-        "posts/permalink.html", post=post, conversation=around, above=above, below=below, length=LENGTH
+        "posts/permalink.html", post=post, liked=liked, conversation=around, above=above, below=below, length=LENGTH
     )
 
 
@@ -101,6 +116,62 @@ def publish() -> ResponseReturnValue:
     return redirect(url_for("posts.permalink", name=viewer().name, post_id=post.id, _anchor=f"post-{post.id}"))
 
 
+@bp.get("/posts/<id:post_id>/like")
+def log_in_to_like(post_id: int) -> ResponseReturnValue:
+    """Send a stranger who clicked on a like button to log in, and then to the post."""
+    post = Post.with_id(post_id) or abort(404)
+    path = url_for("posts.permalink", name=post.author.name, post_id=post_id)
+    if signed_in():
+        return redirect(path)
+    flash("Log in to like posts.")
+    return redirect(url_for("accounts.login", next=path))
+
+
+@bp.post("/posts/<id:post_id>/like")
+@login_required
+def like(post_id: int) -> ResponseReturnValue:
+    """Like a post, and go on reading where its button was."""
+    return _like(post_id, User.like)
+
+
+@bp.post("/posts/<id:post_id>/unlike")
+@login_required
+def unlike(post_id: int) -> ResponseReturnValue:
+    """No longer like a post."""
+    return _like(post_id, User.unlike)
+
+
+@fills_from("unlike", likes_by)
+def unlike_button(held: str | Viewer, post_id: str) -> dict[str, object] | None:
+    """Return something if the viewer likes a post: its like button gives way to another one."""
+    likes = Like.exists(held.id, int(post_id)) if isinstance(held, Viewer) else is_held(held, post_id)
+    if likes is None:
+        raise NotHeldError
+    return {} if likes else None
+
+
+def init_posts(cache: PageCache) -> None:
+    """Keep what each member likes in Redis."""
+    cache.register_value("likes-by", lambda user_id: Like.held(int(user_id)))
+
+
+@bp.get("/@<name>/<id:post_id>/likes")
+@cached(LIKERS_PAGE)
+def likers(name: str, post_id: int) -> ResponseReturnValue:
+    """Show who likes a post."""
+    post = Post.shown(post_id) or abort(404)
+    if post.author.name != name:
+        return redirect(url_for("posts.likers", name=post.author.name, post_id=post_id), 301)
+    return render_template("posts/likers.html", post=post, people=Like.likers(post_id, before()))
+
+
+@bp.get("/likes")
+@login_required
+def likes() -> ResponseReturnValue:
+    """Show the viewer what they like; nobody else can see that list."""
+    return render_template("posts/likes.html", posts=listed(Post.liked_by(viewer().id, before())))
+
+
 @bp.post("/posts/<id:post_id>/delete")
 @login_required
 def delete(post_id: int) -> ResponseReturnValue:
@@ -112,6 +183,15 @@ def delete(post_id: int) -> ResponseReturnValue:
     note_write(counts=is_reply)
     flash("Deleted.")
     return redirect(url_for("people.profile", name=viewer().name))
+
+
+def _like(post_id: int, change: Callable[[User, Post], None]) -> ResponseReturnValue:
+    post = Post.with_id(post_id) or abort(404)
+    count_if_possible(liking_rules(viewer().id))
+    page = came_from() or url_for("posts.permalink", name=post.author.name, post_id=post_id)
+    change(viewer(), post)
+    note_write(counts=True)
+    return redirect(f"{page}#post-{post_id}")
 
 
 def _home(form: PostForm) -> str:

@@ -111,6 +111,13 @@ def last_write() -> float | None:
     return wrote if wrote and current_cache().may_lack(wrote, session.get("counted", 0)) else None
 
 
+def came_from() -> str | None:
+    """Return the page of this site whose form was sent, as path and query; None if the browser does not say."""
+    parts = urlsplit(request.referrer or "")
+    path = f"{parts.path}?{parts.query}" if parts.query else parts.path
+    return local_path(path) if parts.netloc == request.host else None
+
+
 def local_path(url: str | None) -> str | None:
     """Return the URL if it is a path on this site, else None: nobody is sent elsewhere by a forged ?next=."""
     if not url or not url.startswith("/") or url.startswith("//") or "\\" in url or not url.isprintable():

@@ -266,7 +266,8 @@ def test_a_post_cannot_open_or_close_a_hole(
         for path in ("/", "/@ada"):
             page = reader.get(path).text
             assert "&lt;!--[session account here=--&gt;evil&lt;!--]--&gt;" in page
-    assert page_in_redis("latest").count("<!--[") == page_in_redis("latest").count("<!--]-->") == holes
+    assert page_in_redis("latest").count("<!--[") == page_in_redis("latest").count("<!--]-->")
+    assert page_in_redis("latest").count("<!--[") == holes + 1  # the post's own, for those who like it
 
 
 def test_pages_are_told_apart(ada: Visitor, bob: Visitor, visitor: Visitor) -> None:

@@ -254,7 +254,7 @@ def test_a_timeline_is_what_one_would_expect_whoever_wrote_how_much_when(make_us
             plain = theirs.where(Post.id < before) if before else theirs
             expected = list(db.session.scalars(plain.order_by(Post.id.desc()).limit(posts_module.PER_PAGE + 1)))
             older = expected[posts_module.PER_PAGE - 1] if len(expected) > posts_module.PER_PAGE else None
-            shown = [Listed(post_id, 0) for post_id in expected[: posts_module.PER_PAGE]]
+            shown = [Listed(post_id, replies=0) for post_id in expected[: posts_module.PER_PAGE]]
             with statements() as sent:
                 assert Post.timeline_of(reader, before) == Pagination(shown, before, older)
             ways.add((len(sent), older is None))

@@ -56,9 +56,7 @@ def test_nobody_is_told_of_what_they_did_themselves_or_twice_of_one_post(ada: Vi
     assert told(bob) == []
 
 
-def test_follows_that_come_together_are_told_together(
-    ada: Visitor, bob: Visitor, new_visitor: Callable[[], Visitor]
-) -> None:
+def test_follows_are_told_together(ada: Visitor, bob: Visitor, new_visitor: Callable[[], Visitor]) -> None:
     fans = [new_visitor() for _ in range(3)]
     for number, fan in enumerate(fans):
         fan.register(f"fan{number}")
@@ -66,10 +64,10 @@ def test_follows_that_come_together_are_told_together(
     bob.publish("welcome @ada")
     bob.follow("ada")
     fans[0].post("/@ada/unfollow", form_on="/home")
-    assert told(ada) == ["New @bob followed you", "New @bob mentioned you", "New @fan2 and @fan1 followed you"]
+    assert told(ada) == ["New @bob and 2 others followed you", "New @bob mentioned you"]
     fans[0].follow("ada")
     assert unread(ada) == "1"
-    assert told(ada)[0] == "New @fan0 and @bob followed you"
+    assert told(ada)[0] == "New @fan0 and 3 others followed you"
 
 
 def test_what_is_gone_is_not_told_any_more(app: Flask, ada: Visitor, bob: Visitor) -> None:
