@@ -2,20 +2,19 @@
 
 import hashlib
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from hmac import compare_digest
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
 from itsdangerous import BadData, URLSafeTimedSerializer
 from sqlalchemy import (
     BigInteger,
-    CursorResult,
     Executable,
     Select,
     String,
@@ -30,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column, undefer_group
 
-from app.extensions import Base, UTCDateTime, db
+from app.extensions import Base, UTCDateTime, db, updated
 from app.models.conversations import pages_above, pages_around
 from app.models.follows import Follow, Person, person_columns
 from app.models.likes import Like
@@ -261,7 +260,7 @@ class User(Base):
             .values(password_hash=hasher.hash(password), password_version=next_version or version)
         )
         with write():
-            return bool(cast(CursorResult[Any], db.session.execute(query)).rowcount)
+            return updated(query)
 
     # Suspending and deleting
 
@@ -358,16 +357,12 @@ class User(Base):
             post.make_reply_to(reply_to)
             above = pages_above([reply_to.id])
         lists = post.lists(self.name)
-        told = self._to_be_told(said, post.addressee_id)
+        told = self._to_be_told(said.mentions, post.addressee_id)
         stamps = posts_by(self.id), *map(notifications_of, told)
         try:
             with write(*lists, *above, *stamps, counted_on=_lists_of(reply_to) - lists):
                 db.session.add(post)
-                if told:
-                    Notification.keep_in_order(told)
-                    db.session.flush()  # it has an id now
-                for user_id, kind in told.items():
-                    db.session.add(Notification(user_id=user_id, kind=kind, actor_id=self.id, post_id=post.id))
+                self._tell(told, post)
         except IntegrityError:
             sent_before = db.session.scalar(select(Post).where(Post.sent_as == sent_as)) if sent_as else None
             if sent_before is None:
@@ -382,9 +377,8 @@ class User(Base):
         sent = f"{self.id} {form_key} {reply_to.id if reply_to else ''} {said.body}"
         return hashlib.sha256(sent.encode()).hexdigest()
 
-    def _to_be_told(self, said: PostText, addressee_id: int | None) -> dict[int, str]:
-        """Return who is told of a post, and why; those who don't want to be are left out."""
-        names = said.mentions
+    def _to_be_told(self, names: Collection[str], addressee_id: int | None) -> dict[int, str]:
+        """Return who is told of a post that mentions these names, and why; those who don't want to be are left out."""
         if not names and addressee_id is None:
             return {}
         query = select(User.id, User.not_told_of).where(User.name_key.in_(names) | (User.id == addressee_id))
@@ -393,6 +387,32 @@ class User(Base):
             for user_id, not_of in db.session.execute(query.where(User.id != self.id))
         ]
         return {user_id: kind for user_id, kind, not_of in concerned if kind not in not_of.split(",")}
+
+    def _tell(self, told: Mapping[int, str], post: Post) -> None:
+        """Tell people of a post, each for a reason."""
+        if told:
+            Notification.keep_in_order(told)
+            db.session.flush()  # the post has an id now
+        for user_id, kind in told.items():
+            db.session.add(Notification(user_id=user_id, kind=kind, actor_id=self.id, post_id=post.id))
+
+    def edit(self, post: Post, said: PostText) -> bool:
+        """Change the text of a post of one's own that has its tags; return False if it can't be edited any more.
+
+        Those whom the old text mentioned are not told again. Raises StoreUnavailableError.
+        """
+        if post.author_id != self.id or not post.is_editable:
+            return False
+        told = self._to_be_told(said.mentions - PostText(post.body).mentions, None)
+        for user_id in Notification.told_of(post.id):
+            told.pop(user_id, None)
+        edited = Post(author_id=self.id, addressee_id=post.addressee_id, tags=[PostTag(tag=tag) for tag in said.tags])
+        lists = post.lists(self.name) | edited.lists(self.name)
+        with write(*lists, *pages_around([post.id]), *map(notifications_of, told), removal=True):
+            if not post.change_text(said.body, said.tags):
+                return False
+            self._tell(told, post)
+        return True
 
     def delete(self, post: Post) -> bool:
         """Delete one's own post; return False, and leave it, if it is somebody else's. Raises StoreUnavailableError.

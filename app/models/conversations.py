@@ -14,7 +14,7 @@ from sqlalchemy import CTE, BigInteger, Select, bindparam, literal, select
 
 from app.extensions import db
 from app.models.follows import people_table
-from app.models.posts import OTHER, POST, Listed, Post, ShownPost, listed_columns
+from app.models.posts import OTHER, POST, Listed, Post, ShownPost, edited_at, listed_columns
 from app.models.writes import POST_PAGE
 
 LEVELS = 50  # above a post, and below it, that its page shows; two people who talk add one with each reply
@@ -27,7 +27,7 @@ AFTER = bindparam("after", type_=BigInteger)
 class Conversation:
     """What a post's page shows around it."""
 
-    above: list[int]  # ids: what the post replies to, and what that replies to, the oldest first
+    above: list[Listed]  # what the post replies to, and what that replies to, the oldest first; without their numbers
     below: list[Listed]  # the replies, and the replies to these, the oldest first
     after: int | None  # `below` holds what is newer than this id; None on the first page
     newer: int | None  # `after` of the next page; None on the last page
@@ -36,10 +36,12 @@ class Conversation:
     def around(cls, post: ShownPost, after: int | None = None) -> "Conversation":
         """Return a page of the conversation around a post."""
         is_first = after is None
-        above = db.session.scalars(_above(), {"ids": [post.id]}).all() if post.reply_to_id and is_first else []
+        above: list[Listed] = []
+        if post.reply_to_id and is_first:
+            above = [Listed(*row) for row in db.session.execute(_above(), {"ids": [post.id]})]
         rows = [Listed(*row) for row in db.session.execute(_below(), {"ids": [post.id], "after": after or 0})]
         below = rows[:PER_PAGE]
-        return cls(list(above), below, after, below[-1].id if len(rows) > PER_PAGE else None)
+        return cls(above, below, after, below[-1].id if len(rows) > PER_PAGE else None)
 
 
 def pages_above(ids: Collection[int]) -> set[str]:
@@ -62,7 +64,7 @@ def _pages(query: Select[Any], ids: Collection[int]) -> set[str]:
 @cache
 def _above() -> Select[Any]:
     found = _levels(up=True)
-    return select(found.c.id).where(found.c.level > 0).order_by(found.c.level.desc())
+    return select(found.c.id, edited_at(found.c.id, found)).where(found.c.level > 0).order_by(found.c.level.desc())
 
 
 @cache

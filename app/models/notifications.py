@@ -78,6 +78,12 @@ class Notification(Base):
         db.session.execute(delete(cls).where(*which))
 
     @classmethod
+    def told_of(cls, post_id: int) -> set[int]:
+        """Return the ids of those who were told of a post by its author."""
+        mentioned = cls.post_id == post_id, cls.kind.in_((REPLY, MENTION))
+        return set(db.session.scalars(select(cls.user_id).where(*mentioned)))
+
+    @classmethod
     def told_about(cls, post_ids: Collection[int]) -> set[str]:
         """Return the stamps of those who were told of these posts."""
         return _stamps(select(cls.user_id).where(cls.post_id.in_(post_ids)).distinct())

@@ -64,7 +64,7 @@ def _feed(
     page, own: the paths of the page that shows the same, and of the feed.
     """
     posts = sorted(Post.all_shown([post.id for post in listed.items]), key=lambda post: post.id, reverse=True)
-    updated = posts[0].created_at if posts else empty_since
+    updated = max((post.edited_at or post.created_at for post in posts), default=empty_since)
     xml = render_template(
         "feeds/feed.xml",
         title=title,

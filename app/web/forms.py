@@ -162,17 +162,14 @@ class NotificationsForm(Form):
 GONE = "The post that you were replying to has been deleted. You can publish this as a post of its own."
 
 
-class PostForm(Form):
-    """A post being written, or a reply."""
+class TextForm(Form):
+    """The text of a post."""
 
     body = TextAreaField(
         "What's happening?",
         render_kw={"rows": 3, "autocomplete": "off", "data-limit": LENGTH, "dir": "auto"},
     )
-    reply_to = HiddenField()
-    form_key = HiddenField(validators=[Length(max=100)])
     text: PostText
-    answered: Post | None = None  # the post to reply to
 
     def validate_body(self, field: Field) -> None:
         """Refuse text that can't be a post; store valid text in `text`."""
@@ -180,6 +177,14 @@ class PostForm(Form):
             self.text = PostText.parse(field.data or "")
         except PostTextError as error:
             raise ValidationError(str(error)) from None
+
+
+class PostForm(TextForm):
+    """A post being written, or a reply."""
+
+    reply_to = HiddenField()
+    form_key = HiddenField(validators=[Length(max=100)])
+    answered: Post | None = None  # the post to reply to
 
     def validate_reply_to(self, field: Field) -> None:
         """Find the post to reply to, if any; store it in `answered`. Without it, the text can be sent as a post."""

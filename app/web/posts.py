@@ -11,7 +11,6 @@ from app.models.conversations import Conversation
 from app.models.likes import Liked, is_held
 from app.models.pagination import parse_id
 from app.models.post_text import LENGTH, tag_key
-from app.models.posts import Listed
 from app.models.writes import (
     ALL_POSTS,
     HOME_PAGE,
@@ -25,13 +24,15 @@ from app.models.writes import (
 )
 from app.rate_limit import liking_rules, posting_rules
 from app.web.caching import cached
-from app.web.forms import PostForm
+from app.web.forms import PostForm, TextForm
 from app.web.holes import NotHeldError, fills, fills_from
 from app.web.limits import count_if_possible
 from app.web.post_html import html_of, listed
 from app.web.viewer import Viewer, came_from, login_required, note_write, signed_in, viewer
 
 bp = Blueprint("posts", __name__)
+
+TOO_LATE = "A post can be edited for 15 minutes. This one is older, or it has been deleted."
 
 
 def before() -> int | None:
@@ -92,7 +93,7 @@ def permalink(name: str, post_id: int) -> ResponseReturnValue:
     if post.author.name != name:
         return redirect(url_for("posts.permalink", name=post.author.name, post_id=post_id), 301)
     around = Conversation.around(post, _id_in_query("after"))
-    above = html_of([Listed(one) for one in around.above])  # their numbers of replies would change too many pages
+    above = html_of(around.above)  # their numbers would change too many pages
     below = html_of(around.below)
     liked = Liked.of(post_id)
     return render_template(
@@ -170,6 +171,28 @@ def likers(name: str, post_id: int) -> ResponseReturnValue:
 def likes() -> ResponseReturnValue:
     """Show the viewer what they like; nobody else can see that list."""
     return render_template("posts/likes.html", posts=listed(Post.liked_by(viewer().id, before())))
+
+
+@bp.route("/posts/<id:post_id>/edit", methods=["GET", "POST"])
+@login_required
+def edit(post_id: int) -> ResponseReturnValue:
+    """Edit one's own post, as long as it is new; somebody else's is a 403."""
+    post = Post.with_id(post_id) or abort(404)
+    if post.author_id != viewer().id:
+        abort(403)
+    path = url_for("posts.permalink", name=viewer().name, post_id=post_id)
+    form = TextForm(body=post.body)
+    if not form.validate_on_submit():
+        if not post.is_editable:
+            abort(403, TOO_LATE)
+        page = render_template("posts/edit.html", form=form, post=post, path=path, length=LENGTH)
+        return page, 422 if form.is_submitted() else 200
+    count_if_possible(posting_rules(viewer().id))
+    if not viewer().edit(post, form.text):
+        abort(403, TOO_LATE)
+    note_write()
+    flash("Saved.")
+    return redirect(path)
 
 
 @bp.post("/posts/<id:post_id>/delete")

@@ -1,4 +1,4 @@
-"""A crowd follows one person, and a person whom a crowd follows deletes the account, while others read."""
+"""A crowd follows somebody or likes a post; somebody whom a crowd follows deletes the account, while others read."""
 
 import re
 import threading
@@ -16,14 +16,14 @@ from app.models import Follow, Post
 from app.models.accounts import User
 from app.models.post_text import PostText
 from app.models.posts import BATCH, PostTag
-from app.models.writes import PROFILE_PAGE
+from app.models.writes import LATEST_PAGE, PROFILE_PAGE
 from tests.conftest import finish
 from tests.faults.town import PROCESSES, Town, one_more_process, running_town, settle, user
 from tests.faults.traffic import Answer, Browser, get_anonymously, visitors
 from tests.servers import wait_until
 
 SEED = 20240229
-FOLLOWERS = 120
+CROWD = 120
 ROUNDS = 4  # of following and posting by form
 seen_by_everyone = pytest.mark.parametrize("town", ["invalidate", "refresh"], indirect=True, scope="module")
 
@@ -61,19 +61,22 @@ def reading(town: Town, paths: Callable[[], list[str]]) -> Iterator[list[Answer]
 
 
 @seen_by_everyone
-def test_a_hundred_follows_a_second_leave_the_profile_a_hit(town: Town) -> None:
-    ada, name = town.people[0], PROFILE_PAGE("ada")
-    crowd = settle(town.config, [f"fan{number}" for number in range(FOLLOWERS)])
+@pytest.mark.parametrize("what", ["follows", "likes"])
+def test_a_hundred_a_second_leave_the_page_that_counts_them_a_hit(town: Town, what: str) -> None:
+    ada = town.people[0]
+    path, name = ("/@ada", PROFILE_PAGE("ada")) if what == "follows" else ("/", LATEST_PAGE())
+    crowd = settle(town.config, [f"{what}{number}" for number in range(CROWD)])
     with town.redis() as redis, one_more_process(town.config):
         cache, popular = current_cache(), user(ada.id)
         fans = [user(one.id) for one in crowd]
-        with reading(town, lambda: ["/@ada"]) as answers:
+        posts = Post.whole([popular.publish(PostText.parse(f"Who {what} me?")).id])
+        with reading(town, lambda: [path]) as answers:
             read_before, began = len(answers), time.monotonic()
-            for followers, fan in enumerate(fans, start=1):
-                fan.follow(popular)
+            for number, fan in enumerate(fans, start=1):
+                fan.follow(popular) if what == "follows" else fan.like(posts[0])
                 lives, cached = redis.pttl(cache.key(name)), cache.get(name)
-                # A copy lives COPY_LIFETIME more: COUNTS_LAG. A page that lives longer was built after the follow.
-                assert lives <= FADING or (cached and shows(followers) in cached.page.body)
+                # A copy lives COPY_LIFETIME more: COUNTS_LAG. A page that lives longer was built after the write.
+                assert lives <= FADING or (cached and shows(number, what) in cached.page.body)
             took = time.monotonic() - began
             served = [answer.cache_status for answer in answers[read_before:]]
         builds = sum("fwd" in status and "collapsed" not in status for status in served)
@@ -82,13 +85,13 @@ def test_a_hundred_follows_a_second_leave_the_profile_a_hit(town: Town) -> None:
         assert sum(": hit" in f":{status.partition(';')[2]}" for status in served) > 0.95 * len(served)
         redis.delete(cache.key(name))  # what time does
         for pipit in town.pipits:
-            page = partial(get_anonymously, pipit.port, "/@ada")
-            wait_until(lambda page=page: shows(FOLLOWERS) in page().text, "the last count", COPY_LIFETIME)  # type: ignore[misc]
+            page = partial(get_anonymously, pipit.port, path)
+            wait_until(lambda page=page: shows(CROWD, what) in page().text, "the last count", COPY_LIFETIME)  # type: ignore[misc]
 
 
-def shows(followers: int) -> str:
-    """Return how a profile says its number of followers."""
-    return f"<b>{followers}</b> follower"
+def shows(number: int, what: str) -> str:
+    """Return how a page says its number of followers, or of likes."""
+    return f"<b>{number}</b> follower" if what == "follows" else f'/likes">{number}</a>'
 
 
 @seen_by_everyone
