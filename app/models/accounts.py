@@ -35,7 +35,7 @@ from app.models.follows import Follow, Person, person_columns
 from app.models.likes import Like
 from app.models.notifications import FOLLOW, KINDS, LIKE, MENTION, REPLY, Notification
 from app.models.pagination import Id, counted
-from app.models.post_text import PostText
+from app.models.post_text import PostText, search_key
 from app.models.posts import Post, PostTag
 from app.models.writes import (
     FOLLOWERS_PAGE,
@@ -61,6 +61,8 @@ EMAIL_PATTERN = re.compile(
     r"[a-zA-Z0-9.!#$%&'*+/=?^_`{|}~-]+@[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
     r"(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)+\Z"
 )
+DISPLAY_NAME_LENGTH, ABOUT_LENGTH, LINK_LENGTH = 50, 200, 200  # code points
+DISPLAY_KEY_LENGTH = 2 * DISPLAY_NAME_LENGTH  # as it is searched for: one letter may become two
 SUGGESTED = 5  # people
 LATELY = 5_000  # posts whose authors are the people who wrote lately; reading them takes a few milliseconds
 OWN_PAGES = (PROFILE_PAGE, REPLIES_PAGE, PROFILE_FEED, FOLLOWERS_PAGE, FOLLOWING_PAGE)
@@ -99,12 +101,10 @@ class User(Base):
     notifications_read: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")  # up to this id
     # Kinds of notifications that they have turned off, with commas between.
     not_told_of: Mapped[str] = mapped_column(String(100), default="", server_default=text("''"))
-    display_name: Mapped[str] = mapped_column(String(50), default="", server_default=text("''"))
-    display_key: Mapped[str] = mapped_column(
-        String(100), default="", server_default=text("''")
-    )  # as it is searched for
-    about: Mapped[str] = mapped_column(String(200), default="", server_default=text("''"))
-    link: Mapped[str] = mapped_column(String(200), default="", server_default=text("''"))
+    display_name: Mapped[str] = mapped_column(String(DISPLAY_NAME_LENGTH), default="", server_default=text("''"))
+    display_key: Mapped[str] = mapped_column(String(DISPLAY_KEY_LENGTH), default="", server_default=text("''"))
+    about: Mapped[str] = mapped_column(String(ABOUT_LENGTH), default="", server_default=text("''"))
+    link: Mapped[str] = mapped_column(String(LINK_LENGTH), default="", server_default=text("''"))  # a URL
 
     # Registering and logging in
 
@@ -477,6 +477,18 @@ class User(Base):
         with write(*_liking(self, post), counted_on=_counted_on(post), removal=True):
             Like.end(self.id, [post.id])
             Notification.forget(LIKE, self.id, post.author_id, post.id)
+
+    # The profile
+
+    def describe(self, display_name: str, about: str, link: str) -> None:
+        """Say who one is: a name beside @name, a line, and a URL; each may be empty. Raises StoreUnavailableError.
+
+        One's own pages show it at once. Others that show the name, such as all one's posts, are too many to be dropped:
+        they show it when they expire.
+        """
+        with write(*(page(self.name) for page in OWN_PAGES), removal=True):
+            self.display_name, self.about, self.link = display_name, about, link
+            self.display_key = search_key(display_name)[:DISPLAY_KEY_LENGTH]
 
     # Notifications
 

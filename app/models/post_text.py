@@ -100,6 +100,24 @@ def tag_key(tag: str) -> str:
     return folded
 
 
+def search_key(text: str) -> str:
+    """Return text as it is searched for: without case and accents."""
+    return "".join(mark for mark in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(mark))
+
+
+def one_line(typed: str) -> str:
+    """Return text for a place where a line is expected: no line breaks, and nothing in it that turns its direction."""
+    return " ".join(BIDI_CONTROL.sub("", CONTROL.sub("", typed)).split())
+
+
+def web_address(typed: str) -> str | None:
+    """Return the URL that somebody means, with https:// if they left that out; None if a link can't lead there."""
+    url = typed if "://" in typed else f"https://{typed}"
+    found = _linkify().match(url)
+    is_whole = found is not None and len(found) == 1 and found[0].index == 0 and found[0].last_index == len(url)
+    return url if is_whole and url.startswith(("http://", "https://")) and PLAIN_HOST.match(url) else None
+
+
 def pieces(body: str) -> Iterator[Piece]:
     """Take a post's text apart into plain text, URLs, mentions and hashtags; their texts joined are the body again."""
     end = 0

@@ -16,9 +16,19 @@ from wtforms.form import BaseForm
 from wtforms.validators import InputRequired, Length, Optional, Regexp
 
 from app.models import Post, PostTextError, User
-from app.models.accounts import EMAIL_LENGTH, EMAIL_PATTERN, NAME_LENGTH, NAME_PATTERN, PASSWORD_MAX, PASSWORD_MIN
+from app.models.accounts import (
+    ABOUT_LENGTH,
+    DISPLAY_NAME_LENGTH,
+    EMAIL_LENGTH,
+    EMAIL_PATTERN,
+    LINK_LENGTH,
+    NAME_LENGTH,
+    NAME_PATTERN,
+    PASSWORD_MAX,
+    PASSWORD_MIN,
+)
 from app.models.pagination import parse_id
-from app.models.post_text import LENGTH, PostText
+from app.models.post_text import LENGTH, PostText, one_line, web_address
 
 # Names that would look like the site's own accounts.
 RESERVED_NAMES = {"admin", "administrator", "moderator", "pipit", "root", "support"}
@@ -148,6 +158,44 @@ class ResetForm(Form):
     """A new password, chosen with a link."""
 
     new_password = new_password_field("New password")
+
+
+class ProfileForm(Form):
+    """What somebody says of themselves."""
+
+    display_name = StringField(
+        "Display name",
+        filters=[lambda typed: one_line(typed or "")],
+        description="Shown beside your @name. On older pages it changes within two minutes.",
+        validators=[
+            Optional(),
+            Length(max=DISPLAY_NAME_LENGTH, message=f"Use at most {DISPLAY_NAME_LENGTH} characters."),
+            Regexp(r"[^@]", message="A display name can't begin with @."),
+        ],
+        render_kw={"autocomplete": "name", "maxlength": DISPLAY_NAME_LENGTH, "dir": "auto"},
+    )
+    about = StringField(
+        "About you",
+        filters=[lambda typed: one_line(typed or "")],
+        description="One line.",
+        validators=[Optional(), Length(max=ABOUT_LENGTH, message=f"Use at most {ABOUT_LENGTH} characters.")],
+        render_kw={"autocomplete": "off", "maxlength": ABOUT_LENGTH, "dir": "auto"},
+    )
+    link = StringField(
+        "Link",
+        filters=[strip],
+        description="Your website, or another page about you.",
+        validators=[Optional(), Length(max=LINK_LENGTH, message=f"Use at most {LINK_LENGTH} characters.")],
+        render_kw={"autocomplete": "url", "inputmode": "url", "maxlength": LINK_LENGTH, "dir": "ltr"},
+    )
+
+    def validate_link(self, field: Field) -> None:
+        """Refuse what is no link to a web page; store it with its scheme."""
+        if field.data and not field.errors:
+            url = web_address(field.data)
+            if url is None or len(url) > LINK_LENGTH:
+                raise ValidationError("That doesn't look like a web address, such as https://example.org.")
+            field.data = url
 
 
 class NotificationsForm(Form):

@@ -9,6 +9,7 @@ from app.models import Follow, Post, User
 from app.models.writes import FOLLOWERS_PAGE, FOLLOWING_PAGE, PROFILE_PAGE, REPLIES_PAGE, follows_by
 from app.rate_limit import following_rules
 from app.web.caching import cached
+from app.web.forms import ProfileForm
 from app.web.holes import fills
 from app.web.limits import count_if_possible
 from app.web.post_html import listed
@@ -81,6 +82,20 @@ def unfollow(name: str) -> ResponseReturnValue:
     viewer().unfollow(user)
     note_write(counts=True)
     flash(f"You unfollowed @{user.name}.")
+    return redirect(url_for("people.profile", name=user.name))
+
+
+@bp.route("/settings/profile", methods=["GET", "POST"])
+@login_required
+def settings() -> ResponseReturnValue:
+    """Let the viewer say who they are."""
+    user = viewer()
+    form = ProfileForm(obj=user)
+    if not form.validate_on_submit():
+        return render_template("people/settings.html", form=form), 422 if form.is_submitted() else 200
+    user.describe(form.display_name.data, form.about.data, form.link.data)
+    note_write()
+    flash("Saved.")
     return redirect(url_for("people.profile", name=user.name))
 
 
