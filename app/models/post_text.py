@@ -106,8 +106,12 @@ def search_key(text: str) -> str:
 
 
 def one_line(typed: str) -> str:
-    """Return text for a place where a line is expected: no line breaks, and nothing in it that turns its direction."""
-    return " ".join(BIDI_CONTROL.sub("", CONTROL.sub("", typed)).split())
+    """Return text for a place where a line is expected: no line breaks, and nothing in it that turns its direction.
+
+    It is empty if nobody could see it.
+    """
+    line = " ".join(BIDI_CONTROL.sub("", CONTROL.sub("", typed)).split())
+    return line if VISIBLE.search(line) else ""
 
 
 def web_address(typed: str) -> str | None:

@@ -66,9 +66,10 @@ def test_what_cannot_be_used_comes_back_with_the_reason(
 
 
 def test_a_display_name_cannot_turn_the_direction_of_what_follows_or_be_invisible(app: Flask, ada: Visitor) -> None:
-    describe(ada, display_name="A\u202eda\n\u2066")
-    with app.app_context():
-        assert db.session.query(User.display_name).filter_by(name="ada").scalar() == "Ada"
+    for typed, kept in (("A\u202eda\n\u2066", "Ada"), ("\u3164\u200b", "")):
+        describe(ada, display_name=typed)
+        with app.app_context():
+            assert db.session.query(User.display_name).filter_by(name="ada").scalar() == kept
 
 
 def test_a_name_has_the_same_picture_however_it_is_typed_and_people_are_told_apart() -> None:
