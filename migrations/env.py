@@ -3,9 +3,9 @@
 Never two releases at a time: two may start at once (two pushes, a platform that starts several machines). The second
 waits for the first and then finds nothing left to do.
 
-No write of the site waits long for a migration. PostgreSQL queues everyone behind a statement that waits for a table, so
-that statement gives up after LOCK_TIMEOUT, and the migration is tried again after PAUSE. online.py has what a migration
-needs to change a large table. SQLite lets one write at a time, so there each migration is one write.
+No write of the site waits long for a migration. PostgreSQL queues everyone behind a statement that waits for a table,
+so that statement gives up after LOCK_TIMEOUT, and the migration is tried again after PAUSE. SQLite runs one write at a
+time, and each migration is one. online.py has what a migration needs to change a large table.
 
 A migration that fails stops the release, and the migrations before it stay. On SQLite it leaves nothing of itself. On
 PostgreSQL it may leave columns or an index that no version reads yet. Running the release again continues from there.
@@ -25,11 +25,9 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import OperationalError
 
 from app.extensions import sql_reason
+from migrations.online import LOCK_TIMEOUT, PATIENCE, PAUSE
 
 LOCK = 0x70697069  # "pipi": the number of our advisory lock in PostgreSQL
-PATIENCE = 120  # s to wait for another release, or for tables that are in use
-LOCK_TIMEOUT = 0.3  # s a statement may wait for a table; whoever comes after it waits as well
-PAUSE = 0.5  # s in which everyone who waited gets a turn
 BUSY = {"55P03", "40P01"}  # PostgreSQL's lock_not_available and deadlock_detected
 
 extension = current_app.extensions["migrate"]
@@ -91,8 +89,8 @@ def _run_patiently(connection: Connection) -> None:
             waited += LOCK_TIMEOUT + PAUSE
             if waited > PATIENCE:
                 raise SystemExit(
-                    f"A table was in use for {PATIENCE} s, so the database can't be migrated. A transaction that has been"
-                    " open for long holds it: see pg_stat_activity. Run this again when that has ended."
+                    f"The database can't be migrated: a table was in use for {PATIENCE} s. pg_stat_activity shows which"
+                    " transaction has been open for so long. Run this again when it has ended."
                 ) from None
         else:
             return
@@ -112,37 +110,39 @@ def _only_release(engine: Engine) -> Iterator[None]:
     # Bound to a transaction, not to a session: PgBouncer may give the next transaction another session.
     with engine.connect() as connection:
         connection.detach()  # the pool may hold no more than one
-        connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
         give_up = time.monotonic() + PATIENCE
         # A statement that waited for the lock would hold a snapshot, for which CREATE INDEX CONCURRENTLY waits.
         while not connection.exec_driver_sql(f"SELECT pg_try_advisory_xact_lock({LOCK})").scalar():
             if time.monotonic() > give_up:
                 raise SystemExit(f"Another release has been migrating the database for more than {PATIENCE} s.")
+            connection.rollback()  # or those who wait would use up PgBouncer's connections
             time.sleep(0.1)
+        connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
         yield
 
 
 @contextmanager
 def _connect(engine: Engine) -> Iterator[Connection]:
     """Give a connection whose transactions begin with what a migration needs."""
+
+    def begin(connection: Connection) -> None:
+        driver: Any = connection.connection.dbapi_connection
+        if connection.dialect.name == "sqlite":
+            driver.execute("BEGIN IMMEDIATE")
+        elif not driver.autocommit:
+            driver.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}s'; SET LOCAL statement_timeout = 0")
+
     with engine.connect() as connection:
-        driver: Any = connection.connection
-        begin = f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}s'; SET LOCAL statement_timeout = 0"
         if engine.dialect.name == "sqlite":
-            begin = "BEGIN IMMEDIATE"
+            driver: Any = connection.connection.dbapi_connection
             driver.execute(f"PRAGMA busy_timeout = {PATIENCE * 1000}")
             driver.execute("PRAGMA foreign_keys = OFF")  # rebuilding a table must not delete what refers to it
-            driver.execute("PRAGMA cache_size = -64000")  # KiB; a large index is sorted in memory, a third sooner
-
-        @event.listens_for(connection, "begin")
-        def begin_transaction(connection: Connection) -> None:
-            if connection.get_isolation_level() != "AUTOCOMMIT":
-                driver.execute(begin)
-
+        event.listen(engine, "begin", begin)  # after the application's own listener, whose time-outs are others
         try:
             yield connection
         finally:
-            connection.invalidate()  # its settings are not for whoever gets the next one from the pool
+            event.remove(engine, "begin", begin)
+            connection.invalidate()  # its settings are not for the pool's next user
 
 
 if context.is_offline_mode():

@@ -10,6 +10,10 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
+PATIENCE = 120  # s to wait for another release, or for tables that are in use
+LOCK_TIMEOUT = 0.3  # s a statement may wait for a table; whoever comes after it waits as well
+PAUSE = 0.5  # s in which everyone who waited gets a turn
+
 
 def add_columns(table: str, *columns: sa.Column[Any]) -> None:
     """Add columns, and then let the table go. Columns that are already there stay."""
