@@ -3,6 +3,8 @@
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -20,13 +22,14 @@ from app.config import Config, parse_redis_url
 from app.extensions import SQL_TIMEOUT, Base, _prepare_sqlite, db
 from app.models import Post, User
 from tests import servers
-from tests.conftest import PASSWORD, SECRET_KEY, in_threads, pooled
+from tests.conftest import PASSWORD, SECRET_KEY, finish, in_threads, pooled
 
 pytestmark = pytest.mark.server
 
 BUILDS_AN_INDEX = """
     SELECT pid FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX CONCURRENTLY%' AND wait_event_type = 'Lock'
 """
+WAITS_FOR_POSTS = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'posts'::regclass"
 TABLES = {"users", "posts", "post_tags", "follows", "notifications", "likes"}
 
 
@@ -207,9 +210,32 @@ def test_a_table_that_stays_in_use_stops_the_release_with_the_reason(
     with app_on(empty_postgresql_url).app_context(), db.engine.connect() as reader:
         upgrade(revision="0002")
         reader.execute(text("SELECT count(*) FROM posts"))
+        begun = time.monotonic()
         with pytest.raises(SystemExit, match="a table was in use for 1 s"):
             upgrade()
+        assert time.monotonic() - begun < SQL_TIMEOUT  # the application's, which a migration must not wait
         assert version() == "0002"
+        db.engine.dispose()
+
+
+@pytest.mark.postgresql
+def test_a_migration_that_is_tried_again_goes_no_further_than_was_asked(empty_postgresql_url: str) -> None:
+    app = app_on(empty_postgresql_url)
+    with app.app_context(), db.engine.connect() as reader:
+        upgrade(revision="0003")
+        reader.execute(text("SELECT count(*) FROM posts"))  # 0004 does not mind; 0005 has to wait
+
+        def read_until_a_try_has_failed() -> None:
+            with app.app_context():
+                servers.wait_until(lambda: ask(WAITS_FOR_POSTS), "a first try")
+                servers.wait_until(lambda: not ask(WAITS_FOR_POSTS), "its end")
+            reader.rollback()
+
+        reading = threading.Thread(target=read_until_a_try_has_failed)
+        reading.start()
+        upgrade(revision="+2")
+        finish(reading)
+        assert version() == "0005"
         db.engine.dispose()
 
 
