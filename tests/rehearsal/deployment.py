@@ -317,8 +317,11 @@ def test_the_dynos_logged_every_request_once_and_no_error_and_no_secret(platform
     assert not re.search(r"127\.0\.[12]\.\d|198\.51\.100|\?before=", log), "an address or a query string is in the log"
 
 
-@pytest.mark.parametrize("slow_reader", [False, True], ids=["", "beside a slow reader"])
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.parametrize(
+    ("kind", "slow_reader"),
+    [("sqlite", False), ("postgresql", False), ("postgresql", True)],
+    ids=["sqlite", "postgresql", "postgresql beside a slow reader"],
+)
 def test_a_million_posts_are_migrated_while_people_write(kind: str, slow_reader: bool, tmp_path: Path) -> None:
     with filled(kind, tmp_path) as database:
         with database.in_use(), database.read_slowly() if slow_reader else nullcontext():
