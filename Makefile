@@ -50,7 +50,8 @@ seed: $(INSTALLED) .env
 	@$(BIN)/flask db upgrade
 	@$(BIN)/flask seed
 
-# Rehearse a deployment: this machine plays Heroku, builds HEAD, and deploys again under load. Five minutes.
+# Rehearse a deployment: this machine plays Heroku, builds HEAD, deploys again under load, and migrates a million posts.
+# Six minutes.
 # Needs git, openssl, redis-server and PostgreSQL.
 rehearse: $(INSTALLED)
 	@$(BIN)/python -m pytest -vv -s tests/rehearsal/deployment.py

@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
@@ -379,6 +379,16 @@ def in_threads(count: int, work: Callable[[int], object]) -> None:
     finish(*threads)
     if errors:
         raise errors[0]
+
+
+@contextmanager
+def pooled(postgresql_url: str) -> Iterator[str]:
+    """Run PgBouncer before a database, and give the URL to use instead."""
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")  # Debian's place
+    if program is None:
+        unavailable("pgbouncer is not installed")
+    with servers.pgbouncer(program, postgresql_url) as url:
+        yield url
 
 
 def finish(*threads: threading.Thread) -> None:

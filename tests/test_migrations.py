@@ -3,9 +3,12 @@
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -19,25 +22,37 @@ from app.config import Config, parse_redis_url
 from app.extensions import SQL_TIMEOUT, Base, _prepare_sqlite, db
 from app.models import Post, User
 from tests import servers
-from tests.conftest import PASSWORD, SECRET_KEY, in_threads
+from tests.conftest import PASSWORD, SECRET_KEY, finish, in_threads, pooled
 
 pytestmark = pytest.mark.server
 
+BUILDS_AN_INDEX = """
+    SELECT pid FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX CONCURRENTLY%' AND wait_event_type = 'Lock'
+"""
+WAITS_FOR_POSTS = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'posts'::regclass"
 TABLES = {"users", "posts", "post_tags", "follows", "notifications", "likes"}
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+@pytest.fixture(
+    params=["sqlite", *(pytest.param(kind, marks=pytest.mark.postgresql) for kind in ("postgresql", "pgbouncer"))]
+)
 def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Give a database in which there is nothing at all."""
+    """Give a database in which there is nothing at all; "pgbouncer" is PostgreSQL behind one."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'empty.db'}"
         return
-    server: str = request.getfixturevalue("postgresql_url")
-    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    url: str = request.getfixturevalue("empty_postgresql_url")
+    with pooled(url) if request.param == "pgbouncer" else nullcontext(url) as url:
+        yield url
+
+
+@pytest.fixture
+def empty_postgresql_url(postgresql_url: str) -> Iterator[str]:
+    engine = create_engine(postgresql_url, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.execute(text("CREATE DATABASE migrations"))
         try:
-            yield server.rpartition("/")[0] + "/migrations"
+            yield postgresql_url.rpartition("/")[0] + "/migrations"
         finally:
             connection.execute(text("DROP DATABASE migrations WITH (FORCE)"))
     engine.dispose()
@@ -46,12 +61,33 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
 @pytest.fixture
 def empty_app(empty_database_url: str) -> Iterator[Flask]:
     """Give an app on an empty database, in its context; migrating needs no Redis."""
-    nowhere = parse_redis_url("redis://127.0.0.1:1/0")
-    app = create_app(Config(redis=nowhere, database_url=empty_database_url, secret_key=SECRET_KEY, runs_commands=True))
+    app = app_on(empty_database_url)
     with app.app_context():
         yield app
         db.session.remove()
         db.engine.dispose()
+
+
+def app_on(database_url: str) -> Flask:
+    nowhere = parse_redis_url("redis://127.0.0.1:1/0")
+    return create_app(Config(redis=nowhere, database_url=database_url, secret_key=SECRET_KEY, runs_commands=True))
+
+
+def start_release(database_url: str) -> "subprocess.Popen[str]":
+    environ = servers.clean_environ() | {"DATABASE_URL": database_url, "SECRET_KEY": SECRET_KEY}
+    command = [sys.executable, "-m", "flask", "db", "upgrade"]
+    return subprocess.Popen(command, cwd=servers.ROOT, env=environ, stderr=subprocess.PIPE, text=True)
+
+
+def ask(query: str) -> list[Any]:
+    """Return the first column of what a query finds."""
+    with db.engine.connect() as connection:
+        return list(connection.execute(text(query)).scalars())
+
+
+def version() -> str:
+    (revision,) = ask("SELECT version_num FROM alembic_version")
+    return str(revision)
 
 
 def tables() -> set[str]:
@@ -117,14 +153,90 @@ def test_a_migration_cannot_be_written_out_without_a_database(empty_app: Flask) 
 
 def test_releases_at_once_migrate_one_after_the_other(empty_database_url: str) -> None:
     """Four `flask db upgrade` start at the same moment on one empty database; all of them end well."""
-    environ = servers.clean_environ() | {"DATABASE_URL": empty_database_url, "SECRET_KEY": SECRET_KEY}
-    command = [sys.executable, "-m", "flask", "db", "upgrade"]
-    releases = [
-        subprocess.Popen(command, cwd=servers.ROOT, env=environ, stderr=subprocess.PIPE, text=True) for _ in range(4)
-    ]
-    for release in releases:
+    for release in [start_release(empty_database_url) for _ in range(4)]:
         _, errors = release.communicate(timeout=60)
         assert release.returncode == 0, errors
+
+
+def test_a_migration_that_fails_half_way_is_finished_by_the_next_release(
+    empty_app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **_more: object) -> None:
+        raise RuntimeError("no room left")
+
+    upgrade(revision="0002")
+    with monkeypatch.context() as patch:
+        patch.setattr("alembic.op.create_index", fail)
+        with pytest.raises(SystemExit):
+            upgrade()
+    assert version() == "0002"
+    upgrade()
+    assert differences() == []
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("server_goes_on", [True, False])
+def test_a_release_that_is_killed_while_it_builds_an_index_is_finished_by_the_next(
+    empty_postgresql_url: str, server_goes_on: bool
+) -> None:
+    """The server may finish the statement of a client that is gone, or leave an index that is not valid."""
+    with app_on(empty_postgresql_url).app_context(), db.engine.connect() as reader:
+        upgrade(revision="0002")
+        reader.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+        reader.execute(text("SELECT count(*) FROM follows"))  # CREATE INDEX CONCURRENTLY waits for older snapshots
+        release = start_release(empty_postgresql_url)
+        (builder,) = servers.wait_until(lambda: ask(BUILDS_AN_INDEX), "the index")
+        release.kill()
+        release.wait()
+        if not server_goes_on:
+            ask(f"SELECT pg_terminate_backend({builder})")
+        second = start_release(empty_postgresql_url)
+        third = start_release(empty_postgresql_url)
+        servers.wait_until(lambda: ask("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'"), "another release")
+        reader.rollback()
+        for following in (second, third):
+            _, errors = following.communicate(timeout=60)
+            assert following.returncode == 0, errors
+        assert differences() == []
+        assert ask("SELECT indexrelid::regclass FROM pg_index WHERE NOT indisvalid") == []
+        db.engine.dispose()
+
+
+@pytest.mark.postgresql
+def test_a_table_that_stays_in_use_stops_the_release_with_the_reason(
+    empty_postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("migrations.online.PATIENCE", 1)
+    with app_on(empty_postgresql_url).app_context(), db.engine.connect() as reader:
+        upgrade(revision="0002")
+        reader.execute(text("SELECT count(*) FROM posts"))
+        begun = time.monotonic()
+        with pytest.raises(SystemExit, match="a table was in use for 1 s"):
+            upgrade()
+        assert time.monotonic() - begun < SQL_TIMEOUT  # the application's, which a migration must not wait
+        assert version() == "0002"
+        db.engine.dispose()
+
+
+@pytest.mark.postgresql
+def test_a_migration_that_is_tried_again_goes_no_further_than_was_asked(empty_postgresql_url: str) -> None:
+    app = app_on(empty_postgresql_url)
+    with app.app_context(), db.engine.connect() as reader:
+        upgrade(revision="0003")
+        reader.execute(text("SELECT count(*) FROM posts"))  # 0004 does not mind; 0005 has to wait
+
+        def read_until_a_try_has_failed() -> None:
+            with app.app_context():
+                servers.wait_until(lambda: ask(WAITS_FOR_POSTS), "a first try")
+                servers.wait_until(lambda: not ask(WAITS_FOR_POSTS), "its end")
+            reader.rollback()
+
+        reading = threading.Thread(target=read_until_a_try_has_failed)
+        reading.start()
+        upgrade(revision="+2")
+        finish(reading)
+        assert version() == "0005"
+        db.engine.dispose()
 
 
 def test_many_may_open_a_new_sqlite_file_at_once(tmp_path: Path) -> None:

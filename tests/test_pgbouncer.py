@@ -1,7 +1,5 @@
 """Behind PgBouncer, pooling transactions: the next transaction gets another connection, used by others before."""
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,8 +11,7 @@ from sqlalchemy.exc import OperationalError
 
 from app.extensions import SQL_TIMEOUT, db
 from app.models import Post, User
-from tests import servers
-from tests.conftest import PASSWORD, Visitor, in_threads, unavailable
+from tests.conftest import PASSWORD, Visitor, in_threads, pooled
 
 pytestmark = pytest.mark.server
 
@@ -26,10 +23,7 @@ def database_url(request: pytest.FixtureRequest, postgresql_url: str) -> Iterato
     if request.param == "straight":
         yield postgresql_url
         return
-    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")  # Debian's place
-    if program is None:
-        unavailable("pgbouncer is not installed")
-    with servers.pgbouncer(program, postgresql_url) as url:
+    with pooled(postgresql_url) as url:
         yield url
 
 

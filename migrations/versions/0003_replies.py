@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from migrations.online import add_columns, create_index
+
 revision = "0003"
 down_revision = "0002"
 branch_labels = None
@@ -10,10 +12,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.add_column("posts", sa.Column("answered_id", sa.BigInteger()))
-    op.add_column("posts", sa.Column("reply_to_id", sa.BigInteger()))
-    op.add_column("posts", sa.Column("addressee_id", sa.BigInteger()))
-    op.create_index("ix_posts_reply_to_id", "posts", ["reply_to_id"])
+    add_columns("posts", *(sa.Column(name, sa.BigInteger()) for name in ("answered_id", "reply_to_id", "addressee_id")))
+    create_index("ix_posts_reply_to_id", "posts", ["reply_to_id"])
 
 
 def downgrade() -> None:

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from migrations.online import add_columns
+
 revision = "0004"
 down_revision = "0003"
 branch_labels = None
@@ -12,8 +14,11 @@ ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
-    op.add_column("users", sa.Column("notifications_read", sa.BigInteger(), nullable=False, server_default="0"))
-    op.add_column("users", sa.Column("not_told_of", sa.String(100), nullable=False, server_default=sa.text("''")))
+    add_columns(
+        "users",
+        sa.Column("notifications_read", sa.BigInteger(), nullable=False, server_default="0"),
+        sa.Column("not_told_of", sa.String(100), nullable=False, server_default=sa.text("''")),
+    )
     op.create_table(
         "notifications",
         sa.Column("id", ID, primary_key=True),

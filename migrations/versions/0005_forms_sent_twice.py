@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from migrations.online import add_columns, create_index
+
 revision = "0005"
 down_revision = "0004"
 branch_labels = None
@@ -10,8 +12,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.add_column("posts", sa.Column("sent_as", sa.String(64)))
-    op.create_index("uq_posts_sent_as", "posts", ["sent_as"], unique=True)
+    add_columns("posts", sa.Column("sent_as", sa.String(64)))
+    create_index("uq_posts_sent_as", "posts", ["sent_as"], unique=True)
 
 
 def downgrade() -> None:

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from migrations.online import add_columns
+
 revision = "0006"
 down_revision = "0005"
 branch_labels = None
@@ -13,9 +15,9 @@ PROFILE = {"display_name": 50, "display_key": 100, "about": 200, "link": 200}  #
 
 
 def upgrade() -> None:
-    op.add_column("posts", sa.Column("edited_at", sa.DateTime(timezone=True)))
-    for name, length in PROFILE.items():
-        op.add_column("users", sa.Column(name, sa.String(length), nullable=False, server_default=sa.text("''")))
+    add_columns("posts", sa.Column("edited_at", sa.DateTime(timezone=True)))
+    empty = {"nullable": False, "server_default": sa.text("''")}
+    add_columns("users", *(sa.Column(name, sa.String(length), **empty) for name, length in PROFILE.items()))
     op.create_table(
         "likes",
         sa.Column("id", ID, primary_key=True),

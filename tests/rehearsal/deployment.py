@@ -1,7 +1,8 @@
 """The rehearsal, as tests that build upon each other: `make rehearse` runs them, and prints figures beside their names.
 
 HEAD is deployed and used through the router; a release that fails changes nothing; then newer versions are deployed
-under load, and no visitor notices. At the end Pipit is started as on a laptop.
+under load, and no visitor notices. A million posts are migrated while people write. At the end Pipit is started as on a
+laptop.
 """
 
 import os
@@ -12,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from http.client import HTTPConnection
 from pathlib import Path
 from secrets import token_hex
@@ -22,6 +23,7 @@ import pytest
 from tests.rehearsal import ci
 from tests.rehearsal.addons import PostgresAddon, RedisAddon, postgres_addon, redis_addon
 from tests.rehearsal.browser import HOST, PASSWORD, Browser
+from tests.rehearsal.filled import filled
 from tests.rehearsal.platform import Dyno, Platform, ReleaseFailedError, git
 from tests.rehearsal.router import KEEPALIVE, Router
 from tests.rehearsal.traffic import Crowd, log_in_often
@@ -35,9 +37,11 @@ ENDLESS = 300  # s: longer than any dyno has to stop
 DYNO_RAM = 512  # MB
 ADDRESS_ATTEMPTS = 20  # login attempts a minute from one address, by default
 ROOM = 15  # s that those attempts may take; all must fall into one clock minute
+LONGEST_WAIT = 1.0  # s, of a write while the database is migrated
 SLOW_POST, ENDLESS_POST = "slow-post-" + 20 * "0", "endless-post-" + 20 * "0"  # request ids
 STARTERS = ("honcho start", "foreman start", "heroku local --procfile Procfile.dev")
-SILENT_HEROKU = {"HEROKU_SKIP_NEW_VERSION_CHECK": "1", "DISABLE_TELEMETRY": "true"}
+# Its updater would run in the clone, detached, whatever becomes of the command.
+SILENT_HEROKU = {"HEROKU_SKIP_NEW_VERSION_CHECK": "1", "HEROKU_DISABLE_AUTOUPDATE": "1", "DISABLE_TELEMETRY": "true"}
 
 MIGRATION = '''"""A migration of the rehearsal's."""
 
@@ -313,6 +317,22 @@ def test_the_dynos_logged_every_request_once_and_no_error_and_no_secret(platform
     assert not re.search(r"127\.0\.[12]\.\d|198\.51\.100|\?before=", log), "an address or a query string is in the log"
 
 
+@pytest.mark.parametrize(
+    ("kind", "slow_reader"),
+    [("sqlite", False), ("postgresql", False), ("postgresql", True)],
+    ids=["sqlite", "postgresql", "postgresql beside a slow reader"],
+)
+def test_a_million_posts_are_migrated_while_people_write(kind: str, slow_reader: bool, tmp_path: Path) -> None:
+    with filled(kind, tmp_path) as database:
+        with database.in_use(), database.read_slowly() if slow_reader else nullcontext():
+            seconds = database.migrate()
+        writes, reads = database.writes, database.reads
+        slowest = max(writes)
+        print(f"{seconds:.1f} s; of {len(writes)} writes the slowest took {slowest:.2f} s", end=" ")
+        print(f"and of {len(reads)} reads {max(reads):.2f} s", end=" ")
+        assert slowest < LONGEST_WAIT
+
+
 @pytest.mark.parametrize("fresh", [True, False], ids=["on a fresh clone", "after the first make run"])
 @pytest.mark.parametrize("starter", STARTERS)
 def test_it_starts_on_a_laptop_and_serves_until_ctrl_c(starter: str, fresh: bool, tmp_path: Path) -> None:
@@ -335,8 +355,23 @@ def test_it_starts_on_a_laptop_and_serves_until_ctrl_c(starter: str, fresh: bool
         assert person.is_signed_in()
         os.killpg(running.process.pid, signal.SIGINT)  # as a terminal does
         running.process.wait(PATIENCE)
-        wait_until(lambda: not laptop.processes(), "every process to end", PATIENCE)
+        try:
+            wait_until(lambda: not laptop.processes(), "every process to end", PATIENCE)
+        except TimeoutError:
+            pytest.fail("\n".join(["Still there:", *map(described, laptop.processes()), running.output]))
         assert "Traceback" not in running.output
+
+
+def described(process: int) -> str:
+    """Return what /proc says of a process: its command, its state, and which signals it blocks, ignores or catches."""
+    folder = Path(f"/proc/{process}")
+    try:
+        command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        status = (folder / "status").read_text()
+    except OSError:
+        return f"{process} has just ended"
+    facts = re.findall(r"^(?:State|PPid|NSpgid|NSsid|SigPnd|ShdPnd|SigBlk|SigIgn|SigCgt):.*", status, re.MULTILINE)
+    return " ".join([str(process), command, *facts]).replace("\t", " ")
 
 
 def commit_migration(platform: Platform, revision: str, statement: str) -> None:
