@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, cast
 
 from flask import Flask, get_flashed_messages, request
 from flask_wtf.csrf import generate_csrf
@@ -27,7 +27,7 @@ from itsdangerous import URLSafeTimedSerializer
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from app.web.viewer import Viewer, signed_in
+from app.web.viewer import Viewer, asked_by_script, signed_in
 
 HOLE = re.compile(r"<!--\[([^>]*)-->.*?<!--\]-->", re.DOTALL)  # as SplitPage finds it in bytes
 VALUE = re.compile(r"[\w/.@]*", re.ASCII)  # an argument; nothing in it can end a marker
@@ -55,12 +55,13 @@ class Filler:
 class Reader:
     """Whom holes are filled for.
 
+    messages: returns flash messages, each after its category.
     before_reading: called with a filler's stamps before the filler reads SQL; it may raise to prevent that.
     """
 
     viewer: Viewer | None
     csrf_token: Callable[[], str]
-    messages: Callable[[], Sequence[object]] = list
+    messages: Callable[[], Sequence[tuple[str, str]]] = list
     before_reading: Callable[[Sequence[str]], None] = lambda _stamps: None
 
 
@@ -146,7 +147,13 @@ class Holes:
 
 def visitor() -> Reader:
     """Return the visitor whose request is at hand."""
-    return Reader(signed_in(), generate_csrf, get_flashed_messages)
+    return Reader(signed_in(), generate_csrf, _messages)
+
+
+def _messages() -> Sequence[tuple[str, str]]:
+    if asked_by_script():
+        return []
+    return cast(list[tuple[str, str]], get_flashed_messages(with_categories=True))
 
 
 def csrf_token_for_visitor() -> str:
