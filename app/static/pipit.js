@@ -1,5 +1,5 @@
-// Comfort on top of pages that work without it: times by the reader's clock, a live character counter, a menu that
-// closes, a button that shares a post.
+// Comfort on top of pages that work without it: times by the reader's clock, drafts, a live character counter, a menu
+// that closes, a button that shares a post.
 
 const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 const UNITS = [["day", 86400, "d"], ["hour", 3600, "h"], ["minute", 60, "min"]];
@@ -51,6 +51,85 @@ document.addEventListener("click", (event) => {
   if (getSelection().isCollapsed) text.closest(".post").querySelector(".post-time").click();
 });
 
+// Drafts. What is typed is kept in the browser until it is published or discarded, for each author and each post that
+// they reply to. Where storage is full or forbidden, there are no drafts.
+
+const DRAFT_LIFETIME = 30 * 24 * 3_600_000; // ms
+
+function tryStorage(use) {
+  try {
+    return use();
+  } catch {
+    return null;
+  }
+}
+
+const readDraft = (name) => tryStorage(() => JSON.parse(localStorage.getItem(name)));
+const removeDraft = (name) => tryStorage(() => localStorage.removeItem(name));
+
+function removeOldDrafts() {
+  for (const name of tryStorage(() => Object.keys(localStorage)) ?? []) {
+    if (name.startsWith("draft:") && !(readDraft(name)?.savedAt > Date.now() - DRAFT_LIFETIME)) removeDraft(name);
+  }
+}
+
+function keepDraft(form) {
+  const { body: text, form_key: key, reply_to: answered } = form.elements;
+  const name = `draft:${key.dataset.author}:${answered?.value ?? ""}`;
+  const ownKey = key.value;
+
+  // Each time that something is typed: a browser may end a page without a word.
+  const save = (sentWith) => {
+    if (!text.value.trim()) return removeDraft(name);
+    const draft = { text: text.value, savedAt: Date.now(), sentWith };
+    tryStorage(() => localStorage.setItem(name, JSON.stringify(draft)));
+  };
+
+  const clear = () => {
+    text.value = "";
+    key.value = ownKey;
+    text.dispatchEvent(new Event("input"));
+  };
+
+  const offer = (draft) => {
+    text.value = draft.text;
+    key.value = draft.sentWith ?? ownKey; // the server may have published it, although its answer was lost
+    const notice = document.createElement("output");
+    const discard = document.createElement("button");
+    notice.className = "draft";
+    notice.append("Your draft is back. ", discard);
+    discard.type = "button";
+    discard.textContent = "Discard";
+    discard.addEventListener("click", () => {
+      clear();
+      notice.remove();
+      text.focus();
+    });
+    form.querySelector(".field").append(notice);
+  };
+
+  const draft = readDraft(name);
+  if (text.value) save(); // it came back from the server, which says why
+  else if (draft) offer(draft);
+  text.addEventListener("input", () => save());
+  let isKept = false;
+  form.addEventListener("submit", () => {
+    save(key.value);
+    tryStorage(() => sessionStorage.setItem("sent", name));
+    isKept = Boolean(readDraft(name));
+  });
+  // Back to a page that the browser has kept as it was left: with a text that has been published.
+  addEventListener("pageshow", (event) => {
+    if (event.persisted && isKept && !readDraft(name)) clear();
+  });
+}
+
+// On a page that says what went wrong, the message is about an earlier post.
+const published = document.querySelector("main:not(:has(.error, .field-error)) > [data-published]");
+if (published) removeDraft(tryStorage(() => sessionStorage.getItem("sent")));
+removeOldDrafts();
+for (const form of document.querySelectorAll("form.compose")) keepDraft(form);
+
 // The same characters as the server counts: extended grapheme clusters of the text without what it strips.
 const segmenter = globalThis.Intl?.Segmenter && new Intl.Segmenter(undefined, { granularity: "grapheme" });
 
@@ -65,7 +144,7 @@ const WARNINGS = [20, 10, 5, 0]; // characters left: each is said once to those 
 
 for (const text of document.querySelectorAll("textarea[data-limit]")) {
   const counter = document.getElementById("body-count");
-  const spoken = text.form.querySelector("output");
+  const spoken = text.form.querySelector("output[for]");
   const limit = Number(text.dataset.limit);
   let stage = 0;
 
