@@ -124,9 +124,10 @@ function keepDraft(form) {
   });
 }
 
-// On a page that says what went wrong, the message is about an earlier post.
+// The message is about an earlier post if the page says what went wrong, or if Back led to it.
 const published = document.querySelector("main:not(:has(.error, .field-error)) > [data-published]");
-if (published) removeDraft(tryStorage(() => sessionStorage.getItem("sent")));
+const [arrival] = performance.getEntriesByType("navigation");
+if (published && arrival?.type !== "back_forward") removeDraft(tryStorage(() => sessionStorage.getItem("sent")));
 removeOldDrafts();
 for (const form of document.querySelectorAll("form.compose")) keepDraft(form);
 
@@ -248,7 +249,7 @@ function watchForNewPosts(newest) {
       show(listedIds(await load(path, "no-cache")));
       pause = POLL;
     } catch (error) {
-      pause = Math.max(Math.min(2 * pause, LONGEST_POLL), 1000 * (error.retryAfter ?? 0));
+      pause = Math.max(Math.min(2 * pause, LONGEST_POLL), 1000 * (Number(error.retryAfter) || 0));
     }
     postpone();
   };
@@ -283,13 +284,14 @@ function noteWhatIsRead() {
   const items = [...readList.children];
   const item = items.find((item) => item.getBoundingClientRect().bottom > top) ?? items.at(-1);
   const state = { read: item.id, top: item.getBoundingClientRect().top };
+  // The browser would restore a number of pixels, on a page that is shorter: the best there is for what has no id.
+  history.scrollRestoration = item.id ? "manual" : "auto";
   history.replaceState(state, "", addresses.get(item) ?? ownAddress);
 }
 
 function followReading(list) {
   if (readList) return;
   readList = list;
-  history.scrollRestoration = "manual"; // the browser would restore a number of pixels, on a page that is shorter
   addEventListener("scroll", () => {
     clearTimeout(settled);
     settled = setTimeout(noteWhatIsRead, 100);
