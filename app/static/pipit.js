@@ -1,5 +1,5 @@
-// Comfort on top of pages that work without it: times by the reader's clock, a live character counter, a menu that
-// closes, a button that shares a post.
+// Comfort on top of pages that work without it: times by the reader's clock, drafts, a live character counter, a menu
+// that closes, a button that shares a post, news of new posts, older posts in place.
 
 const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 const UNITS = [["day", 86400, "d"], ["hour", 3600, "h"], ["minute", 60, "min"]];
@@ -51,6 +51,86 @@ document.addEventListener("click", (event) => {
   if (getSelection().isCollapsed) text.closest(".post").querySelector(".post-time").click();
 });
 
+// Drafts. What is typed is kept in the browser until it is published or discarded, for each author and each post that
+// they reply to. Where storage is full or forbidden, there are no drafts.
+
+const DRAFT_LIFETIME = 30 * 24 * 3_600_000; // ms
+
+function tryStorage(use) {
+  try {
+    return use();
+  } catch {
+    return null;
+  }
+}
+
+const readDraft = (name) => tryStorage(() => JSON.parse(localStorage.getItem(name)));
+const removeDraft = (name) => tryStorage(() => localStorage.removeItem(name));
+
+function removeOldDrafts() {
+  for (const name of tryStorage(() => Object.keys(localStorage)) ?? []) {
+    if (name.startsWith("draft:") && !(readDraft(name)?.savedAt > Date.now() - DRAFT_LIFETIME)) removeDraft(name);
+  }
+}
+
+function keepDraft(form) {
+  const { body: text, form_key: key, reply_to: answered } = form.elements;
+  const name = `draft:${key.dataset.author}:${answered?.value ?? ""}`;
+  const ownKey = key.value;
+
+  // Each time that something is typed: a browser may end a page without a word.
+  const save = (sentWith) => {
+    if (!text.value.trim()) return removeDraft(name);
+    const draft = { text: text.value, savedAt: Date.now(), sentWith };
+    tryStorage(() => localStorage.setItem(name, JSON.stringify(draft)));
+  };
+
+  const clear = () => {
+    text.value = "";
+    key.value = ownKey;
+    text.dispatchEvent(new Event("input"));
+  };
+
+  const offer = (draft) => {
+    text.value = draft.text;
+    key.value = draft.sentWith ?? ownKey; // the server may have published it, although its answer was lost
+    const notice = document.createElement("output");
+    const discard = document.createElement("button");
+    notice.className = "draft";
+    notice.append("Your draft is back. ", discard);
+    discard.type = "button";
+    discard.textContent = "Discard";
+    discard.addEventListener("click", () => {
+      clear();
+      notice.remove();
+      text.focus();
+    });
+    form.querySelector(".field").append(notice);
+  };
+
+  const draft = readDraft(name);
+  if (text.value) save(); // it came back from the server, which says why
+  else if (draft) offer(draft);
+  text.addEventListener("input", () => save());
+  let isKept = false;
+  form.addEventListener("submit", () => {
+    save(key.value);
+    tryStorage(() => sessionStorage.setItem("sent", name));
+    isKept = Boolean(readDraft(name));
+  });
+  // Back to a page that the browser has kept as it was left: with a text that has been published.
+  addEventListener("pageshow", (event) => {
+    if (event.persisted && isKept && !readDraft(name)) clear();
+  });
+}
+
+// The message is about an earlier post if the page says what went wrong, or if Back led to it.
+const published = document.querySelector("main:not(:has(.error, .field-error)) > [data-published]");
+const [arrival] = performance.getEntriesByType("navigation");
+if (published && arrival?.type !== "back_forward") removeDraft(tryStorage(() => sessionStorage.getItem("sent")));
+removeOldDrafts();
+for (const form of document.querySelectorAll("form.compose")) keepDraft(form);
+
 // The same characters as the server counts: extended grapheme clusters of the text without what it strips.
 const segmenter = globalThis.Intl?.Segmenter && new Intl.Segmenter(undefined, { granularity: "grapheme" });
 
@@ -65,7 +145,7 @@ const WARNINGS = [20, 10, 5, 0]; // characters left: each is said once to those 
 
 for (const text of document.querySelectorAll("textarea[data-limit]")) {
   const counter = document.getElementById("body-count");
-  const spoken = text.form.querySelector("output");
+  const spoken = text.form.querySelector("output[for]");
   const limit = Number(text.dataset.limit);
   let stage = 0;
 
@@ -129,4 +209,130 @@ if (share && (navigator.share || navigator.clipboard)) {
     }
   });
   share.hidden = false;
+}
+
+// Asks for another page of this site. The header keeps flash messages for a page that somebody will see.
+async function load(url, cache = "default") {
+  const answer = await fetch(url, { cache, redirect: "manual", headers: { "X-Requested-With": "script" } });
+  if (!answer.ok) throw Object.assign(new Error(`${answer.status}`), { retryAfter: answer.headers.get("Retry-After") });
+  return new DOMParser().parseFromString(await answer.text(), "text/html");
+}
+
+// The answer to a form is at the form's address, where there is nothing to ask for.
+const answersForm = [...document.forms].some((form) => form.getAttribute("action") === location.pathname);
+
+// New posts, while somebody reads the first page of a list. The browser asks whether its copy of the page is still the
+// latest, which costs the server next to nothing.
+const POLL = 30_000; // ms
+const LONGEST_POLL = 600_000; // ms, while the server or the network is away
+
+const listedIds = (page) =>
+  [...page.querySelectorAll('main > [class="posts"] > .post')].map((post) => Number(post.id.replace("post-", "")));
+
+function watchForNewPosts(newest) {
+  const path = location.pathname; // what is appended below changes the address
+  const notice = document.createElement("output");
+  let pause = POLL;
+  let due, timer;
+
+  const plan = () => {
+    clearTimeout(timer);
+    if (!document.hidden) timer = setTimeout(look, due - Date.now());
+  };
+  const postpone = () => {
+    due = Date.now() + pause * (0.8 + 0.4 * Math.random()); // so that not everyone asks at once
+    plan();
+  };
+  const look = async () => {
+    postpone(); // also for the case that no answer comes
+    try {
+      show(listedIds(await load(path, "no-cache")));
+      pause = POLL;
+    } catch (error) {
+      pause = Math.max(Math.min(2 * pause, LONGEST_POLL), 1000 * (Number(error.retryAfter) || 0));
+    }
+    postpone();
+  };
+  const show = (ids) => {
+    const count = ids.filter((id) => id > newest).length;
+    const words = `${count}${count === ids.length ? "+" : ""} new post${count === 1 ? "" : "s"}`;
+    if (!count || words === notice.textContent) return; // it is said once
+    const link = document.createElement("a");
+    link.href = path;
+    link.textContent = words;
+    notice.replaceChildren(link);
+  };
+
+  notice.className = "fresh";
+  document.querySelector(".bar").append(notice);
+  document.addEventListener("visibilitychange", plan);
+  postpone();
+}
+
+const [newestId] = listedIds(document);
+if (newestId && !answersForm && !location.search) watchForNewPosts(newestId);
+
+// Older posts, appended below those that are there. The address is that of the page whose posts are being read, and
+// the entry in the browser's history says which post that is: so a reload, a shared link and Back lead there.
+const ownAddress = location.pathname + location.search;
+const addresses = new Map(); // of what was appended, by item
+const spoken = document.createElement("output");
+let readList, settled;
+
+function noteWhatIsRead() {
+  const top = Math.max(0, document.querySelector(".bar").getBoundingClientRect().bottom);
+  const items = [...readList.children];
+  const item = items.find((item) => item.getBoundingClientRect().bottom > top) ?? items.at(-1);
+  const state = { read: item.id, top: item.getBoundingClientRect().top };
+  // The browser would restore a number of pixels, on a page that is shorter: the best there is for what has no id.
+  history.scrollRestoration = item.id ? "manual" : "auto";
+  history.replaceState(state, "", addresses.get(item) ?? ownAddress);
+}
+
+function followReading(list) {
+  if (readList) return;
+  readList = list;
+  addEventListener("scroll", () => {
+    clearTimeout(settled);
+    settled = setTimeout(noteWhatIsRead, 100);
+  });
+  addEventListener("click", noteWhatIsRead, true); // before it leads elsewhere
+}
+
+async function appendNext(link) {
+  spoken.className = "visually-hidden";
+  spoken.value = "";
+  document.body.append(spoken); // ahead of what it says, or it would not be said
+  const page = await load(link.href);
+  const pager = link.closest(".pager");
+  const list = pager.previousElementSibling;
+  const found = page.querySelector(`main [class="${list.className}"]`).children;
+  const items = [...found].filter((item) => !item.id || !document.getElementById(item.id));
+  for (const item of items) addresses.set(item, link.pathname + link.search);
+  list.append(...items);
+  showTimes();
+  items[0].querySelector("a:not([tabindex])").focus({ preventScroll: true });
+  pager.replaceWith(...page.querySelectorAll(".pager"));
+  spoken.value = `${items.length} more`;
+  followReading(list);
+  noteWhatIsRead();
+}
+
+document.addEventListener("click", async (event) => {
+  const link = event.target.closest?.('.pager a[rel="next"]');
+  if (!link || answersForm || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+  event.preventDefault();
+  if (link.ariaBusy) return;
+  link.ariaBusy = "true";
+  try {
+    await appendNext(link);
+  } catch {
+    location.assign(link.href);
+  }
+});
+
+const wasRead = history.state?.read && document.getElementById(history.state.read);
+if (wasRead) {
+  followReading(wasRead.parentElement);
+  scrollBy(0, wasRead.getBoundingClientRect().top - history.state.top);
 }

@@ -7,10 +7,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed, SecurityError
 
 from app.extensions import sql_reason
+from app.models.pagination import parse_id
 from app.redis_client import StoreUnavailableError
 from app.sessions import current_session
 from app.web.limits import TooManyAttemptsError
-from app.web.viewer import local_path
+from app.web.viewer import LoginNeededError, local_path, signed_in
 
 RETRY_AFTER = 5  # s; a restarted store is back by then
 
@@ -41,6 +42,7 @@ def init_errors(app: Flask) -> None:
     app.register_error_handler(InternalServerError, _http_error)
     app.register_error_handler(SecurityError, _unknown_host)
     app.register_error_handler(CSRFError, _form_out_of_date)
+    app.register_error_handler(LoginNeededError, _login_needed)
     app.register_error_handler(TooManyAttemptsError, _too_many_attempts)
     app.register_error_handler(StoreUnavailableError, _redis_unavailable)
     for error in (OperationalError, InterfaceError, DisconnectionError, PoolTimeoutError):
@@ -67,6 +69,9 @@ def _http_error(error: HTTPException) -> Response:
 def _form_out_of_date(_error: CSRFError) -> Response:
     if current_session().unavailable:  # the token may be good; its session can't be read to tell
         return _redis_unavailable(StoreUnavailableError("the session can't be read"))
+    view = current_app.view_functions.get(request.endpoint or "")
+    if hasattr(view, "members_only") and not signed_in():
+        return _login_needed(LoginNeededError())
     text = (
         "You opened the form too long ago, or your browser doesn't accept cookies. "
         "Go back, reload the page and send it again."
@@ -74,10 +79,16 @@ def _form_out_of_date(_error: CSRFError) -> Response:
     return _page(400, "This form is out of date", text)
 
 
+def _login_needed(_error: LoginNeededError) -> Response:
+    title = "Log in to do this" if _sent("body") is None else "Log in to send this"
+    text = "You aren't logged in here any more."
+    return _page(403, title, text, login_needed=True)
+
+
 def _too_many_attempts(error: TooManyAttemptsError) -> Response:
     seconds = error.window.resets_in
     kept = _sent("body")
-    form = url_for("posts.home") if kept else _form_here()
+    form = _form_of_post() if kept else _form_here()
     page = render_template("errors/429.html", title=TITLES[429], seconds=seconds, kept=kept, form=form)
     response = make_response(page, 429)
     response.headers["Retry-After"] = str(seconds)
@@ -103,12 +114,23 @@ def _unavailable(cause: str) -> Response:
     return response
 
 
-def _page(code: int, title: str, text: str) -> Response:
+def _page(code: int, title: str, text: str, *, login_needed: bool = False) -> Response:
     """Return an error page; it keeps a post that was being written, so that nobody has to write it twice."""
-    page = render_template("errors/error.html", code=code, title=title, text=text, kept=_sent("body"))
-    response = make_response(page, code)
+    kept = _sent("body")
+    form = _form_of_post() if kept else None
+    about = {"code": code, "title": title, "text": text, "login_needed": login_needed}
+    response = make_response(render_template("errors/error.html", kept=kept, form=form, **about), code)
     response.headers["Cache-Control"] = "no-store"
     return response
+
+
+def _form_of_post() -> str:
+    """Return the address of the form for the post that was sent: below the post it replies to, or on /home."""
+    replied_to = parse_id(_sent("reply_to") or "")
+    if replied_to is None:
+        return url_for("posts.home")
+    # Whose post it is takes SQL, which may be away. The permalink redirects to the right name.
+    return url_for("posts.permalink", name="someone", post_id=replied_to, _anchor="reply")
 
 
 def _form_here() -> str | None:

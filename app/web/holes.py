@@ -20,7 +20,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from flask import Flask, get_flashed_messages, request
 from flask_wtf.csrf import generate_csrf
@@ -29,7 +29,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from app.cache import current_cache
-from app.web.viewer import Viewer, signed_in
+from app.web.viewer import Viewer, asked_by_script, signed_in
 
 HOLE = re.compile(r"<!--\[([^>]*)-->.*?<!--\]-->", re.DOTALL)  # as SplitPage finds it in bytes
 VALUE = re.compile(r"[\w/.@]*", re.ASCII)  # an argument; nothing in it can end a marker
@@ -57,12 +57,15 @@ class Stamps(Protocol):
 
 @dataclass(frozen=True)
 class Reader:
-    """Whom holes are filled for."""
+    """Whom holes are filled for.
+
+    messages: returns flash messages, each after its category.
+    """
 
     viewer: Viewer | None
     csrf_token: Callable[[], str]
     stamps: Stamps
-    messages: Callable[[], Sequence[object]] = list
+    messages: Callable[[], Sequence[tuple[str, str]]] = list
 
 
 Read = Callable[..., Variables | None]
@@ -187,7 +190,13 @@ class _StampsForOnce:
 
 def visitor() -> Reader:
     """Return the visitor whose request is at hand."""
-    return Reader(signed_in(), generate_csrf, _StampsForOnce(), get_flashed_messages)
+    return Reader(signed_in(), generate_csrf, _StampsForOnce(), _messages)
+
+
+def _messages() -> Sequence[tuple[str, str]]:
+    if asked_by_script():
+        return []
+    return cast(list[tuple[str, str]], get_flashed_messages(with_categories=True))
 
 
 def csrf_token_for_visitor() -> str:

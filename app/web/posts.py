@@ -111,7 +111,7 @@ def publish() -> ResponseReturnValue:
         return _compose(form), 422
     post = viewer().publish(form.text, form.answered, form.form_key.data or "")
     note_write(counts=form.answered is not None)
-    flash("Published.")
+    flash("Published.", "published")  # the category tells the script that there is no draft any more
     if form.answered is None:
         return redirect(url_for("posts.home"))
     return redirect(url_for("posts.permalink", name=viewer().name, post_id=post.id, _anchor=f"post-{post.id}"))

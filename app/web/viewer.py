@@ -27,6 +27,10 @@ class Viewer:
     name: str
 
 
+class LoginNeededError(Exception):
+    """Somebody who isn't signed in sent a form that is for members only."""
+
+
 def signed_in() -> Viewer | None:
     """Return who is signed in, or None."""
     session = current_session()
@@ -51,7 +55,8 @@ def viewer() -> User:
 def login_required(view: Callable[P, ResponseReturnValue]) -> Callable[P, ResponseReturnValue]:
     """Send a visitor who isn't signed in to the login page, and back here afterwards.
 
-    While Redis can't say who is signed in, nobody is sent away: the answer is a 503.
+    Raises LoginNeededError if they sent a form: a redirect would lose what they wrote. While Redis can't say who is
+    signed in, nobody is sent away: the answer is a 503.
     """
 
     @wraps(view)
@@ -60,14 +65,14 @@ def login_required(view: Callable[P, ResponseReturnValue]) -> Callable[P, Respon
         if session.unavailable:
             raise StoreUnavailableError("the session can't be read")
         if session.user_id is None:
-            if request.method in ("GET", "HEAD"):
+            if request.method not in ("GET", "HEAD"):
+                raise LoginNeededError
+            if not asked_by_script():
                 flash("Log in to see this page.")
-                return redirect(url_for("accounts.login", next=request.full_path.rstrip("?")))
-            flash("Log in first.")
-            return redirect(url_for("accounts.login"))
+            return redirect(url_for("accounts.login", next=request.full_path.rstrip("?")))
         return view(*args, **kwargs)
 
-    wrapped.members_only = True  # type: ignore[attr-defined]  # read by CachedPages
+    wrapped.members_only = True  # type: ignore[attr-defined]  # read by CachedPages and the error pages
     return wrapped
 
 
@@ -116,6 +121,11 @@ def came_from() -> str | None:
     parts = urlsplit(request.referrer or "")
     path = f"{parts.path}?{parts.query}" if parts.query else parts.path
     return local_path(path) if parts.netloc == request.host else None
+
+
+def asked_by_script() -> bool:
+    """Return whether the page's script asks, which shows nobody a flash message; those wait for the next page."""
+    return "X-Requested-With" in request.headers
 
 
 def local_path(url: str | None) -> str | None:

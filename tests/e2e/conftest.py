@@ -113,11 +113,11 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
         context.add_init_script(REPORT_VIOLATIONS)
         contexts.append(context)
         page = context.new_page()
-        documents: set[str] = set()  # URLs of pages: that one answered 404 or 429 is for the test to judge
+        documents: set[str] = set()  # URLs of pages: that one answered 404, or not at all, is for the test to judge
 
-        def note_document(response: Response) -> None:
-            if response.request.is_navigation_request():
-                documents.add(response.url)
+        def note_document(request: Request) -> None:
+            if request.is_navigation_request():
+                documents.add(request.url)
 
         def note_console(message: ConsoleMessage) -> None:
             if message.type in ("error", "warning"):
@@ -126,10 +126,11 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
                     troubles.append(f"{page.url}: {message.text}")
 
         def note_failure(request: Request) -> None:
-            if request.failure != "net::ERR_ABORTED":  # the visitor was faster than an icon
+            is_page = request.is_navigation_request()
+            if request.failure != "net::ERR_ABORTED" and not is_page:  # the visitor was faster than an icon
                 troubles.append(f"{request.url}: {request.failure}")
 
-        page.on("response", note_document)
+        page.on("request", note_document)
         page.on("console", note_console)
         page.on("pageerror", lambda error: troubles.append(f"{page.url}: {error}"))
         page.on("requestfailed", note_failure)

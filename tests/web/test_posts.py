@@ -227,11 +227,16 @@ def test_nobody_can_post_with_another_visitors_token(ada: Visitor, bob: Visitor)
     assert ada.client.post("/posts", data={"body": "x", "csrf_token": token[1]}).status_code == 400
 
 
-def test_posting_signed_out_leads_to_the_login(visitor: Visitor) -> None:
-    answer = visitor.post("/posts", form_on="/login", body="hello")
-    assert (answer.status_code, answer.headers["Location"]) == (302, "/login")
-    assert "Log in first." in visitor.get("/login").text
-    assert shown(visitor.get("/").text) == []
+def test_posting_signed_out_leads_to_the_login_and_back_to_the_form(ada: Visitor, visitor: Visitor) -> None:
+    ada.publish("anyone?")
+    for reply_to, form in (("", "/home"), ("1", "/@someone/1%23reply"), ("x", "/home")):
+        answer = visitor.post("/posts", form_on="/login", body="me", reply_to=reply_to)
+        assert answer.status_code == 403
+        assert "Log in to send this" in answer.text
+        assert f'href="/login?next={form}"' in answer.text
+        assert TEXTAREA.findall(answer.text) == ["me"]
+    assert shown(visitor.get("/").text) == ["anyone?"]
+    assert visitor.get("/@someone/1").headers["Location"] == "/@ada/1"
 
 
 def test_a_post_written_before_the_session_ended_is_kept(ada: Visitor, app: Flask) -> None:
@@ -239,8 +244,19 @@ def test_a_post_written_before_the_session_ended_is_kept(ada: Visitor, app: Flas
     assert token
     app.extensions["store"].client.delete(f"session:{ada.session_id()}")
     answer = ada.client.post("/posts", data={"body": "an hour's work", "csrf_token": token[1]})
-    assert answer.status_code == 400
+    assert answer.status_code == 403
+    assert "Log in to send this" in answer.text
+    assert 'href="/login?next=/home"' in answer.text
     assert "an hour&#39;s work" in answer.text
+
+
+def test_a_script_takes_no_message_that_is_for_the_next_page(ada: Visitor, visitor: Visitor) -> None:
+    ada.publish("hello")
+    by_script = {"X-Requested-With": "script"}
+    assert "Published." not in ada.get("/home", headers=by_script).text
+    assert "Published." in ada.get("/home").text
+    assert visitor.get("/home", headers=by_script).headers["Location"] == "/login?next=/home"
+    assert "Log in to see this page." not in visitor.get("/login").text
 
 
 # One post
@@ -299,8 +315,7 @@ def test_deleting_what_is_not_there_is_a_404(ada: Visitor) -> None:
 
 def test_deleting_signed_out_deletes_nothing(ada: Visitor, visitor: Visitor) -> None:
     ada.publish("mine")
-    answer = visitor.post("/posts/1/delete", form_on="/login")
-    assert (answer.status_code, answer.headers["Location"]) == (302, "/login")
+    assert visitor.post("/posts/1/delete", form_on="/login").status_code == 403
     assert visitor.get("/@ada/1").status_code == 200
 
 
