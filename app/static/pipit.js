@@ -1,5 +1,5 @@
 // Comfort on top of pages that work without it: times by the reader's clock, drafts, a live character counter, a menu
-// that closes, a button that shares a post, news of new posts, older posts in place.
+// that closes, a button that shares a post, likes, news of new posts, older posts in place.
 
 const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 const UNITS = [["day", 86400, "d"], ["hour", 3600, "h"], ["minute", 60, "min"]];
@@ -210,6 +210,38 @@ if (share && (navigator.share || navigator.clipboard)) {
   });
   share.hidden = false;
 }
+
+// A like is sent without leaving the page. If that doesn't work, the browser sends it, and shows what is wrong.
+document.addEventListener("submit", async (event) => {
+  const { target: form, submitter: button } = event;
+  const isMember = form.id === "act" && form.method === "post";
+  if (!isMember || !button?.matches(".posts:not(.single) .like:not(.failed)")) return;
+  event.preventDefault();
+  const number = button.closest(".post").querySelector(".post-likes");
+  const answer = await fetch(button.formAction, {
+    method: "POST",
+    body: new URLSearchParams(new FormData(form)),
+    headers: { "X-Requested-With": "fetch" },
+    redirect: "manual",
+  }).catch(() => null);
+  if (answer?.type !== "opaqueredirect") {
+    button.classList.add("failed");
+    return form.requestSubmit(button);
+  }
+  const wasLiked = button.matches(".mine");
+  const other = wasLiked ? button.nextElementSibling : button.cloneNode(true);
+  if (wasLiked) {
+    button.remove();
+  } else {
+    other.classList.add("mine");
+    other.setAttribute("formaction", button.getAttribute("formaction").replace(/like$/, "unlike"));
+    other.querySelector("span").textContent = "Unlike";
+    button.before(other);
+  }
+  other.focus();
+  const known = Number(number.textContent);
+  if (!Number.isNaN(known)) number.textContent = known + (wasLiked ? -1 : 1) || "";
+});
 
 // Asks for another page of this site. The header keeps flash messages for a page that somebody will see.
 async function load(url, cache = "default") {

@@ -88,7 +88,7 @@ def _login_needed(_error: LoginNeededError) -> Response:
 def _too_many_attempts(error: TooManyAttemptsError) -> Response:
     seconds = error.window.resets_in
     kept = _sent("body")
-    form = _form_of_post() if kept else _form_here()
+    form = _form_here() or (_form_of_post() if kept else None)
     page = render_template("errors/429.html", title=TITLES[429], seconds=seconds, kept=kept, form=form)
     response = make_response(page, 429)
     response.headers["Retry-After"] = str(seconds)
@@ -117,7 +117,7 @@ def _unavailable(cause: str) -> Response:
 def _page(code: int, title: str, text: str, *, login_needed: bool = False) -> Response:
     """Return an error page; it keeps a post that was being written, so that nobody has to write it twice."""
     kept = _sent("body")
-    form = _form_of_post() if kept else None
+    form = _form_here() or _form_of_post() if kept else None
     about = {"code": code, "title": title, "text": text, "login_needed": login_needed}
     response = make_response(render_template("errors/error.html", kept=kept, form=form, **about), code)
     response.headers["Cache-Control"] = "no-store"

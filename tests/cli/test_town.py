@@ -16,7 +16,7 @@ URL = re.compile(r"https?://\S+")
 FINGERPRINT = """
 import hashlib, runpy
 town = runpy.run_path({path!r}, run_name="town")["wendbridge"]()
-print(hashlib.sha256(repr((town.people, town.messages, town.follows)).encode()).hexdigest())
+print(hashlib.sha256(repr((town.people, town.messages, town.follows, town.about)).encode()).hexdigest())
 """
 
 
@@ -114,6 +114,24 @@ def test_a_few_people_are_followed_by_many_and_some_by_nobody(town: Town) -> Non
     followers = Counter(followed for _, followed in town.follows)
     assert max(followers.values()) > 40
     assert sum(person not in followers for person in town.people) >= 5
+
+
+def test_likes_are_by_others_after_the_message_and_few_messages_have_many(town: Town) -> None:
+    names = set(town.people)
+    for message in town.messages:
+        likers = [name for name, _ in message.liked_by]
+        assert len(set(likers)) == len(likers)
+        assert {*likers} <= names - {message.author}
+        assert all(timedelta(0) < age < message.age for _, age in message.liked_by)
+    counts = [len(message.liked_by) for message in town.messages]
+    assert max(counts) > 10
+    assert 0.3 < sum(map(bool, counts)) / len(counts) < 0.7
+
+
+def test_some_people_say_who_they_are(town: Town) -> None:
+    assert set(town.about) < set(town.people)
+    assert town.about["ada_moreno"][0] == "Ada Moreno"
+    assert sum(bool(line) for _, line in town.about.values()) > 10
 
 
 def fingerprint(hash_seed: str) -> str:

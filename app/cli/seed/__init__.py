@@ -9,10 +9,10 @@ from flask.cli import with_appcontext
 from app.cli.seed.town import Town, wendbridge
 from app.config import is_heroku
 from app.extensions import db
-from app.models import Follow, Notification, Post, PostTag, User
+from app.models import Follow, Like, Notification, Post, PostTag, User
 from app.models.accounts import hasher
-from app.models.notifications import REPLY
-from app.models.post_text import PostText
+from app.models.notifications import LIKE, REPLY
+from app.models.post_text import PostText, search_key
 from app.models.writes import ALL_POSTS, LATEST_PAGE, write
 from app.redis_client import StoreUnavailableError
 
@@ -22,7 +22,7 @@ PASSWORD = "pipit on the fence"  # noqa: S105  # everyone's, which is why this r
 @click.command()
 @with_appcontext
 def seed() -> None:
-    """Fill Pipit with a small town: a hundred people, a thousand posts over months, and who follows whom."""
+    """Fill Pipit with a small town: a hundred people, a thousand posts over months, likes, and who follows whom."""
     if is_heroku():
         raise click.ClickException("All seeded accounts share one known password, so this is for laptops only.")
     town = wendbridge()
@@ -58,6 +58,9 @@ def _insert(town: Town) -> None:
         )
         for name in town.people
     }
+    for name, (display_name, line) in town.about.items():
+        people[name].display_name, people[name].about = display_name, line
+        people[name].display_key = search_key(display_name)
     db.session.add_all(people.values())
     db.session.flush()  # they have ids now
     posts: dict[str, Post] = {}
@@ -68,18 +71,22 @@ def _insert(town: Town) -> None:
         posts[message.body] = post
     db.session.add_all(posts.values())
     db.session.flush()
+    told: list[Notification] = []
     for message in town.messages:
+        post = posts[message.body]
         if message.reply_to:
-            post, answered = posts[message.body], posts[message.reply_to]
-            post.make_reply_to(answered)
+            post.make_reply_to(posts[message.reply_to])
             if post.addressee_id:
-                db.session.add(_reply(post, answered))
+                told.append(_event(REPLY, post.addressee_id, post.author_id, post, post.created_at))
+        for name, age in message.liked_by:
+            db.session.add(Like(user_id=people[name].id, post_id=post.id))
+            told.append(_event(LIKE, post.author_id, people[name].id, post, now - age))
+    told.sort(key=lambda event: event.created_at)  # the newest gets the highest id
+    db.session.add_all(told)
     for follower, followed in town.follows:
         db.session.add(Follow(follower_id=people[follower].id, followed_id=people[followed].id))
 
 
-def _reply(post: Post, answered: Post) -> Notification:
-    """Return what tells the author of a post of a reply."""
-    event = Notification(user_id=answered.author_id, kind=REPLY, actor_id=post.author_id, post_id=post.id)
-    event.created_at = post.created_at
-    return event
+def _event(kind: str, user_id: int, actor_id: int, post: Post, moment: datetime) -> Notification:
+    """Return what tells a user that somebody replied to them with a post, or likes it."""
+    return Notification(kind=kind, user_id=user_id, actor_id=actor_id, post_id=post.id, created_at=moment)

@@ -8,7 +8,7 @@ The texts are in town.toml, which also says how they are written.
 import re
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from random import Random
@@ -20,6 +20,7 @@ MESSAGES = 1_000
 FOLLOWS = 1_200
 SPAN = timedelta(days=270)
 LONGEST = 280  # code points; the app counts grapheme clusters, of which there are never more
+LIKES_MOST = 24  # of one message
 SILENT = 7  # people who only read
 UNFOLLOWED = 9  # people nobody follows
 ROUNDS = 4  # of the templates: enough for MESSAGES
@@ -33,21 +34,27 @@ class Message:
     """A post by the person called `author`, made `age` before now.
 
     reply_to: the body of the message that it replies to, if any.
+    liked_by: names, each with how long ago.
     """
 
     author: str
     body: str
     age: timedelta
     reply_to: str | None = None
+    liked_by: tuple[tuple[str, timedelta], ...] = ()
 
 
 @dataclass(frozen=True)
 class Town:
-    """People by name, their messages oldest first, and their follows as (follower, followed)."""
+    """People by name, their messages oldest first, and their follows as (follower, followed).
+
+    about: what some people say of themselves, by name: a display name, and a line.
+    """
 
     people: list[str]
     messages: list[Message]
     follows: list[tuple[str, str]]
+    about: dict[str, tuple[str, str]]
 
 
 def wendbridge() -> Town:
@@ -57,10 +64,12 @@ def wendbridge() -> Town:
     hosts = [topic["host"] for topic in texts["topics"].values() if "host" in topic]
     neighbours = texts["neighbours"].split()
     rng.shuffle(neighbours)  # from now on the most talkative come first
+    messages = _messages(rng, texts, neighbours)
     return Town(
         people=sorted(hosts + neighbours, key=str.lower),
-        messages=_messages(rng, texts, neighbours),
         follows=_follows(rng, hosts + neighbours),
+        messages=_liked(rng, messages, neighbours),
+        about=_about(texts, neighbours),
     )
 
 
@@ -90,6 +99,26 @@ def _answered(exchange: list[Message], body: str) -> Message | None:
     mention = re.match(r"@(\w+)", body)
     by_them = [message for message in exchange if mention and message.author == mention[1]]
     return next(reversed(by_them or exchange), None)
+
+
+def _liked(rng: Random, messages: list[Message], neighbours: list[str]) -> list[Message]:
+    """Return the messages with those who like them: most are liked by few, and few by many."""
+    curious = _long_tail(len(neighbours), SILENT, head=10)
+    liked = []
+    for message in messages:
+        count = min(LIKES_MOST, int(rng.paretovariate(1.1)) - 1)
+        people = dict.fromkeys(rng.choices(neighbours, curious, k=count))
+        people.pop(message.author, None)
+        likers = tuple((person, message.age * rng.uniform(0.7, 0.99)) for person in people)
+        liked.append(replace(message, liked_by=likers))
+    return liked
+
+
+def _about(texts: dict[str, Any], neighbours: list[str]) -> dict[str, tuple[str, str]]:
+    """Return a display name for those whose name is a first and a last name, and a line for the most talkative."""
+    lines = dict(zip(neighbours, texts["about"].strip().split("\n"), strict=False))
+    full = {name: " ".join(name.split("_")).title() for name in neighbours if re.fullmatch("[a-z]+_[a-z]{3,}", name)}
+    return {name: (full.get(name, ""), lines.get(name, "")) for name in neighbours if name in full or lines.get(name)}
 
 
 def _exchanges(rng: Random, texts: dict[str, Any]) -> Iterator[tuple[float, list[Line]]]:
