@@ -106,6 +106,8 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
     """
     contexts = []
     troubles: list[str] = []
+    refused: list[str] = []  # URLs
+    documents: set[str] = set()  # URLs of pages: that one answered 404, or not at all, is for the test to judge
 
     def open_window(pipit: Pipit, **settings: Any) -> Visit:
         context = browser.new_context(**settings)
@@ -113,17 +115,16 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
         context.add_init_script(REPORT_VIOLATIONS)
         contexts.append(context)
         page = context.new_page()
-        documents: set[str] = set()  # URLs of pages: that one answered 404, or not at all, is for the test to judge
 
         def note_document(request: Request) -> None:
             if request.is_navigation_request():
                 documents.add(request.url)
 
         def note_console(message: ConsoleMessage) -> None:
-            if message.type in ("error", "warning"):
-                is_page = message.text.startswith("Failed to load resource") and message.location["url"] in documents
-                if not is_page:
-                    troubles.append(f"{page.url}: {message.text}")
+            if message.text.startswith("Failed to load resource"):
+                refused.append(message.location["url"])
+            elif message.type in ("error", "warning"):
+                troubles.append(f"{page.url}: {message.text}")
 
         def note_failure(request: Request) -> None:
             is_page = request.is_navigation_request()
@@ -140,6 +141,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
     for context in contexts:
         context.close()
     assert not troubles
+    assert set(refused) <= documents  # also if a script asked for the page first
 
 
 @contextmanager
