@@ -37,7 +37,7 @@ from app.models.follows import Follow, Person
 from app.models.notifications import FOLLOW, KINDS, MENTION, REPLY, Notification
 from app.models.pagination import Id, counted
 from app.models.post_text import PostText
-from app.models.posts import Post, PostTag
+from app.models.posts import LATELY, Post, PostTag
 from app.models.writes import (
     FOLLOWERS_PAGE,
     FOLLOWING_PAGE,
@@ -61,7 +61,6 @@ EMAIL_PATTERN = re.compile(
     r"(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)+\Z"
 )
 SUGGESTED = 5  # people
-LATELY = 5_000  # posts whose authors are the people who wrote lately; reading them takes a few milliseconds
 OWN_PAGES = (PROFILE_PAGE, REPLIES_PAGE, PROFILE_FEED, FOLLOWERS_PAGE, FOLLOWING_PAGE)
 RESET_LIFETIME = 3600  # s a link to reset a password is good for
 PASSWORD_MIN = 8  # NIST SP 800-63B, 3.1.1.2

@@ -29,6 +29,8 @@ NAME_OR_TAG = regex.compile(
     r"(?:(?<!\w\.)@(?P<mention>[A-Za-z0-9_]{1,30})(?![\w@])"  # ".@ada" is how people mention in public
     r"|(?<!\.)#(?P<tag>[\w\p{M}]*[\p{L}][\w\p{M}]*)(?![\w#]))"
 )
+COMBINING = regex.compile(r"\p{Mn}")
+WORD = regex.compile(r"[\w\p{M}]+")
 # Characters that turn the direction of what follows; a URL may not contain them (RFC 3987, section 4.1).
 BIDI_CONTROL = regex.compile(r"\p{Bidi_Control}")
 # What a link may lead to. http://good.com@evil.com, or good.com followed by a character that only looks like a slash,
@@ -98,6 +100,12 @@ def tag_key(tag: str) -> str:
     for _ in range(2):  # so that the key of a key is the key itself: some Greek letters with marks need the second
         folded = unicodedata.normalize("NFKC", folded).casefold()
     return folded
+
+
+def search_key(text: str) -> str:
+    """Return the words of a text as they are searched for: without accents, case and punctuation, a space between."""
+    decomposed = unicodedata.normalize("NFKD", text[:LENGTH_CODE_POINTS].casefold())
+    return " ".join(WORD.findall(COMBINING.sub("", decomposed)))
 
 
 def pieces(body: str) -> Iterator[Piece]:
