@@ -34,6 +34,7 @@ RESETS = 20  # a minute and address
 REGISTRATIONS = 60  # a minute and address: a class of thirty can join at once
 POSTS = 120  # a minute and account: more than anybody types, less than a loop sends
 FOLLOWS = 60  # follows and unfollows a minute and account
+SEARCHES = 30  # a minute and account; for strangers, and address
 SIGN_INS = 30  # a minute and account, with the right password
 LONGEST_NAME = 300  # characters; more is neither a name nor an e-mail address, even with spaces around it
 MOST_DEVICES = 10  # known browsers of an account; the one that logged in longest ago is forgotten
@@ -199,6 +200,13 @@ def posting_rules(user_id: int) -> list[Rule]:
 def following_rules(user_id: int) -> list[Rule]:
     """Return the rules for following and unfollowing."""
     return [Rule("follow", str(user_id), FOLLOWS)]
+
+
+def searching_rules(user_id: int | None, address: str) -> list[Rule]:
+    """Return the rules for searching, of an account or, for a stranger, of an address."""
+    if user_id is None:
+        return [Rule("search-from", address_label(address), SEARCHES)]
+    return [Rule("search", str(user_id), SEARCHES)]
 
 
 def login_account(name: str) -> str:

@@ -41,6 +41,7 @@ from app.models.posts import LATELY, Post, PostTag
 from app.models.writes import (
     FOLLOWERS_PAGE,
     FOLLOWING_PAGE,
+    PEOPLE_PAGE,
     PROFILE_FEED,
     PROFILE_PAGE,
     REPLIES_PAGE,
@@ -108,11 +109,11 @@ class User(Base):
 
     @classmethod
     def register(cls, name: str, email: str | None, password: str) -> Self:
-        """Make an account. Raises NameTakenError or EmailTakenError."""
+        """Make an account. Raises NameTakenError, EmailTakenError or StoreUnavailableError."""
         address = email.lower() if email else None
         user = cls(name=name, name_key=name.lower(), email=address, password_hash=hasher.hash(password))
         try:
-            with write():
+            with write(PEOPLE_PAGE()):
                 db.session.add(user)
         except IntegrityError:
             if cls.named(name):
@@ -285,7 +286,7 @@ class User(Base):
         # was under way may still have posted or followed, and others may follow this account until it is gone.
         while self._end_some_follows() or self._delete_some_posts():
             pass
-        with write(*own_pages, SITEMAP(), *Notification.told_by(self.id), removal=True):
+        with write(*own_pages, SITEMAP(), PEOPLE_PAGE(), *Notification.told_by(self.id), removal=True):
             db.session.execute(delete(User).where(User.id == self.id))
 
     def _end_some_follows(self) -> bool:

@@ -40,6 +40,7 @@ from app.models.writes import (
     REPLIES_PAGE,
     TAG_FEED,
     TAG_PAGE,
+    TAGS_PAGE,
 )
 
 if TYPE_CHECKING:
@@ -102,6 +103,8 @@ class Post(Base):
         changed = {ALL_POSTS, PROFILE_PAGE(author), REPLIES_PAGE(author)}
         if self.addressee_id is None:
             changed |= {LATEST_PAGE(), LATEST_FEED(), PROFILE_FEED(author)}
+        if self.tags:
+            changed.add(TAGS_PAGE())
         return changed | {page(tag.tag) for tag in self.tags for page in (TAG_PAGE, TAG_FEED)}
 
     @classmethod
