@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -51,6 +51,7 @@ from app.models.writes import (
     write,
 )
 from app.rate_limit import current_limiter
+from app.redis_client import StoreUnavailableError
 from app.sessions import current_interface
 
 NAME_LENGTH = 30
@@ -109,16 +110,18 @@ class User(Base):
 
     @classmethod
     def register(cls, name: str, email: str | None, password: str) -> Self:
-        """Make an account. Raises NameTakenError, EmailTakenError or StoreUnavailableError."""
+        """Make an account. Raises NameTakenError or EmailTakenError."""
         address = email.lower() if email else None
         user = cls(name=name, name_key=name.lower(), email=address, password_hash=hasher.hash(password))
         try:
-            with write(PEOPLE_PAGE()):
+            with write():
                 db.session.add(user)
         except IntegrityError:
             if cls.named(name):
                 raise NameTakenError from None
             raise EmailTakenError from None
+        with suppress(StoreUnavailableError), write(PEOPLE_PAGE()):  # an account can be made while Redis is away
+            pass
         return user
 
     @classmethod

@@ -175,7 +175,7 @@ def _index_older(database: str) -> Insert:
     posts = older.with_for_update(read=True).subquery()
     # In order, because FTS5 writes to its file whenever a row comes before the last one.
     rows = select(posts.c.id, INDEXED[database](posts.c.body)).order_by(posts.c.id)
-    return insert(INDEX).from_select([INDEX.c.rowid, INDEX.c.words], rows)
+    return insert(INDEX).from_select([INDEX.c.rowid, INDEX.c.words], rows).execution_options(preserve_rowcount=True)
 
 
 PERSON = User.__table__.c
