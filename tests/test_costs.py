@@ -47,10 +47,22 @@ PAGES = {  # and the statements that building each takes on a small site, with t
         "/feed.atom": 3,
         "/@bob/feed.atom": 4,
         "/tags/tea/feed.atom": 3,
+        "/people": 1,
+        "/tags": 1,
+        "/search?q=tea": 2,  # posts, people
+        "/search?q=tea+from:bob": 2,  # who that is, his posts
     },
     # One more than for a stranger counts the notifications; it is read again only when they have changed. On a short
     # /home another one looks for people to follow.
-    "signed in": {"/": 2, "/@bob": 4, "/@bob/1": 4, "/tags/tea": 2, "/home": 4, "/notifications": 4},
+    "signed in": {
+        "/": 2,
+        "/@bob": 4,
+        "/@bob/1": 4,
+        "/tags/tea": 2,
+        "/home": 4,
+        "/notifications": 4,
+        "/search?q=tea": 3,
+    },
 }
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -203,7 +215,9 @@ def test_home_takes_one_round_trip_and_no_statement_until_somebody_posts(
 
 @on_sqlite
 @pytest.mark.server
-@pytest.mark.parametrize("path", ["/@bob", "/@bob/1", "/tags/tea", "/@bob/followers", "/@bob/following", "/feed.atom"])
+@pytest.mark.parametrize(
+    "path", ["/@bob", "/@bob/1", "/tags/tea", "/@bob/followers", "/@bob/following", "/feed.atom", "/people", "/tags"]
+)
 def test_every_page_is_a_hit_without_a_statement(
     app: Flask, ada: Visitor, bob: Visitor, front: FrontServer, path: str
 ) -> None:

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 PER_PAGE = 30  # posts
 BATCH = 200  # posts that one write deletes
-LATELY = 5_000  # posts: what is in them, and who wrote them, is lately; reading them takes a few milliseconds
+LATELY = 5_000  # rows that tell who wrote lately, or which hashtags are in use; reading them takes a few milliseconds
 # Ids. A reader who follows one writer in ten finds a full page in them: in 0.2 ms on SQLite, not 0.5 (1.3 for one who
 # follows 1,000 people), and in 0.8 on PostgreSQL, not 4 (8). If they hold too few, that costs 0.3 and 0.8 ms more.
 RECENT = 500

@@ -72,7 +72,7 @@ class SearchQuery:
                 tags += found
             elif any(map(str.isalnum, phrase or term)):
                 words.append(phrase or term)
-        return cls(tuple(words), tuple(dict.fromkeys(tags)), author)
+        return cls(tuple(dict.fromkeys(words)), tuple(dict.fromkeys(tags)), author)
 
     def posts(self, before: int | None = None) -> Pagination[Listed]:
         """Return the posts and replies that are found, newest first. Raises SearchError if its author is nobody."""
@@ -106,7 +106,7 @@ class SearchQuery:
 
 @dataclass(frozen=True)
 class UsedTag:
-    """A hashtag, and in how many of the LATELY newest posts it is."""
+    """A hashtag, and how many posts have lately used it."""
 
     tag: str
     posts: int
@@ -118,14 +118,14 @@ def everyone(before: int | None = None) -> Pagination[Person]:
 
 
 def tags_in_use(before: int | None = None) -> Pagination[UsedTag]:
-    """Return the hashtags of the LATELY newest posts, the one used last first.
+    """Return the hashtags among the LATELY newest uses of one, the one used last first.
 
     before: a post's id. The tags of one post stay on one page, which may be a little longer for it.
     """
-    newest = select(POST.id).order_by(POST.id.desc()).limit(LATELY).subquery()
-    last = func.max(TAG.post_id)
-    query = select(TAG.tag, func.count(), last).join(newest, newest.c.id == TAG.post_id).group_by(TAG.tag)
-    query = query.having(last < BEFORE).order_by(last.desc(), TAG.tag).limit(PER_PAGE + POST_LENGTH)
+    newest = select(TAG.tag, TAG.post_id).order_by(TAG.post_id.desc()).limit(LATELY).subquery()
+    tag, last = newest.c.tag, func.max(newest.c.post_id)
+    query = select(tag, func.count(), last).group_by(tag).having(last < BEFORE)
+    query = query.order_by(last.desc(), tag).limit(PER_PAGE + POST_LENGTH)
     rows = db.session.execute(query, {"before": before or LARGEST_ID}).all()
     end = min(PER_PAGE, len(rows))
     while 0 < end < len(rows) and rows[end][2] == rows[end - 1][2]:

@@ -39,7 +39,8 @@ POSTGRESQL = (
             CONSTRAINT fk_post_search_rowid REFERENCES posts (id) ON DELETE CASCADE,
         words tsvector NOT NULL
     )""",
-    "CREATE INDEX ix_post_search_words ON post_search USING gin (words)",
+    # GIN puts work off, until somebody's post has to do all of it: by default 4 MB, which takes half a second.
+    "CREATE INDEX ix_post_search_words ON post_search USING gin (words) WITH (gin_pending_list_limit = 256)",  # kB
     """CREATE FUNCTION index_post() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
         IF TG_OP = 'INSERT' THEN
