@@ -274,7 +274,8 @@ def replies_to(post_id: ColumnElement[int], *, outside: FromClause) -> ScalarSel
     return counted(ANOTHER.c.reply_to_id == post_id, outside=outside)
 
 
-def _listed(key: ColumnElement[int], table: FromClause, *conditions: ColumnElement[bool]) -> PagedQuery[Listed]:
+def list_of(key: ColumnElement[int], table: FromClause, *conditions: ColumnElement[bool]) -> PagedQuery[Listed]:
+    """Return the query for a list of posts; `key` is the column of their ids in a table."""
     columns: list[ColumnElement[Any]] = [key, replies_to(key, outside=table)]
     return PagedQuery(Listed, select(*columns).where(*conditions), key, PER_PAGE)
 
@@ -327,9 +328,9 @@ POST, OTHER, TAG = Post.__table__.c, ANOTHER.c, PostTag.__table__.c
 USER_ID = bindparam("user_id", type_=BigInteger)
 ADDRESSEE_IS_OF_INTEREST = or_(POST.author_id == USER_ID, POST.addressee_id == USER_ID, _follows(POST.addressee_id))
 TIMELINE_IDS = _timeline()
-LATEST = _listed(POST.id, Post.__table__, POST.addressee_id.is_(None))
-BY = _listed(POST.id, Post.__table__, POST.author_id == USER_ID, POST.addressee_id.is_(None))
-BY_WITH_REPLIES = _listed(POST.id, Post.__table__, POST.author_id == USER_ID)
-TAGGED = _listed(TAG.post_id, PostTag.__table__, TAG.tag == bindparam("tag"))
-RECENT_TIMELINE = _listed(POST.id, Post.__table__, *_recent_timeline())
-TIMELINE = _listed(TIMELINE_IDS.c.id, TIMELINE_IDS)
+LATEST = list_of(POST.id, Post.__table__, POST.addressee_id.is_(None))
+BY = list_of(POST.id, Post.__table__, POST.author_id == USER_ID, POST.addressee_id.is_(None))
+BY_WITH_REPLIES = list_of(POST.id, Post.__table__, POST.author_id == USER_ID)
+TAGGED = list_of(TAG.post_id, PostTag.__table__, TAG.tag == bindparam("tag"))
+RECENT_TIMELINE = list_of(POST.id, Post.__table__, *_recent_timeline())
+TIMELINE = list_of(TIMELINE_IDS.c.id, TIMELINE_IDS)
