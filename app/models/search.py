@@ -37,7 +37,7 @@ from app.models.posts import LATELY, POST, TAG, Listed, PostTag, list_of
 
 LENGTH = 200  # characters of a query
 PEOPLE = 10  # people found
-BATCH = 1_000  # posts indexed in one transaction; some 0.1 s, and nobody waits longer to write
+BATCH = 1_000  # posts indexed in one transaction: some 0.1 s, in which others may have to wait; see docs/search.md
 QUOTES = str.maketrans(dict.fromkeys("“”„«»", '"'))  # phones write these
 TERM = re.compile(r'"([^"]*)"?|([^\s"]+)')
 FROM = re.compile("from:@?(.+)", re.IGNORECASE)
