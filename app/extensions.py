@@ -21,6 +21,7 @@ from app.config import Config
 
 CREDENTIALS = re.compile(r"(password\s*=\s*|://)[^\s@]+", re.IGNORECASE)
 MISSING = re.compile(r"no such (?:table|column)|(?:relation|column) \S+ does not exist")  # SQLite, PostgreSQL
+SEARCH_INDEX = "post_search"
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 SQLITE_CACHE = 200  # KiB for each thread's connection; the system caches the file anyway, once for all
 SQL_TIMEOUT = 10  # s a statement may take or wait for a lock; the router gives up on a request after 30
@@ -66,7 +67,7 @@ def init_extensions(app: Flask, config: Config) -> None:
     if config.runs_commands:
         from flask_migrate import Migrate  # brings Alembic along, 11 MB that no web process needs
 
-        Migrate(app, db, directory=str(MIGRATIONS), render_as_batch=True)
+        Migrate(app, db, directory=str(MIGRATIONS), render_as_batch=True, include_object=is_compared)
     csrf.init_app(app)
     with app.app_context():
         if db.engine.dialect.name == "sqlite":
@@ -108,6 +109,14 @@ def has_tables() -> bool:
             raise
         return False
     return True
+
+
+def is_compared(_schema_item: object, name: str | None, *_kind: object) -> bool:
+    """Return whether Alembic compares this with the models: not the search index, which no model can describe.
+
+    On SQLite, FTS5 keeps it in tables whose names begin alike.
+    """
+    return not (name or "").startswith(SEARCH_INDEX)
 
 
 def _engine_options(config: Config) -> dict[str, Any]:

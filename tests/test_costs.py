@@ -48,6 +48,10 @@ PAGES = {  # and the statements that building each takes on a small site, with t
         "/feed.atom": 3,
         "/@bob/feed.atom": 4,
         "/tags/tea/feed.atom": 3,
+        "/people": 1,
+        "/tags": 1,
+        "/search?q=tea": 2,  # posts, people
+        "/search?q=tea+from:bob": 2,  # who that is, his posts
     },
     # Two more than for a stranger count the notifications and find what the viewer likes; they are run again only when
     # that has changed. On a short /home another one looks for people to follow.
@@ -59,6 +63,7 @@ PAGES = {  # and the statements that building each takes on a small site, with t
         "/home": 5,
         "/notifications": 5,
         "/likes": 3,
+        "/search?q=tea": 4,
     },
 }
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -214,7 +219,9 @@ def test_home_takes_one_round_trip_and_no_statement_until_somebody_posts(
 
 @on_sqlite
 @pytest.mark.server
-@pytest.mark.parametrize("path", ["/@bob", "/@bob/1", "/tags/tea", "/@bob/followers", "/@bob/following", "/feed.atom"])
+@pytest.mark.parametrize(
+    "path", ["/@bob", "/@bob/1", "/tags/tea", "/@bob/followers", "/@bob/following", "/feed.atom", "/people", "/tags"]
+)
 def test_every_page_is_a_hit_without_a_statement(
     app: Flask, ada: Visitor, bob: Visitor, front: FrontServer, path: str
 ) -> None:

@@ -1,14 +1,15 @@
-"""`flask post`: remove posts. On Heroku: `heroku run -- flask post remove 4711`."""
+"""`flask post`: remove posts, and index them for search. On Heroku: `heroku run -- flask post remove 4711`."""
 
 import click
 
 from app.cli.sessions import RedisGroup
 from app.models import Post
+from app.models.search import index_older_posts
 
 
 @click.group(cls=RedisGroup)
 def post() -> None:
-    """Remove posts."""
+    """Remove posts, and index them."""
 
 
 @post.command()
@@ -21,3 +22,18 @@ def remove(post_id: int) -> None:
     author, body = found.author.name, found.body
     found.author.delete(found)
     click.echo(f"Removed post {post_id} by @{author}: {body!r}")
+
+
+@post.command()
+def index() -> None:
+    """Index the posts that search does not find yet, from before there was an index. `flask release` does it too."""
+    index_older()
+
+
+def index_older() -> None:
+    """Index older posts until none is left, each batch in a transaction of its own, and say how many there were."""
+    count = 0
+    while indexed := index_older_posts():
+        count += indexed
+    if count:
+        click.echo(f"Search: {count:,} older posts indexed.")

@@ -8,16 +8,18 @@ from flask.cli import with_appcontext
 from flask_migrate import upgrade
 
 from app.cli.local import stay_if_local
+from app.cli.post import index_older
 from app.redis_client import StoreUnavailableError, current_store
 
 
 @click.command()
 @with_appcontext
 def release() -> None:
-    """Check Redis, migrate the database, and say what was done."""
+    """Check Redis, migrate the database, index older posts for search, and say what was done."""
     _check_redis()
     migrated = _migrate()
     click.echo(f"Database: migrated to {migrated[-1]}." if migrated else "Database: nothing to migrate.")
+    index_older()
     stay_if_local()
 
 

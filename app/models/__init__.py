@@ -6,6 +6,7 @@ from app.models.likes import Like
 from app.models.notifications import Notification
 from app.models.post_text import PostTextError
 from app.models.posts import Post, PostTag
+from app.models.search import SearchError, SearchQuery
 
 __all__ = [
     "EmailTakenError",
@@ -16,5 +17,7 @@ __all__ = [
     "Post",
     "PostTag",
     "PostTextError",
+    "SearchError",
+    "SearchQuery",
     "User",
 ]

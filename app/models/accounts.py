@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -36,11 +36,12 @@ from app.models.likes import Like
 from app.models.notifications import FOLLOW, KINDS, LIKE, MENTION, REPLY, Notification
 from app.models.pagination import Id, counted
 from app.models.post_text import PostText, search_key
-from app.models.posts import Post, PostTag
+from app.models.posts import LATELY, Post, PostTag
 from app.models.writes import (
     FOLLOWERS_PAGE,
     FOLLOWING_PAGE,
     LIKERS_PAGE,
+    PEOPLE_PAGE,
     PROFILE_FEED,
     PROFILE_PAGE,
     REPLIES_PAGE,
@@ -51,6 +52,7 @@ from app.models.writes import (
     write,
 )
 from app.rate_limit import current_limiter
+from app.redis_client import StoreUnavailableError
 from app.sessions import current_interface
 
 NAME_LENGTH = 30
@@ -64,7 +66,6 @@ EMAIL_PATTERN = re.compile(
 DISPLAY_NAME_LENGTH, ABOUT_LENGTH, LINK_LENGTH = 50, 200, 200  # code points
 DISPLAY_KEY_LENGTH = 2 * DISPLAY_NAME_LENGTH  # as it is searched for: one letter may become two
 SUGGESTED = 5  # people
-LATELY = 5_000  # posts whose authors are the people who wrote lately; reading them takes a few milliseconds
 OWN_PAGES = (PROFILE_PAGE, REPLIES_PAGE, PROFILE_FEED, FOLLOWERS_PAGE, FOLLOWING_PAGE)
 RESET_LIFETIME = 3600  # s a link to reset a password is good for
 PASSWORD_MIN = 8  # NIST SP 800-63B, 3.1.1.2
@@ -120,6 +121,8 @@ class User(Base):
             if cls.named(name):
                 raise NameTakenError from None
             raise EmailTakenError from None
+        with suppress(StoreUnavailableError), write(PEOPLE_PAGE()):  # an account can be made while Redis is away
+            pass
         return user
 
     @classmethod
@@ -287,7 +290,7 @@ class User(Base):
         # was under way may still have posted or followed, and others may follow this account until it is gone.
         while self._end_some_follows() or self._end_some_likes() or self._delete_some_posts():
             pass
-        with write(*own_pages, SITEMAP(), *Notification.told_by(self.id), removal=True):
+        with write(*own_pages, SITEMAP(), PEOPLE_PAGE(), *Notification.told_by(self.id), removal=True):
             db.session.execute(delete(User).where(User.id == self.id))
 
     def _end_some_follows(self) -> bool:
@@ -483,10 +486,10 @@ class User(Base):
     def describe(self, display_name: str, about: str, link: str) -> None:
         """Say who one is: a name beside @name, a line, and a URL; each may be empty. Raises StoreUnavailableError.
 
-        One's own pages show it at once. Others that show the name, such as all one's posts, are too many to be dropped:
-        they show it when they expire.
+        One's own pages and the directory show it at once. Others that show the name, such as all one's posts, are too
+        many to be dropped: they show it when they expire.
         """
-        with write(*(page(self.name) for page in OWN_PAGES), removal=True):
+        with write(*(page(self.name) for page in OWN_PAGES), PEOPLE_PAGE(), removal=True):
             self.display_name, self.about, self.link = display_name, about, link
             self.display_key = search_key(display_name)[:DISPLAY_KEY_LENGTH]
 

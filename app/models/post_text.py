@@ -29,6 +29,8 @@ NAME_OR_TAG = regex.compile(
     r"(?:(?<!\w\.)@(?P<mention>[A-Za-z0-9_]{1,30})(?![\w@])"  # ".@ada" is how people mention in public
     r"|(?<!\.)#(?P<tag>[\w\p{M}]*[\p{L}][\w\p{M}]*)(?![\w#]))"
 )
+COMBINING = regex.compile(r"\p{Mn}")
+WORD = regex.compile(r"[\w\p{M}]+")
 # Characters that turn the direction of what follows; a URL may not contain them (RFC 3987, section 4.1).
 BIDI_CONTROL = regex.compile(r"\p{Bidi_Control}")
 # What a link may lead to. http://good.com@evil.com, or good.com followed by a character that only looks like a slash,
@@ -101,8 +103,9 @@ def tag_key(tag: str) -> str:
 
 
 def search_key(text: str) -> str:
-    """Return text as it is searched for: without case and accents."""
-    return "".join(mark for mark in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(mark))
+    """Return the words of a text as they are searched for: without accents, case and punctuation, a space between."""
+    decomposed = unicodedata.normalize("NFKD", text[:LENGTH_CODE_POINTS].casefold())
+    return " ".join(WORD.findall(COMBINING.sub("", decomposed)))
 
 
 def one_line(typed: str) -> str:

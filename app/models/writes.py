@@ -19,6 +19,8 @@ FOLLOWING_PAGE = PageKind("following")
 POST_PAGE = PageKind("post")  # POST_PAGE("ada", 7)
 LIKERS_PAGE = PageKind("likers")  # who likes a post: LIKERS_PAGE("ada", 7)
 TAG_PAGE = PageKind("tag")  # by tag_key()
+PEOPLE_PAGE = PageKind("people")  # everyone
+TAGS_PAGE = PageKind("tags")  # those in use lately
 ATOM = "application/atom+xml; charset=utf-8"
 SITEMAP = PageKind("sitemap", "application/xml; charset=utf-8")  # no post drops it: it may be CACHE_TTL old
 LATEST_FEED = PageKind("feed", ATOM)

@@ -19,6 +19,7 @@ from app.web import (
     notifications,
     people,
     posts,
+    search,
     templating,
     well_known,
 )
@@ -37,7 +38,7 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
         SITE_NAME=config.site_name,
     )
     app.url_map.converters["id"] = IdConverter
-    for module in (posts, people, notifications, feeds, accounts, health, well_known):
+    for module in (posts, people, search, notifications, feeds, accounts, health, well_known):
         app.register_blueprint(module.bp)
     errors.init_errors(app)
     limits.init_limits(app)

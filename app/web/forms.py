@@ -170,7 +170,7 @@ class ProfileForm(Form):
         validators=[
             Optional(),
             Length(max=DISPLAY_NAME_LENGTH, message=f"Use at most {DISPLAY_NAME_LENGTH} characters."),
-            Regexp(r"[^@]", message="A display name can't begin with @."),
+            Regexp(r"(?!@)", message="A display name can't begin with @."),
         ],
         render_kw={"autocomplete": "name", "maxlength": DISPLAY_NAME_LENGTH, "dir": "auto"},
     )

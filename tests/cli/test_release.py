@@ -1,7 +1,9 @@
 """A release says what it did, and stops before it changes anything if the new version could not use Redis."""
 
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,22 @@ def test_it_says_what_it_migrated_and_then_that_there_is_nothing_to_migrate(redi
     newest = max(path.name[:4] for path in (servers.ROOT / "migrations" / "versions").glob("0*.py"))
     assert release(redis_url, url) == (0, f"Redis: takes writes.\nDatabase: migrated to {newest}.\n")
     assert release(redis_url, url) == (0, "Redis: takes writes.\nDatabase: nothing to migrate.\n")
+
+
+def test_it_indexes_the_posts_from_before_there_was_an_index(redis_url: str, tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    release(redis_url, f"sqlite:///{path}")
+    with closing(sqlite3.connect(path)) as database:
+        database.execute(
+            "INSERT INTO users (id, name, name_key, password_hash, created_at) VALUES (1, 'a', 'a', '', 0)"
+        )
+        for body in ("tea", "tea again"):
+            database.execute("INSERT INTO posts (author_id, body, created_at) VALUES (1, ?, 0)", [body])
+        database.execute("DELETE FROM post_search")
+        database.commit()
+        for said in ("Search: 2 older posts indexed.\n", ""):
+            assert release(redis_url, f"sqlite:///{path}")[1].endswith(f"Database: nothing to migrate.\n{said}")
+        assert len(database.execute("SELECT rowid FROM post_search WHERE words MATCH 'tea'").fetchall()) == 2
 
 
 @pytest.mark.parametrize("kind", ["locked", "replica", "cluster"])

@@ -134,7 +134,20 @@ def test_nothing_scrolls_sideways_on_a_small_screen(site: Pipit, visit: Visits, 
     follower.open(f"/@{name}")
     follower.page.get_by_role("button", name="Follow").click()
     stranger = visit(site, viewport=screen)
-    pages = ["/", f"/@{name}", permalink, f"/@{name}/followers", f"/@{name}/following", f"/tags/{'m' * 90}", "/nowhere"]
+    pages = [
+        "/",
+        f"/@{name}",
+        permalink,
+        f"/@{name}/followers",
+        f"/@{name}/following",
+        f"/tags/{'m' * 90}",
+        "/nowhere",
+        "/people",
+        "/tags",
+        "/search",
+        f"/search?q={'m' * 90}",
+        "/search?q=from:n",
+    ]
     private = ["/home", "/settings/password", "/settings/sessions"]
     too_wide = {}
     for someone, paths in [(person, [*pages, *private]), (stranger, [*pages, "/login", "/register"])]:

@@ -13,7 +13,7 @@ from app.models import Follow, Like, Notification, Post, PostTag, User
 from app.models.accounts import hasher
 from app.models.notifications import LIKE, REPLY
 from app.models.post_text import PostText, search_key
-from app.models.writes import ALL_POSTS, LATEST_PAGE, write
+from app.models.writes import ALL_POSTS, LATEST_PAGE, PEOPLE_PAGE, TAGS_PAGE, write
 from app.redis_client import StoreUnavailableError
 
 PASSWORD = "pipit on the fence"  # noqa: S105  # everyone's, which is why this refuses to run on Heroku
@@ -35,7 +35,7 @@ def seed() -> None:
     if taken:
         raise click.ClickException(f"There are accounts called {', '.join(taken[:3])} already; nothing was written.")
     try:
-        with write(LATEST_PAGE(), ALL_POSTS):
+        with write(LATEST_PAGE(), PEOPLE_PAGE(), TAGS_PAGE(), ALL_POSTS):
             _insert(town)
     except StoreUnavailableError:  # nothing is written yet; a laptop's Redis runs only while Pipit does
         with write():
