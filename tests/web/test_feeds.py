@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree as ET
 
+import feedparser
 import pytest
 from flask import Flask
 from redis import Redis
@@ -207,3 +208,22 @@ def test_a_reader_that_has_the_feed_gets_no_more(ada: Visitor, visitor: Visitor)
         assert (answer.status_code, answer.data) == (304, b"")
         ada.publish("news #tea")
         assert visitor.get(path, headers={"If-None-Match": etag}).status_code == 200
+
+
+@on_sqlite
+def test_a_feed_reader_reads_what_was_written_and_when_it_was_edited(ada: Visitor, visitor: Visitor) -> None:
+    ada.publish("one #tea")
+    ada.publish("two <b> & “three” #tea\nhttps://example.org/?a=1&b=2")
+    ada.post("/posts/1/edit", form_on="/home", body="one, corrected #tea")
+    for path in PATHS:
+        read = feedparser.parse(visitor.get(path).data)
+        assert not read.bozo
+        assert read.version == "atom10"
+        newest, oldest = read.entries
+        assert newest.summary.startswith('<p dir="auto">two &lt;b&gt; &amp; “three” <a dir="auto" href="/tags/tea"')
+        assert '<br /><a dir="ltr" href="https://example.org/?a=1&amp;b=2"' in newest.summary
+        assert oldest.title == "one, corrected #tea"
+        assert newest.author == "@ada"
+        assert newest.published_parsed == newest.updated_parsed
+        assert oldest.updated_parsed >= newest.updated_parsed >= oldest.published_parsed
+        assert read.feed.updated_parsed == oldest.updated_parsed
