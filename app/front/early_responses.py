@@ -94,15 +94,26 @@ class Remembered:
         self.stamps.update(stamp for stamp, _ in filled.stamps)
         self._keep_page(name, filled)
         for marker, piece in pieces.items():
-            if piece.is_cheap:
+            if piece.shows_nothing:
                 continue
             known = self.pieces.get(marker)
+            if known:
+                self._forget_fillings(marker)
             self.size += len(piece.html) - len(known.html) if known else len(piece.html) + len(marker) + ENTRY
             self.pieces[marker] = piece
         markers = tuple(filled.filling.pieces)
         if markers not in self.fillings:
-            self.size += ENTRY
+            self.size += ENTRY * (1 + len(markers) // 2)
         self.fillings[markers] = filled.filling
+
+    def _forget_fillings(self, marker: bytes) -> None:
+        """Forget the fillings with a piece that is being replaced: they would keep it in memory."""
+        for markers in [markers for markers in self.fillings if marker in markers]:
+            filling = self.fillings.pop(markers)
+            self.size -= ENTRY * (1 + len(markers) // 2)
+            for name in [name for name, filled in self.pages.items() if filled.filling is filling]:
+                del self.pages[name]
+                self.size -= ENTRY
 
     def _keep_page(self, name: str, filled: Filled) -> None:
         if self.pages.pop(name, None) is None:

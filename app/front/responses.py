@@ -35,7 +35,7 @@ class Piece:
 
     html: bytes
     stamps: Stamps = frozenset()
-    is_cheap: bool = False  # to make again; it is empty then
+    shows_nothing: bool = False  # so there is nothing to remember
 
 
 EMPTY = Piece(b"")

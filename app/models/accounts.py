@@ -36,12 +36,13 @@ from app.models.likes import Like
 from app.models.notifications import FOLLOW, KINDS, LIKE, MENTION, REPLY, Notification
 from app.models.pagination import Id, counted
 from app.models.post_text import PostText, search_key
-from app.models.posts import LATELY, Post, PostTag
+from app.models.posts import LATELY, ChangedMeanwhileError, Post, PostTag
 from app.models.writes import (
     FOLLOWERS_PAGE,
     FOLLOWING_PAGE,
     LIKERS_PAGE,
     PEOPLE_PAGE,
+    POST_PAGE,
     PROFILE_FEED,
     PROFILE_PAGE,
     REPLIES_PAGE,
@@ -323,9 +324,11 @@ class User(Base):
             counted_on = set[str]().union(*map(_lists_of, above)) - lists
             likers = {LIKERS_PAGE(self.name, post_id) for post_id in ids}
             changed = lists | pages_around(ids) | Notification.told_about(ids) | likers
-            with write(*changed, counted_on=counted_on, removal=True):
-                moved = Post.delete_many(ids)
-            _drop_late_replies(ids, moved, changed)
+            with suppress(ChangedMeanwhileError):  # then they are among the next
+                with write(*changed, counted_on=counted_on, removal=True):
+                    Post.lock(posts)
+                    moved = Post.delete_many(ids)
+                _drop_late_replies(ids, moved, changed)
         return bool(posts)
 
     @contextmanager
@@ -400,21 +403,29 @@ class User(Base):
             db.session.add(Notification(user_id=user_id, kind=kind, actor_id=self.id, post_id=post.id))
 
     def edit(self, post: Post, said: PostText) -> bool:
-        """Change the text of a post of one's own that has its tags; return False if it can't be edited any more.
+        """Change the text of a post of one's own; return False if it can't be edited any more.
 
         Those whom the old text mentioned are not told again. Raises StoreUnavailableError.
         """
         if post.author_id != self.id or not post.is_editable:
             return False
+        if said.body == post.body:
+            return True
+        post_id = post.id
         told = self._to_be_told(said.mentions - PostText(post.body).mentions, None)
-        for user_id in Notification.told_of(post.id):
+        for user_id in Notification.told_of(post_id):
             told.pop(user_id, None)
         edited = Post(author_id=self.id, addressee_id=post.addressee_id, tags=[PostTag(tag=tag) for tag in said.tags])
-        lists = post.lists(self.name) | edited.lists(self.name)
-        with write(*lists, *pages_around([post.id]), *map(notifications_of, told), removal=True):
-            if not post.change_text(said.body, said.tags):
-                return False
-            self._tell(told, post)
+        changed = post.lists(self.name) | edited.lists(self.name) | pages_around([post_id])
+        try:
+            with write(*changed, *map(notifications_of, told), removal=True):
+                Post.lock([post])
+                post.change_text(said.body, said.tags)
+                self._tell(told, post)
+        except ChangedMeanwhileError:
+            again = Post.with_id(post_id)
+            return again is not None and self.edit(again, said)
+        _drop_late_replies([post_id], [], changed)
         return True
 
     def delete(self, post: Post) -> bool:
@@ -431,8 +442,13 @@ class User(Base):
         if above:
             changed |= pages_above([above.id])  # one more than shows the post shows how many replies it had
         deleted = [post.id]
-        with write(*changed, counted_on=_lists_of(above) - lists, removal=True):
-            moved = Post.delete_many(deleted)
+        try:
+            with write(*changed, counted_on=_lists_of(above) - lists, removal=True):
+                Post.lock([post])
+                moved = Post.delete_many(deleted)
+        except ChangedMeanwhileError:
+            again = Post.with_id(deleted[0])
+            return again is None or self.delete(again)
         _drop_late_replies(deleted, moved, changed)
         return True
 
@@ -477,7 +493,8 @@ class User(Base):
 
     def unlike(self, post: Post) -> None:
         """No longer like a post that has its author and tags. Raises StoreUnavailableError."""
-        with write(*_liking(self, post), counted_on=_counted_on(post), removal=True):
+        changed = {*_liking(self, post), POST_PAGE(post.author.name, post.id)}  # which may name them
+        with write(*changed, counted_on=_counted_on(post) - changed, removal=True):
             Like.end(self.id, [post.id])
             Notification.forget(LIKE, self.id, post.author_id, post.id)
 
@@ -486,8 +503,8 @@ class User(Base):
     def describe(self, display_name: str, about: str, link: str) -> None:
         """Say who one is: a name beside @name, a line, and a URL; each may be empty. Raises StoreUnavailableError.
 
-        One's own pages and the directory show it at once. Others that show the name, such as all one's posts, are too
-        many to be dropped: they show it when they expire.
+        One's own pages and the directory show it at once. Posts are on too many pages, and their HTML is kept: they
+        show another display name when that has expired.
         """
         with write(*(page(self.name) for page in OWN_PAGES), PEOPLE_PAGE(), removal=True):
             self.display_name, self.about, self.link = display_name, about, link
@@ -508,18 +525,18 @@ def _liking(user: User, post: Post) -> set[str]:
 
 def _counted_on(post: Post) -> set[str]:
     """Return the cached pages, and the stamp, that show how many people like a post."""
-    return _lists_of(post) | pages_above([post.id])
+    return post.shown_in(post.author.name) | pages_above([post.id])
 
 
 def _lists_of(post: Post | None) -> set[str]:
     """Return the cached lists that show a post, and so the number of its replies."""
-    return post.lists(post.author.name) if post else set()
+    return post.shown_in(post.author.name) if post else set()
 
 
 def _drop_late_replies(deleted: Collection[int], moved: Collection[int], dropped: Collection[str]) -> None:
-    """Drop the pages of replies that were published while these posts were being deleted: they may show them.
+    """Drop the pages of replies that were published while these posts were changed or deleted: they may show them.
 
-    moved: the posts that stood below them. dropped: the pages that the deletion has dropped.
+    moved: the posts that stood below them. dropped: the pages that the write has dropped.
     """
     below = {*moved, *Post.ids_below(deleted)}
     late = pages_around(below).difference(dropped) if below else None

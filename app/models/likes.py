@@ -5,6 +5,7 @@ What somebody likes is marked on every page they read, so it must cost a page no
 says how far back that is. Of an older post, SQL knows.
 """
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -26,7 +27,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.extensions import Base, db
 from app.models.follows import Person, people_table, person_columns
-from app.models.pagination import Id, PagedQuery, Pagination, counted
+from app.models.pagination import MOST_COUNTED, Id, PagedQuery, Pagination, counted
 
 PER_PAGE = 50  # people
 MOST_HELD = 5_000  # ids; some 35 kB, and 10 kB in Redis
@@ -73,14 +74,15 @@ class Like(Base):
     def held(cls, user_id: int) -> str:
         """Return what is_held() looks into: the ids of the newest posts that a user likes."""
         ids = db.session.scalars(_newest(), {"user_id": user_id}).all()
-        since = ids[-1] if len(ids) == MOST_HELD else 0
+        # A stamp must be new after each write. If this one holds not all, the ids that it holds may be the same.
+        since = f"{ids[-1]}+{secrets.token_hex(4)}" if len(ids) == MOST_HELD else "0+"
         return f"{since}: {' '.join(map(str, ids))} "
 
 
 def is_held(held: str, post_id: str) -> bool | None:
     """Return whether a user likes a post, given what is held() of their likes; None if it does not tell."""
     since, _, ids = held.partition(":")
-    return f" {post_id} " in ids if int(post_id) >= int(since) else None
+    return f" {post_id} " in ids if int(post_id) >= int(since.partition("+")[0]) else None
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,11 @@ class Liked:
 
     by: Sequence[Person]  # up to MOST_NAMED, the latest first
     number: int  # of all; MOST_COUNTED + 1 for any more
+
+    @property
+    def others(self) -> int:
+        """Return how many like it beside those who are named."""
+        return self.number if self.number > MOST_COUNTED else self.number - len(self.by)
 
     @classmethod
     def of(cls, post_id: int) -> "Liked":
@@ -99,13 +106,13 @@ class Liked:
 
 def likes_of(post_id: ColumnElement[int], *, outside: FromClause) -> ScalarSelect[int]:
     """Return a subquery that counts the likes of a post, up to MOST_COUNTED + 1."""
-    return counted(OTHER.c.post_id == post_id, outside=outside)
+    return counted(ANOTHER_LIKE.c.post_id == post_id, outside=outside)
 
 
 # The queries, each made once: to make one takes as long as to run it.
 
 LIKE = Like.__table__.c
-OTHER = Like.__table__.alias()
+ANOTHER_LIKE = Like.__table__.alias()
 POST_ID = bindparam("post_id", type_=BigInteger)
 
 

@@ -23,6 +23,7 @@ CLOSING = "!?.,:;…。、！？”’»"  # after a URL these end the sentence,
 
 GRAPHEME = regex.compile(r"\X")
 CONTROL = regex.compile(r"[\p{Cc}--[\t\n]]", regex.VERSION1)
+INVISIBLE = regex.compile(r"[\p{C}\u115f\u1160\u2800\u3164\uffa0]")
 VISIBLE = regex.compile(r"[^\p{C}\p{Z}\p{M}\u115f\u1160\u2800\u3164\uffa0]")
 NAME_OR_TAG = regex.compile(
     r"(?<![\w&/@#])"
@@ -117,9 +118,17 @@ def one_line(typed: str) -> str:
     return line if VISIBLE.search(line) else ""
 
 
+def looks_like_mention(line: str) -> bool:
+    """Return whether readers could take a line for an @name: ＠ looks like @, and some characters like nothing."""
+    return unicodedata.normalize("NFKC", INVISIBLE.sub("", line)).lstrip().startswith("@")
+
+
 def web_address(typed: str) -> str | None:
     """Return the URL that somebody means, with https:// if they left that out; None if a link can't lead there."""
-    url = typed if "://" in typed else f"https://{typed}"
+    scheme, separator, rest = typed.partition("://")
+    url = f"{scheme.lower()}://{rest}" if separator else f"https://{typed}"
+    if BIDI_CONTROL.search(url):
+        return None
     found = _linkify().match(url)
     is_whole = found is not None and len(found) == 1 and found[0].index == 0 and found[0].last_index == len(url)
     return url if is_whole and url.startswith(("http://", "https://")) and PLAIN_HOST.match(url) else None

@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, aliased, joinedload, mapped_column, relationship, selectinload
 
-from app.extensions import Base, UTCDateTime, db, updated
+from app.extensions import Base, UTCDateTime, db
 from app.models.follows import Follow, Person, people_table, person_columns
 from app.models.likes import LIKE, likes_of
 from app.models.pagination import BEFORE, Id, PagedQuery, Pagination, counted
@@ -63,6 +63,10 @@ class Listed(NamedTuple):
     edited_at: datetime | None = None
     replies: int = 0  # MOST_COUNTED + 1 for any more
     likes: int = 0  # likewise
+
+
+class ChangedMeanwhileError(Exception):
+    """Somebody else has changed a post since it was read."""
 
 
 class Post(Base):
@@ -104,32 +108,44 @@ class Post(Base):
         self.answered_id = self.reply_to_id = answered.id
         self.addressee_id = answered.author_id if answered.author_id != self.author_id else None
 
+    def shown_in(self, author: str) -> set[str]:
+        """Return the cached lists, and the stamp, that show this post by `author`, whose tags are loaded."""
+        lists = {ALL_POSTS, PROFILE_PAGE(author), REPLIES_PAGE(author), *(TAG_PAGE(tag.tag) for tag in self.tags)}
+        return lists if self.addressee_id else lists | {LATEST_PAGE()}
+
     def lists(self, author: str) -> set[str]:
-        """Return the cached lists, and the stamp, that change when this post by `author` comes or goes.
+        """Return all cached lists, and the stamp, that change when this post by `author` comes or goes.
 
         Its tags are loaded.
         """
-        changed = {ALL_POSTS, PROFILE_PAGE(author), REPLIES_PAGE(author)}
+        feeds = {TAG_FEED(tag.tag) for tag in self.tags}
         if self.addressee_id is None:
-            changed |= {LATEST_PAGE(), LATEST_FEED(), PROFILE_FEED(author)}
-        if self.tags:
-            changed.add(TAGS_PAGE())
-        return changed | {page(tag.tag) for tag in self.tags for page in (TAG_PAGE, TAG_FEED)}
+            feeds |= {LATEST_FEED(), PROFILE_FEED(author)}
+        return self.shown_in(author) | feeds | ({TAGS_PAGE()} if self.tags else set())
 
-    def change_text(self, body: str, tags: Collection[str]) -> bool:
-        """Give this post another text, and its tags; return False if it is gone. The caller commits."""
-        post = update(Post).where(Post.id == self.id)  # first: it makes others who edit the same post wait
-        if not updated(post.values(body=body, edited_at=datetime.now(UTC))):
-            return False
+    @classmethod
+    def lock(cls, posts: "Collection[Post]") -> None:
+        """Have others who edit or delete these posts wait until the transaction ends.
+
+        Raises ChangedMeanwhileError if one has been edited or deleted since it was read.
+        """
+        these = cls.id.in_([post.id for post in posts])
+        db.session.execute(update(cls).where(these).values(author_id=cls.author_id))  # SQLite has no FOR UPDATE
+        versions = db.session.execute(select(cls.id, cls.edited_at).where(these))
+        if {row.id: row.edited_at for row in versions} != {post.id: post.edited_at for post in posts}:
+            raise ChangedMeanwhileError
+
+    def change_text(self, body: str, tags: Collection[str]) -> None:
+        """Give this post, which is locked, another text and its tags; the caller commits."""
+        self.body, self.edited_at = body, datetime.now(UTC)
         db.session.execute(delete(PostTag).where(PostTag.post_id == self.id))
         db.session.add_all(PostTag(tag=tag, post_id=self.id) for tag in tags)
-        return True
 
     @classmethod
     def some_by(cls, user_id: int) -> "Sequence[Post]":
         """Return up to BATCH posts by a user, each with its tags."""
-        query = select(cls).options(selectinload(cls.tags)).where(cls.author_id == user_id)
-        return db.session.scalars(query.limit(BATCH)).all()
+        query = select(cls).options(selectinload(cls.tags)).where(cls.author_id == user_id).limit(BATCH)
+        return db.session.scalars(query.execution_options(populate_existing=True)).all()
 
     @classmethod
     def delete_many(cls, ids: Collection[int]) -> set[int]:
@@ -200,8 +216,8 @@ class Post(Base):
     @classmethod
     def whole(cls, ids: Collection[int]) -> "Sequence[Post]":
         """Return those of these posts that exist, with their authors and tags."""
-        whole = joinedload(cls.author), selectinload(cls.tags)
-        return db.session.scalars(select(cls).options(*whole).where(cls.id.in_(ids))).all()
+        query = select(cls).options(joinedload(cls.author), selectinload(cls.tags)).where(cls.id.in_(ids))
+        return db.session.scalars(query.execution_options(populate_existing=True)).all()
 
     @classmethod
     def shown(cls, post_id: int) -> "ShownPost | None":

@@ -52,7 +52,7 @@ document.addEventListener("click", (event) => {
 });
 
 // Drafts. What is typed is kept in the browser until it is published or discarded, for each author and each post that
-// they reply to. Where storage is full or forbidden, there are no drafts.
+// they reply to or edit. Where storage is full or forbidden, there are no drafts.
 
 const DRAFT_LIFETIME = 30 * 24 * 3_600_000; // ms
 
@@ -75,18 +75,20 @@ function removeOldDrafts() {
 
 function keepDraft(form) {
   const { body: text, form_key: key, reply_to: answered } = form.elements;
-  const name = `draft:${key.dataset.author}:${answered?.value ?? ""}`;
+  const name = `draft:${key.dataset.author}:${form.getAttribute("action")}:${answered?.value ?? ""}`;
   const ownKey = key.value;
+  const cameBack = form.querySelector(".field-error"); // from the server, which says why
+  const before = cameBack ? "" : text.defaultValue;
 
   // Each time that something is typed: a browser may end a page without a word.
   const save = (sentWith) => {
-    if (!text.value.trim()) return removeDraft(name);
+    if (text.value.trim() === before.trim()) return removeDraft(name);
     const draft = { text: text.value, savedAt: Date.now(), sentWith };
     tryStorage(() => localStorage.setItem(name, JSON.stringify(draft)));
   };
 
   const clear = () => {
-    text.value = "";
+    text.value = before;
     key.value = ownKey;
     text.dispatchEvent(new Event("input"));
   };
@@ -109,7 +111,7 @@ function keepDraft(form) {
   };
 
   const draft = readDraft(name);
-  if (text.value) save(); // it came back from the server, which says why
+  if (cameBack) save();
   else if (draft) offer(draft);
   text.addEventListener("input", () => save());
   let isKept = false;
@@ -217,17 +219,20 @@ document.addEventListener("submit", async (event) => {
   const isMember = form.id === "act" && form.method === "post";
   if (!isMember || !button?.matches(".posts:not(.single) .like:not(.failed)")) return;
   event.preventDefault();
+  if (button.ariaBusy) return;
+  button.ariaBusy = "true";
   const number = button.closest(".post").querySelector(".post-likes");
   const answer = await fetch(button.formAction, {
     method: "POST",
     body: new URLSearchParams(new FormData(form)),
-    headers: { "X-Requested-With": "fetch" },
+    headers: { "X-Requested-With": "script" },
     redirect: "manual",
   }).catch(() => null);
   if (answer?.type !== "opaqueredirect") {
     button.classList.add("failed");
     return form.requestSubmit(button);
   }
+  button.ariaBusy = null;
   const wasLiked = button.matches(".mine");
   const other = wasLiked ? button.nextElementSibling : button.cloneNode(true);
   if (wasLiked) {
@@ -239,8 +244,9 @@ document.addEventListener("submit", async (event) => {
     button.before(other);
   }
   other.focus();
-  const known = Number(number.textContent);
-  if (!Number.isNaN(known)) number.textContent = known + (wasLiked ? -1 : 1) || "";
+  const known = number?.firstChild?.data ?? "0";
+  const likes = Number(known) + (wasLiked ? -1 : 1);
+  if (/^\d+$/.test(known)) number.innerHTML = likes ? `${likes}<span class="visually-hidden"> likes</span>` : "";
 });
 
 // Asks for another page of this site. The header keeps flash messages for a page that somebody will see.

@@ -125,7 +125,7 @@ class CachedPages:
             except NotKnownError:
                 continue
             under = frozenset((name, stamps.known[name].etag) for name in stamps.used)
-            drawn[marker] = Piece((html or "").encode(), under, is_cheap=html is None)
+            drawn[marker] = Piece((html or "").encode(), under, shows_nothing=html is None)
         return drawn
 
     def _build(self, endpoint: str, kind: PageKind, view: View, which: str) -> str:

@@ -11,7 +11,7 @@ from app.models.pagination import parse_id
 from app.redis_client import StoreUnavailableError
 from app.sessions import current_session
 from app.web.limits import TooManyAttemptsError
-from app.web.viewer import LoginNeededError, local_path, signed_in
+from app.web.viewer import LoginNeededError, came_from, local_path, signed_in
 
 RETRY_AFTER = 5  # s; a restarted store is back by then
 
@@ -88,7 +88,7 @@ def _login_needed(_error: LoginNeededError) -> Response:
 def _too_many_attempts(error: TooManyAttemptsError) -> Response:
     seconds = error.window.resets_in
     kept = _sent("body")
-    form = _form_here() or (_form_of_post() if kept else None)
+    form = _form_here() or (_form_of_post() if kept else came_from())
     page = render_template("errors/429.html", title=TITLES[429], seconds=seconds, kept=kept, form=form)
     response = make_response(page, 429)
     response.headers["Retry-After"] = str(seconds)
@@ -117,7 +117,11 @@ def _unavailable(cause: str) -> Response:
 def _page(code: int, title: str, text: str, *, login_needed: bool = False) -> Response:
     """Return an error page; it keeps a post that was being written, so that nobody has to write it twice."""
     kept = _sent("body")
-    form = _form_here() or _form_of_post() if kept else None
+    form = came_from()
+    if kept:
+        form = _form_here() or _form_of_post()
+    if code == 403 and not login_needed:
+        form = None  # it would be refused again
     about = {"code": code, "title": title, "text": text, "login_needed": login_needed}
     response = make_response(render_template("errors/error.html", kept=kept, form=form, **about), code)
     response.headers["Cache-Control"] = "no-store"
@@ -135,6 +139,8 @@ def _form_of_post() -> str:
 
 def _form_here() -> str | None:
     """Return the address of the form that was sent, which remembers where its sender wants to go; None if unknown."""
+    if request.method == "GET":
+        return request.full_path.rstrip("?")
     if not request.endpoint or not request.url_rule or "GET" not in (request.url_rule.methods or ()):
         return None
     return url_for(request.endpoint, **(request.view_args or {}), next=local_path(_sent("next")))

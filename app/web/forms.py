@@ -28,7 +28,7 @@ from app.models.accounts import (
     PASSWORD_MIN,
 )
 from app.models.pagination import parse_id
-from app.models.post_text import LENGTH, PostText, one_line, web_address
+from app.models.post_text import LENGTH, PostText, looks_like_mention, one_line, web_address
 
 # Names that would look like the site's own accounts.
 RESERVED_NAMES = {"admin", "administrator", "moderator", "pipit", "root", "support"}
@@ -166,11 +166,10 @@ class ProfileForm(Form):
     display_name = StringField(
         "Display name",
         filters=[lambda typed: one_line(typed or "")],
-        description="Shown beside your @name. On older pages it changes within two minutes.",
+        description="Shown beside your @name. On posts it changes within two minutes.",
         validators=[
             Optional(),
             Length(max=DISPLAY_NAME_LENGTH, message=f"Use at most {DISPLAY_NAME_LENGTH} characters."),
-            Regexp(r"(?!@)", message="A display name can't begin with @."),
         ],
         render_kw={"autocomplete": "name", "maxlength": DISPLAY_NAME_LENGTH, "dir": "auto"},
     )
@@ -186,8 +185,19 @@ class ProfileForm(Form):
         filters=[strip],
         description="Your website, or another page about you.",
         validators=[Optional(), Length(max=LINK_LENGTH, message=f"Use at most {LINK_LENGTH} characters.")],
-        render_kw={"autocomplete": "url", "inputmode": "url", "maxlength": LINK_LENGTH, "dir": "ltr"},
+        render_kw={
+            "autocomplete": "url",
+            "inputmode": "url",
+            "autocapitalize": "none",
+            "maxlength": LINK_LENGTH,
+            "dir": "ltr",
+        },
     )
+
+    def validate_display_name(self, field: Field) -> None:
+        """Refuse what could be taken for somebody's @name."""
+        if looks_like_mention(field.data):
+            raise ValidationError("A display name can't begin with @.")
 
     def validate_link(self, field: Field) -> None:
         """Refuse what is no link to a web page; store it with its scheme."""

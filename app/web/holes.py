@@ -9,7 +9,7 @@ templates/holes/follow.html renders it from the hole's arguments and the session
 `messages()`. If that is not enough, a function decorated with @fills("follow") returns more variables. It reads SQL, or
 what a stamp holds (app/cache.py); the front knows that already, so thirty such holes on a page cost it next to nothing.
 Using anything else raises an error at once instead of producing a page that goes stale. A hole with
-`only_for=post.author_id` stays empty for everyone else.
+`only_for=post.author.id` stays empty for everyone else.
 
 In the page a hole is markup between `<!--[name key=value-->` and `<!--]-->`, until it is filled for the visitor: by the
 front for a cached page, else by Flask. People's own text is escaped, so it can't contain a hole. What fills a hole may
@@ -91,13 +91,13 @@ def fills(name: str, *, changed_by: Callable[[Viewer], Sequence[str]]) -> Callab
     return register
 
 
-def fills_from(name: str, stamp: Callable[[int], str]) -> Callable[[Read], Read]:
+def fills_from(name: str, stamp: Callable[[int], str], *, else_from_sql: Read | None = None) -> Callable[[Read], Read]:
     """Register a function that gets what a stamp holds, and returns variables for a hole's template.
 
-    It gets the text, and the hole's arguments. It returns None if the hole has nothing to show, and raises
-    NotHeldError if the text does not tell: then it is called again, with the Viewer in place of the text, to read SQL.
+    It gets the text, and the hole's arguments. It returns None if the hole has nothing to show.
 
     stamp: returns the stamp's name, given the viewer's id.
+    else_from_sql: gets the Viewer in place of the text; called if the function raises NotHeldError.
     """
 
     def register(function: Read) -> Read:
@@ -106,8 +106,10 @@ def fills_from(name: str, stamp: Callable[[int], str]) -> Callable[[Read], Read]
             try:
                 return function(reader.stamps.value(held_in), **about)
             except NotHeldError:
+                if else_from_sql is None:
+                    raise
                 reader.stamps.before_reading([held_in])
-                return function(viewer, **about)
+                return else_from_sql(viewer, **about)
 
         fillers[name] = variables
         return function

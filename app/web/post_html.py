@@ -45,8 +45,8 @@ class Rendered:
 
     def html(self, post: Listed) -> Markup:
         """Return the HTML of the post as it is now."""
-        likes = shown_count(post.likes) if post.likes else ""
-        numbered = f"{self.before_replies}{in_words(post.replies)}{self.before_likes}{likes}{self.rest}"
+        replies, likes = replies_in_words(post.replies), likes_in_words(post.likes)
+        numbered = f"{self.before_replies}{replies}{self.before_likes}{likes}{self.rest}"
         return Markup(numbered)  # noqa: S704  # rendered
 
 
@@ -115,7 +115,12 @@ def html_by_id(posts: Sequence[Listed]) -> dict[int, Markup]:
     return html.by_id(posts)
 
 
-def in_words(replies: int) -> str:
+def likes_in_words(likes: int) -> str:
+    """Return what a post's link to those who like it says, as HTML; nothing if nobody does."""
+    return f'{shown_count(likes)}<span class="visually-hidden"> likes</span>' if likes else ""
+
+
+def replies_in_words(replies: int) -> str:
     """Return what a post's link to its replies says."""
     if not replies:
         return "Reply"

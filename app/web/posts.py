@@ -142,10 +142,15 @@ def unlike(post_id: int) -> ResponseReturnValue:
     return _like(post_id, User.unlike)
 
 
-@fills_from("unlike", likes_by)
-def unlike_button(held: str | Viewer, post_id: str) -> dict[str, object] | None:
+def unlike_button_of_old_post(viewer: Viewer, post_id: str) -> dict[str, object] | None:
+    """As unlike_button(), for a post that is older than those whose ids are held."""
+    return {} if Like.exists(viewer.id, int(post_id)) else None
+
+
+@fills_from("unlike", likes_by, else_from_sql=unlike_button_of_old_post)
+def unlike_button(held: str, post_id: str) -> dict[str, object] | None:
     """Return something if the viewer likes a post: its like button gives way to another one."""
-    likes = Like.exists(held.id, int(post_id)) if isinstance(held, Viewer) else is_held(held, post_id)
+    likes = is_held(held, post_id)
     if likes is None:
         raise NotHeldError
     return {} if likes else None
@@ -191,7 +196,7 @@ def edit(post_id: int) -> ResponseReturnValue:
     if not viewer().edit(post, form.text):
         abort(403, TOO_LATE)
     note_write()
-    flash("Saved.")
+    flash("Saved.", "published")
     return redirect(path)
 
 

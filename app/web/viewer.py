@@ -7,8 +7,9 @@ from functools import wraps
 from typing import ParamSpec
 from urllib.parse import urlsplit
 
-from flask import abort, flash, g, redirect, request, url_for
+from flask import abort, current_app, flash, g, redirect, request, url_for
 from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import HTTPException
 
 from app.cache import current_cache
 from app.models import User
@@ -118,7 +119,11 @@ def last_write() -> float | None:
 
 def came_from() -> str | None:
     """Return the page of this site whose form was sent, as path and query; None if the browser does not say."""
-    parts = urlsplit(request.referrer or "")
+    try:
+        parts = urlsplit(request.referrer or "")
+        current_app.url_map.bind("").match(parts.path, "GET")  # a form may be on the answer to another form
+    except (ValueError, HTTPException):
+        return None
     path = f"{parts.path}?{parts.query}" if parts.query else parts.path
     return local_path(path) if parts.netloc == request.host else None
 

@@ -1,4 +1,4 @@
-"""A town whose people post, delete, follow and unfollow at random, and what each page may show meanwhile.
+"""A town whose people post, delete, like, follow and take that back at random, and what each page may show meanwhile.
 
 Writers note when each write began and when it was acknowledged; readers note when they asked, when the answer came and
 what it showed. All of them read the machine's monotonic clock. So what a page had to show, and what it must not show
@@ -51,7 +51,9 @@ ROUND, BUSY = 0.2, 0.14  # s: all write in the first part of a round, and rest i
 
 POST = re.compile(r'class="post-time" href="/@\w+/(\d+)"')
 PERSON = re.compile(r'<li><a href="/@(\w+)">')
+UNLIKE = re.compile(r'formaction="/posts/(\d+)/unlike"')
 BUTTON = re.compile(r'class="follow" method="post" action="/@\w+/(follow|unfollow)"')
+SIGNED_IN = 'id="act" method="post"'
 OLDER = 'rel="next"'
 EVERYONES = "everyone's latest posts"  # which fill an empty timeline
 
@@ -70,7 +72,10 @@ class Person(NamedTuple):
 
 
 class Write(NamedTuple):
-    """A write that was acknowledged. `post` is a post's id, `person` who wrote, `other` who is followed or not."""
+    """A write that was acknowledged.
+
+    post: its id. person: who wrote, likes or follows. other: who is followed or not.
+    """
 
     kind: str
     began: float
@@ -171,7 +176,14 @@ class Writer:
             post = author.publish(words)
             posts.append(post.id)
             return Write("publish", began, time.monotonic(), author_id, post=post.id, tag=tag)
-        if dice < 0.7 and posts:
+        if dice < 0.55 and posts:
+            post_id, fan = chance.choice(posts[-12:]), user(chance.choice(self.people).id)
+            liked, is_like = Post.with_id(post_id), chance.random() < 0.6
+            assert liked
+            began = time.monotonic()
+            (fan.like if is_like else fan.unlike)(liked)
+            return Write("like" if is_like else "unlike", began, time.monotonic(), fan.id, post=post_id)
+        if dice < 0.75 and posts:
             author, place = user(author_id), max(0, len(posts) - chance.randrange(1, 12))  # one that may be on a page
             doomed = db.session.get(Post, posts[place])
             assert doomed
@@ -212,7 +224,8 @@ class History:
 
     posts: dict[int, list[Write]] = field(default_factory=dict)  # by id: how it was published, and deleted
     ids: list[int] = field(default_factory=list)
-    pairs: dict[tuple[int, int], list[Write]] = field(default_factory=lambda: defaultdict(list))
+    pairs: dict[tuple[int, int], list[Write]] = field(default_factory=lambda: defaultdict(list))  # who follows whom
+    likes: dict[tuple[int, int], list[Write]] = field(default_factory=lambda: defaultdict(list))  # who likes which post
     counts: Counter[str] = field(default_factory=Counter)
     people: Sequence[Person] = ()
 
@@ -222,18 +235,23 @@ class History:
             self.counts[write.kind] += 1
             if write.kind in ("follow", "unfollow"):
                 self.pairs[write.person, write.other].append(write)
+            elif write.kind in ("like", "unlike"):
+                self.likes[write.person, write.post].append(write)
             else:
                 self.posts.setdefault(write.post, []).append(write)
         self.ids = sorted(self.posts)
 
     def follows(self, one: int, other: int, began: float, ended: float) -> bool | None:
         """Return whether one followed the other all that time; None if that may have changed meanwhile."""
+        return self._state(self.pairs[one, other], "follow", began, ended)
+
+    def _state(self, writes: Sequence[Write], done: str, began: float, ended: float) -> bool | None:
         state: bool | None = False
-        for write in self.pairs[one, other]:
+        for write in writes:
             if write.began > ended:
                 break
-            is_follow = write.kind == "follow"
-            state = is_follow if write.ended < began or state is is_follow else None
+            is_done = write.kind == done
+            state = is_done if write.ended < began or state is is_done else None
         return state
 
     def wrong(self, look: Look, *, lags: bool) -> str:
@@ -241,11 +259,38 @@ class History:
 
         lags: under `expire` a page that is the same for everyone may lack what is new, but shows nothing removed.
         """
-        checks = {"post": self._wrong_post, "followers": self._wrong_people, "following": self._wrong_people}
+        checks = {
+            "post": self._wrong_post,
+            "likes": self._wrong_likers,
+            "followers": self._wrong_people,
+            "following": self._wrong_people,
+        }
         found = checks.get(look.page, self._wrong_posts)(look, lags and look.page != "home")
         if not found and look.page == "profile":
             found = self._wrong_button(look)
+        found = found or self._wrong_hearts(look)
         return found and f"{look}: {found}"
+
+    def _wrong_hearts(self, look: Look) -> str:
+        """Check which posts are marked as liked; that holds at once, under every strategy."""
+        if not look.viewer or SIGNED_IN not in look.answer.text:  # without Redis, nobody is
+            return ""
+        marked = set(map(int, UNLIKE.findall(look.answer.text)))
+        for post in map(int, POST.findall(look.answer.text)):
+            likes = self._state(self.likes[look.viewer.id, post], "like", look.began, look.ended)
+            if likes is not None and likes != (post in marked):
+                return f"{'without' if likes else 'with'} a filled heart at {post}"
+        return ""
+
+    def _wrong_likers(self, look: Look, lags: bool) -> str:
+        if look.answer.status != 200:
+            return self._wrong_post(look, lags)
+        shown = set(PERSON.findall(look.answer.text))
+        for person in self.people:
+            likes = self._state(self.likes[person.id, look.about], "like", look.began, look.ended)
+            if likes is not None and likes != (person.name in shown) and not (likes and lags):
+                return f"{'without' if likes else 'with'} {person.name}"
+        return ""
 
     def _wrong_button(self, look: Look) -> str:
         button = BUTTON.search(look.answer.text)
@@ -381,14 +426,16 @@ class Town:
 
     def look_at_random(self, thread: int, process: int, viewer: Person, other: Person, chance: random.Random) -> Look:
         """Look at some page; rather often at the viewer's timeline, and at one profile."""
-        page = chance.choice((*["home"] * 5, *["profile"] * 3, "latest", "tag", "followers", "following", "post"))
+        page = chance.choice(
+            (*["home"] * 5, *["profile"] * 3, "latest", "tag", "followers", "following", "post", "likes")
+        )
         about: Any = other if page == "profile" else chance.choice(self.people)
         if page == "tag":
             about = chance.choice(TAGS)
-        elif page == "post":
+        elif page in ("post", "likes"):
             newest = self.history.ids[-1] if self.history.ids else 0
             about = chance.choice([*self.history.ids[-40:], *range(newest + 1, newest + 40)])  # or to be published
-        is_anonymous = page in ("latest", "tag", "followers", "following", "post") and chance.random() < 0.7
+        is_anonymous = page not in ("home", "profile") and chance.random() < 0.7
         return self.look(thread, process, page, about, None if is_anonymous else viewer)
 
     def look(self, thread: int, process: int, page: str, about: Any, viewer: Person | None) -> Look:
@@ -398,9 +445,10 @@ class Town:
         return Look(page, viewer, about, began, time.monotonic(), answer)
 
     def path(self, page: str, about: Any) -> str:
-        if page == "post":
+        if page in ("post", "likes"):
             author = self.history.posts[about][0].person if about in self.history.posts else self.people[0].id
-            return f"/@{next(person.name for person in self.people if person.id == author)}/{about}"
+            permalink = f"/@{next(person.name for person in self.people if person.id == author)}/{about}"
+            return permalink if page == "post" else f"{permalink}/likes"
         if page in ("latest", "home"):
             return {"latest": "/", "home": "/home"}[page]
         if page == "tag":
@@ -413,7 +461,7 @@ class Town:
             self.served[f"{look.answer.status}"] += 1
             for how in ("hit", "memory", "fwd=miss"):
                 self.served[how] += how in look.answer.cache_status
-            if look.answer.status == 200 or look.page == "post":
+            if look.answer.status == 200 or look.page in ("post", "likes"):
                 wrong = self.history.wrong(look, lags=self.lags)
             else:
                 wrong = f"{look}: status {look.answer.status}" if is_quiet or look.page != "home" else ""
@@ -434,7 +482,7 @@ class Town:
                     self.wrong.append(f"{look}: {shown}, not {self.timeline(viewer.id)}")
             shared: list[tuple[str, Any]] = [("latest", None), *(("tag", tag) for tag in TAGS)]
             shared += [(page, one) for page in ("profile", "followers", "following") for one in self.people]
-            shared += [("post", post) for post in self.history.ids[-20:]]
+            shared += [(page, post) for page in ("post", "likes") for post in self.history.ids[-20:]]
             looks = [self.look(0, process, *page, self.chance.choice([None, *self.people])) for page in shared]
             self.check(looks, is_quiet=True)
 

@@ -172,16 +172,16 @@ def test_a_reply_that_comes_while_its_post_is_deleted_does_not_go_on_showing_it(
     app: Flask, ada: Visitor, bob: Visitor, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ada.publish("a secret")
-    delete_many = Post.delete_many
+    lock = Post.lock
 
-    def reply_and_delete(ids: list[int]) -> set[int]:
+    def reply_and_lock(posts: list[Post]) -> None:
         def reply_and_read(_number: int) -> None:
             assert "a secret" in visitor.get(reply(bob, "/@ada/1", "really?")).text
 
         in_threads(1, reply_and_read)
-        return delete_many(ids)
+        lock(posts)
 
-    monkeypatch.setattr(Post, "delete_many", reply_and_delete)
+    monkeypatch.setattr(Post, "lock", reply_and_lock)
     assert ada.post("/posts/1/delete", form_on="/@ada/1").status_code == 302
     page = visitor.get("/@bob/2").text
     assert "a secret" not in page

@@ -9,9 +9,10 @@ from flask import Flask
 from sqlalchemy import update
 
 from app.extensions import db
-from app.models import Post
+from app.models import Post, User
+from app.models.post_text import PostText
 from app.models.posts import EDITABLE
-from tests.conftest import Visitor
+from tests.conftest import Visitor, in_threads
 from tests.serving import FrontServer
 
 
@@ -120,3 +121,37 @@ def test_the_post_above_a_reply_is_the_edited_one_early(ada: Visitor, bob: Visit
     reply = front.ask("/@bob/2")
     assert reply.early
     assert ("tea?" in reply.text, "tee?" in reply.text) == (True, False)
+
+
+def test_an_edit_that_changes_nothing_is_none(ada: Visitor, visitor: Visitor) -> None:
+    ada.publish("tea?")
+    assert edit(ada, 1, "  tea?  ") == 302
+    assert "edited" not in visitor.get("/@ada/1").text
+
+
+def test_a_deletion_knows_the_tags_of_an_edit_that_came_between(app: Flask, ada: Visitor, visitor: Visitor) -> None:
+    ada.publish("tea #one")
+    with app.app_context():
+        author, known = User.named("ada"), Post.with_id(1)
+        assert author
+        assert known
+        db.session.expunge_all()  # what another process knows
+        db.session.rollback()
+        assert edit(ada, 1, "tea #two") == 302
+        assert "tea " in visitor.get("/tags/two").text
+        assert author.delete(known)
+    assert "No posts with this hashtag yet." in visitor.get("/tags/two").text
+
+
+def test_edits_at_once_tell_somebody_once(app: Flask, ada: Visitor, bob: Visitor) -> None:
+    ada.publish("tea?")
+
+    def add_mention(_number: int) -> None:
+        with app.app_context():
+            author, post = User.named("ada"), Post.with_id(1)
+            assert author
+            assert post
+            assert author.edit(post, PostText.parse("tea, @bob?"))
+
+    in_threads(4, add_mention)
+    assert unread(bob) == "1"

@@ -138,16 +138,17 @@ def test_what_a_stamp_holds_fills_holes_without_sql_unless_it_does_not_tell(
 ) -> None:
     liked, asked = ["1"], []
 
-    def like(held: str | Viewer, post_id: str) -> dict[str, str] | None:
-        if isinstance(held, Viewer):
-            asked.append(post_id)
-            return {"says": f"asked SQL for {post_id}"}
+    def ask_sql(_viewer: Viewer, post_id: str) -> dict[str, str]:
+        asked.append(post_id)
+        return {"says": f"asked SQL for {post_id}"}
+
+    def like(held: str, post_id: str) -> dict[str, str] | None:
         if post_id == "3":
             raise NotHeldError
         return {"says": f"liked {post_id}"} if post_id in held.split() else None
 
     monkeypatch.setattr("app.web.holes.fillers", {**fillers})
-    fills_from("like", lambda user_id: STAMP("likes", user_id))(like)
+    fills_from("like", lambda user_id: STAMP("likes", user_id), else_from_sql=ask_sql)(like)
     cache = app.extensions["page_cache"]
     cache.register_value("likes", lambda _user_id: " ".join(liked))
     show('{% for post_id in (1, 2, 3) %}({{ hole("like", post_id=post_id) }}){% endfor %}', like="{{ says if viewer }}")

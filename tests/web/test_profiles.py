@@ -46,11 +46,13 @@ def test_a_line_and_a_link_are_on_the_profile_at_once(ada: Visitor, visitor: Vis
     ("field", "typed", "says"),
     [
         ("display_name", "@bob", "A display name can&#39;t begin with @."),
+        ("display_name", "\u200b＠bob", "A display name can&#39;t begin with @."),
         ("display_name", "x" * 51, "Use at most 50 characters."),
         ("about", "x" * 201, "Use at most 200 characters."),
         ("link", "javascript:alert(1)", "That doesn&#39;t look like a web address"),
         ("link", "javascript://example.org/%0aalert(1)", "That doesn&#39;t look like a web address"),
         ("link", "https://good.example@evil.example", "That doesn&#39;t look like a web address"),
+        ("link", "https://a.example/\u202egpj", "That doesn&#39;t look like a web address"),
         ("link", "my site", "That doesn&#39;t look like a web address"),
         ("link", "https://example.org/" + "x" * 200, "Use at most 200 characters."),
     ],

@@ -114,7 +114,7 @@ def test_too_many_searches_have_to_wait(ada: Visitor, visitor: Visitor, monkeypa
         assert reader.get("/search").status_code == 200
     answer = visitor.get("/search?q=tea")
     assert "Too many attempts" in answer.text
-    assert 'href="/search">Back to the form' in answer.text
+    assert 'href="/search?q=tea">Back to the form' in answer.text
 
 
 @on_sqlite
@@ -191,3 +191,9 @@ def test_older_posts_are_indexed_by_a_command(app: Flask, ada: Visitor, visitor:
     assert (index.exit_code, index.output) == (0, "Search: 1 older posts indexed.\n")
     assert "No posts found" not in search(visitor, "tea")
     assert app.test_cli_runner().invoke(args=["post", "index"]).output == ""
+
+
+def test_a_query_with_too_many_hashtags_says_so(visitor: Visitor) -> None:
+    answer = visitor.get("/search", query_string={"q": " ".join(f"#t{letter}" for letter in "abcdef")})
+    assert answer.status_code == 422
+    assert "Look for 5 at most." in answer.text
