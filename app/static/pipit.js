@@ -246,7 +246,8 @@ document.addEventListener("submit", async (event) => {
   other.focus();
   const known = number?.firstChild?.data ?? "0";
   const likes = Number(known) + (wasLiked ? -1 : 1);
-  if (/^\d+$/.test(known)) number.innerHTML = likes ? `${likes}<span class="visually-hidden"> likes</span>` : "";
+  const words = likes === 1 ? "like" : "likes";
+  if (/^\d+$/.test(known)) number.innerHTML = likes ? `${likes}<span class="visually-hidden"> ${words}</span>` : "";
 });
 
 // Asks for another page of this site. The header keeps flash messages for a page that somebody will see.

@@ -117,7 +117,8 @@ def html_by_id(posts: Sequence[Listed]) -> dict[int, Markup]:
 
 def likes_in_words(likes: int) -> str:
     """Return what a post's link to those who like it says, as HTML; nothing if nobody does."""
-    return f'{shown_count(likes)}<span class="visually-hidden"> likes</span>' if likes else ""
+    words = "like" if likes == 1 else "likes"
+    return f'{shown_count(likes)}<span class="visually-hidden"> {words}</span>' if likes else ""
 
 
 def replies_in_words(replies: int) -> str:

@@ -211,6 +211,33 @@ def test_each_reply_has_a_draft_of_its_own(site: Pipit, visit: Visits) -> None:
     expect(field(person)).to_have_value("")
 
 
+def test_an_edit_has_a_draft_until_it_is_saved(site: Pipit, visit: Visits) -> None:
+    person = visit(site)
+    person.register("corrector")
+    person.publish("tee?")
+    person.open("/@corrector")
+    person.page.locator(".post-time").first.click()
+    person.page.get_by_role("link", name="Edit", exact=True).click()
+    form = person.page.url
+    expect(person.page.locator("#body-count")).to_have_text(f"{LENGTH - 4} left")
+    expect(person.page.get_by_text(BACK)).to_have_count(0)
+    field(person).fill("tea?")
+    person.page.get_by_role("link", name="Home").click()
+    expect(field(person)).to_have_value("")
+    person.page.goto(form)
+    expect(field(person)).to_have_value("tea?")
+    expect(person.page.get_by_text(BACK)).to_be_visible()
+    person.page.get_by_role("button", name="Discard").click()
+    expect(field(person)).to_have_value("tee?")
+    field(person).fill("tea!")
+    person.page.keyboard.press("Control+Enter")
+    expect(person.page.get_by_text("Saved.")).to_be_visible()
+    expect(person.page.locator(".post-body")).to_have_text("tea!")
+    person.page.goto(form)
+    expect(field(person)).to_have_value("tea!")
+    expect(person.page.get_by_text(BACK)).to_have_count(0)
+
+
 def test_a_draft_is_forgotten_after_a_month(site: Pipit, visit: Visits) -> None:
     person = visit(site)
     person.register("sleeper")

@@ -36,7 +36,7 @@ def test_a_like_is_sent_in_place_by_keyboard_and_is_there_after_a_reload(site: P
         page.keyboard.press("Enter")
     heart(page, post_id, "Unlike")
     expect(post.get_by_role("button")).to_be_focused()
-    expect(post.locator(".post-likes")).to_have_text("1")
+    expect(post.locator(".post-likes")).to_have_text("1 like")
     assert page.evaluate("scrollY") == scrolled
     page.reload()
     heart(page, post_id, "Unlike")
@@ -79,3 +79,14 @@ def test_a_stranger_who_clicks_on_a_heart_is_asked_to_log_in(site: Pipit, visit:
     stranger.open("/@someone_liked")
     stranger.page.get_by_role("button", name="Like").click()
     expect(stranger.page.get_by_text("Log in to like posts.")).to_be_visible()
+
+
+def test_a_double_click_on_a_heart_is_one_like(site: Pipit, visit: Visits) -> None:
+    person = visit(site)
+    person.register("hasty_likes")
+    person.publish("Tea, quickly")
+    person.open("/@hasty_likes")
+    post = person.page.locator(".post").first
+    post.get_by_role("button", name="Like").dblclick()
+    expect(post.get_by_role("button")).to_have_accessible_name("Unlike")
+    expect(post.locator(".post-likes")).to_have_text("1 like")
