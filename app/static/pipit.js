@@ -129,7 +129,7 @@ const published = document.querySelector("main:not(:has(.error, .field-error)) >
 const [arrival] = performance.getEntriesByType("navigation");
 if (published && arrival?.type !== "back_forward") removeDraft(tryStorage(() => sessionStorage.getItem("sent")));
 removeOldDrafts();
-for (const form of document.querySelectorAll("form.compose")) keepDraft(form);
+for (const form of document.querySelectorAll("form.compose:has([name=form_key])")) keepDraft(form); // not of an edit
 
 // The same characters as the server counts: extended grapheme clusters of the text without what it strips.
 const segmenter = globalThis.Intl?.Segmenter && new Intl.Segmenter(undefined, { granularity: "grapheme" });
