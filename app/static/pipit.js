@@ -99,6 +99,7 @@ function keepDraft(form) {
     notice.className = "draft";
     notice.append("Your draft is back. ", discard);
     discard.type = "button";
+    discard.className = "plain";
     discard.textContent = "Discard";
     discard.addEventListener("click", () => {
       clear();
@@ -217,7 +218,7 @@ document.addEventListener("submit", async (event) => {
   const isMember = form.id === "act" && form.method === "post";
   if (!isMember || !button?.matches(".posts:not(.single) .like:not(.failed)")) return;
   event.preventDefault();
-  const number = button.closest(".post").querySelector(".post-likes");
+  const number = button.closest(".posts:not(.context) > .post")?.querySelector(".post-likes"); // there, none is shown
   const answer = await fetch(button.formAction, {
     method: "POST",
     body: new URLSearchParams(new FormData(form)),
@@ -239,7 +240,7 @@ document.addEventListener("submit", async (event) => {
     button.before(other);
   }
   other.focus();
-  const known = Number(number.textContent);
+  const known = Number(number?.textContent);
   if (!Number.isNaN(known)) number.textContent = known + (wasLiked ? -1 : 1) || "";
 });
 
