@@ -101,6 +101,7 @@ function keepDraft(form) {
     notice.className = "draft";
     notice.append("Your draft is back. ", discard);
     discard.type = "button";
+    discard.className = "plain";
     discard.textContent = "Discard";
     discard.addEventListener("click", () => {
       clear();
@@ -221,7 +222,7 @@ document.addEventListener("submit", async (event) => {
   event.preventDefault();
   if (button.ariaBusy) return;
   button.ariaBusy = "true";
-  const number = button.closest(".post").querySelector(".post-likes");
+  const number = button.closest(".posts:not(.context) > .post")?.querySelector(".post-likes"); // there, none is shown
   const answer = await fetch(button.formAction, {
     method: "POST",
     body: new URLSearchParams(new FormData(form)),
@@ -244,10 +245,8 @@ document.addEventListener("submit", async (event) => {
     button.before(other);
   }
   other.focus();
-  const known = number?.firstChild?.data ?? "0";
-  const likes = Number(known) + (wasLiked ? -1 : 1);
-  const words = likes === 1 ? "like" : "likes";
-  if (/^\d+$/.test(known)) number.innerHTML = likes ? `${likes}<span class="visually-hidden"> ${words}</span>` : "";
+  const known = Number(number?.textContent);
+  if (!Number.isNaN(known)) number.textContent = known + (wasLiked ? -1 : 1) || "";
 });
 
 // Asks for another page of this site. The header keeps flash messages for a page that somebody will see.

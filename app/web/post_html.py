@@ -45,7 +45,7 @@ class Rendered:
 
     def html(self, post: Listed) -> Markup:
         """Return the HTML of the post as it is now."""
-        replies, likes = replies_in_words(post.replies), likes_in_words(post.likes)
+        replies, likes = replies_in_words(post.replies), shown_count(post.likes) if post.likes else ""
         numbered = f"{self.before_replies}{replies}{self.before_likes}{likes}{self.rest}"
         return Markup(numbered)  # noqa: S704  # rendered
 
@@ -113,12 +113,6 @@ def html_by_id(posts: Sequence[Listed]) -> dict[int, Markup]:
     """Return the HTML of these posts, in this order, by their ids; a post that no longer exists is left out."""
     html: PostHTML = current_app.extensions["post_html"]
     return html.by_id(posts)
-
-
-def likes_in_words(likes: int) -> str:
-    """Return what a post's link to those who like it says, as HTML; nothing if nobody does."""
-    words = "like" if likes == 1 else "likes"
-    return f'{shown_count(likes)}<span class="visually-hidden"> {words}</span>' if likes else ""
 
 
 def replies_in_words(replies: int) -> str:

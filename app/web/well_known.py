@@ -19,7 +19,6 @@ SITEMAP_PEOPLE = 1_000  # so that the sitemap fits into the cache; search engine
 PAPER = "#faf7f1"  # as in layout.html
 ROBOTS = """\
 User-agent: *
-Disallow: /home
 Disallow: /login
 Disallow: /notifications
 Disallow: /register
@@ -32,7 +31,7 @@ Disallow: /settings/
 def robots() -> Response:
     """Tell crawlers what is of no use to them (RFC 9309): forms, and pages that lead everyone but their owner there.
 
-    It names the sitemap, if there is one.
+    /home does, too, but no link leads a stranger to it. It names the sitemap, if there is one.
     """
     site_url = _config().site_url
     sitemap_line = f"\nSitemap: {site_url}{url_for('well_known.sitemap')}\n" if site_url else ""

@@ -1,9 +1,10 @@
 """What the pages are like to use: by keyboard, screen reader and finger, with large text, on paper, while they load."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Route, expect
 
 from tests.e2e.conftest import Visit
@@ -17,6 +18,15 @@ PHONE = {"width": 360, "height": 640}
 DESKTOP = {"width": 1280, "height": 800}
 ZOOMED = {"width": 320, "height": 256}  # what 1280 × 1024 is at 400 %
 LAND = {"width": 640, "height": 320}
+MEMBERS_PAGES = [
+    *["/", "/home", "/home?before=9999", "/@{name}", "/@{name}/{post}", "/@{name}/{post}/likes", "/posts/{post}/edit"],
+    *["/likes", "/notifications", "/search", "/search?q=comfort", "/people", "/tags", "/tags/comfort"],
+    *["/settings/profile", "/settings/notifications", "/settings/sessions", "/settings/password"],
+]
+STRANGERS_PAGES = [
+    *["/", "/@{name}", "/@{name}/{post}", "/@{name}/followers", "/search?q=nothing+found", "/search?q=from:nobody"],
+    *["/login", "/register", "/nowhere"],
+]
 MOST_SHIFT = 0.01  # a tenth of what the Core Web Vitals call good
 SMALLEST_TARGET = 24  # px; WCAG 2.2, 2.5.8
 
@@ -46,6 +56,31 @@ def a_full_page(person: Visit, name: str) -> None:
         person.publish(f"Number {number} of {name}: https://example.org/{number} #comfort")
 
 
+def a_thread(person: Visit, name: str) -> str:
+    """Publish a post with an answer and a like, and return its id."""
+    person.publish("Tea? #comfort")
+    person.open(f"/@{name}")
+    permalink = str(person.page.locator(".post-time").first.get_attribute("href"))
+    person.open(permalink)
+    person.page.get_by_label("Your reply").fill("Tea!")
+    person.page.get_by_role("button", name="Reply").click()
+    person.page.get_by_text("Published.").wait_for()
+    person.open(permalink)
+    person.page.locator(".single .like").click()
+    person.page.get_by_text("Liked by").wait_for()
+    return permalink.rpartition("/")[2]
+
+
+def every_page(person: Visit, stranger: Visit, name: str) -> Iterator[tuple[Visit, str]]:
+    """Register that person, and open the pages for members, then those for strangers."""
+    person.register(name)
+    post = a_thread(person, name)
+    for someone, paths in ((person, MEMBERS_PAGES), (stranger, STRANGERS_PAGES)):
+        for path in paths:
+            someone.open(path.format(name=name, post=post))
+            yield someone, path
+
+
 def test_the_menu_has_a_name_on_a_phone_too(site: Pipit, visit: Visits) -> None:
     person = visit(site, viewport=PHONE)
     person.register("pocket")
@@ -62,7 +97,7 @@ def test_the_menu_closes_when_focus_leaves_it(site: Pipit, visit: Visits) -> Non
     menu.locator("summary").focus()
     press("Enter")
     expect(menu).to_have_attribute("open", "")
-    for _item in range(4):
+    for _item in menu.locator(".menu-items").locator("a, button").all():
         press("Tab")
         expect(menu).to_have_attribute("open", "")
     press("Tab")
@@ -114,41 +149,33 @@ def test_the_skip_link_leads_to_a_heading_that_can_be_seen(site: Pipit, visit: V
 def test_large_text_and_a_long_name_fit_a_small_screen(
     site: Pipit, visit: Visits, site_name: str, text_size: str
 ) -> None:
-    person = visit(site, viewport={"width": 320, "height": 640})
-    name = f"large{len(site_name)}x{text_size[:3]}"
-    person.register(name)
-    person.publish("Something with a #hashtag")
-    for someone, paths in (
-        (person, ["/", "/home", f"/@{name}", "/settings/sessions", "/settings/password"]),
-        (visit(site, viewport={"width": 320, "height": 640}), ["/", f"/@{name}", "/login", "/register"]),
-    ):
-        for path in paths:
-            someone.open(path)
-            someone.page.evaluate("size => document.documentElement.style.fontSize = size", text_size)
-            someone.page.evaluate("name => document.querySelector('.brand span').textContent = name", site_name)
-            assert someone.page.evaluate(OVERFLOW) == 0, path
+    person, stranger = (visit(site, viewport={"width": 320, "height": 640}) for _ in range(2))
+    for someone, path in every_page(person, stranger, f"large{len(site_name)}x{text_size[:3]}"):
+        someone.page.evaluate("size => document.documentElement.style.fontSize = size", text_size)
+        someone.page.evaluate("name => document.querySelector('.brand span').textContent = name", site_name)
+        assert someone.page.evaluate(OVERFLOW) == 0, path
 
 
 @pytest.mark.parametrize("screen", [PHONE, DESKTOP], ids=["phone", "desktop"])
 def test_every_target_is_large_enough_for_a_finger(site: Pipit, visit: Visits, screen: dict[str, int]) -> None:
-    person = visit(site, viewport=screen)
-    name = f"finger{screen['width']}"
-    person.register(name)
-    person.publish("Tap this")
-    person.open(f"/@{name}")
-    permalink = str(person.page.locator(".post-time").first.get_attribute("href"))
-    stranger = visit(site, viewport=screen)
     small = {}
-    for someone, paths in (
-        (person, ["/", "/home", "/home?before=9999", f"/@{name}", permalink, "/settings/sessions"]),
-        (stranger, ["/", f"/@{name}", permalink, f"/@{name}/followers", "/login", "/register", "/nowhere"]),
+    for someone, path in every_page(
+        visit(site, viewport=screen), visit(site, viewport=screen), f"finger{screen['width']}"
     ):
-        for path in paths:
-            someone.open(path)
-            found = someone.page.evaluate(SMALL_TARGETS % (SMALLEST_TARGET, SMALLEST_TARGET))
-            if found:
-                small[path] = found
+        found = someone.page.evaluate(SMALL_TARGETS % (SMALLEST_TARGET, SMALLEST_TARGET))
+        if found:
+            small[path] = found
     assert not small
+
+
+# A theme changes colours only.
+@pytest.mark.parametrize(("theme", "rules"), [("light", None), ("dark", ["color-contrast"])], ids=["light", "dark"])
+def test_axe_finds_nothing(site: Pipit, visit: Visits, theme: str, rules: list[str] | None) -> None:
+    person, stranger = (visit(site, viewport=PHONE, color_scheme=theme) for _ in range(2))
+    options = {"resultTypes": ["violations"]} | ({"runOnly": rules} if rules else {})
+    for someone, path in every_page(person, stranger, f"axe_{theme}"):
+        results = Axe().run(someone.page, options=options)
+        assert not results.violations_count, f"{path}: {results.generate_report()}"
 
 
 @pytest.mark.parametrize("screen", [PHONE, DESKTOP], ids=["phone", "desktop"])
@@ -156,6 +183,7 @@ def test_nothing_moves_while_a_page_loads(site: Pipit, visit: Visits, screen: di
     person = visit(site, viewport=screen)
     name = f"still{screen['width']}_with_a_long_name"
     a_full_page(person, name)
+    thread = f"/@{name}/{a_thread(person, name)}"
     person.page.add_init_script(COUNT_SHIFTS)
     painted = "() => performance.getEntriesByName('first-contentful-paint').length > 0"
 
@@ -164,9 +192,9 @@ def test_nothing_moves_while_a_page_loads(site: Pipit, visit: Visits, screen: di
         route.continue_()
 
     person.page.route("**/pipit.*.js", after_the_first_paint)
-    for path in ("/", "/home", f"/@{name}"):
+    for path in ("/", "/home", f"/@{name}", thread):
         person.page.goto(person.url + path, wait_until="load")
-        expect(person.page.locator("article.post time").first).to_have_text("now")
+        expect(person.page.locator("article.post time:not(.full)").first).to_have_text("now")
         person.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
         assert person.page.evaluate("globalThis.shift ?? 0") < MOST_SHIFT, path
 

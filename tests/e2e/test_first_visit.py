@@ -201,15 +201,15 @@ def test_the_menu_opens_with_enter_and_closes_with_escape(site: Pipit, visit: Vi
     menu, press = person.page.locator("details.menu"), person.page.keyboard.press
     menu.locator("summary").focus()
     press("Enter")
-    expect(person.page.get_by_role("link", name="Your profile")).to_be_visible()
+    expect(person.page.get_by_role("link", name="Your profile", exact=True)).to_be_visible()
     press("Tab")
-    expect(person.page.get_by_role("link", name="Your profile")).to_be_focused()
+    expect(person.page.get_by_role("link", name="Your profile", exact=True)).to_be_focused()
     press("Escape")
-    expect(person.page.get_by_role("link", name="Your profile")).to_be_hidden()
+    expect(person.page.get_by_role("link", name="Your profile", exact=True)).to_be_hidden()
     expect(menu.locator("summary")).to_be_focused()
     press("Enter")
     person.page.get_by_role("heading", name="Latest posts").click()
-    expect(person.page.get_by_role("link", name="Your profile")).to_be_hidden()
+    expect(person.page.get_by_role("link", name="Your profile", exact=True)).to_be_hidden()
 
 
 def test_one_logs_in_and_posts_by_keyboard_alone(site: Pipit, visit: Visits) -> None:
