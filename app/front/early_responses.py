@@ -92,15 +92,15 @@ class Remembered:
     def keep(self, name: str, filled: Filled, pieces: Mapping[bytes, Piece]) -> None:
         """Remember what fills a page: all pieces, those that are empty included, and the filling with the others."""
         self.stamps.update(stamp for stamp, _ in filled.stamps)
-        self._keep_page(name, filled)
         for marker, piece in pieces.items():
-            if piece.shows_nothing:
-                continue
             known = self.pieces.get(marker)
+            if known is piece or piece.shows_nothing:
+                continue
             if known:
                 self._forget_fillings(marker)
             self.size += len(piece.html) - len(known.html) if known else len(piece.html) + len(marker) + ENTRY
             self.pieces[marker] = piece
+        self._keep_page(name, filled)
         markers = tuple(filled.filling.pieces)
         if markers not in self.fillings:
             self.size += ENTRY * (1 + len(markers) // 2)

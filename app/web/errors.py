@@ -117,11 +117,9 @@ def _unavailable(cause: str) -> Response:
 def _page(code: int, title: str, text: str, *, login_needed: bool = False) -> Response:
     """Return an error page; it keeps a post that was being written, so that nobody has to write it twice."""
     kept = _sent("body")
-    form = came_from()
-    if kept:
+    form = came_from() if login_needed else None
+    if kept and (login_needed or code != 403):  # else it would be refused again
         form = _form_here() or _form_of_post()
-    if code == 403 and not login_needed:
-        form = None  # it would be refused again
     about = {"code": code, "title": title, "text": text, "login_needed": login_needed}
     response = make_response(render_template("errors/error.html", kept=kept, form=form, **about), code)
     response.headers["Cache-Control"] = "no-store"

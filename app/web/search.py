@@ -4,6 +4,7 @@ from flask import Blueprint, render_template, request
 from flask.typing import ResponseReturnValue
 
 from app.models import SearchError, SearchQuery
+from app.models.post_text import CONTROL
 from app.models.search import LENGTH, everyone, tags_in_use
 from app.models.writes import PEOPLE_PAGE, TAGS_PAGE
 from app.rate_limit import searching_rules
@@ -22,7 +23,7 @@ def search() -> ResponseReturnValue:
 
     It is not cached: hardly anybody asks the same.
     """
-    typed, older = request.args.get("q", "").strip(), before()
+    typed, older = CONTROL.sub(" ", request.args.get("q", "")).strip(), before()
     if not typed:
         return _page()
     person = signed_in()
