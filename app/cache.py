@@ -228,9 +228,9 @@ class Page:
     etag: str  # of the body: 32 hexadecimal digits
     built_at: float  # s since the epoch, when building began: later writes may be missing
 
-    @property
+    @cached_property
     def body(self) -> str:
-        """Return the HTML."""
+        """Return the HTML, or what a stamp holds."""
         return self.encoded.decode()
 
     @cached_property

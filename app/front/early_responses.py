@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 MOST_BYTES = 2_000_000  # of what is remembered for sessions
 MOST_BYTES_EACH = 500_000  # for one session
-MOST_PAGES = 50  # of one session whose fillings are known at once; for others, they are put together again
+MOST_PAGES = 200  # of one session whose fillings are known at once; for others, they are put together again
 ENTRY = 300  # bytes that a piece or a filling takes beside its HTML
 LONGEST_COOKIES = 1_000  # characters; Pipit's own take 250. Longer ones could fill the memory
 

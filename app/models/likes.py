@@ -81,8 +81,8 @@ class Like(Base):
 
 def is_held(held: str, post_id: str) -> bool | None:
     """Return whether a user likes a post, given what is held() of their likes; None if it does not tell."""
-    since, _, ids = held.partition(":")
-    return f" {post_id} " in ids if int(post_id) >= int(since.partition("+")[0]) else None
+    since = int(held[: held.index("+")])
+    return f" {post_id} " in held if int(post_id) >= since else None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ A view that is decorated with @cached(LATEST_PAGE) shows the page that a write(L
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 from app.cache import STAMP, PageKind, current_cache
 from app.extensions import db
@@ -39,6 +40,7 @@ def posts_by(user_id: int) -> str:
     return STAMP("posts-by", user_id)
 
 
+@lru_cache(maxsize=1_000)  # each of a page's hearts asks for it
 def likes_by(user_id: int) -> str:
     """Return the stamp of what a user likes; it holds Like.held()."""
     return STAMP("likes-by", user_id)
