@@ -91,7 +91,7 @@ def test_a_hundred_a_second_leave_the_page_that_counts_them_a_hit(town: Town, wh
 
 def shows(number: int, what: str) -> str:
     """Return how a page says its number of followers, or of likes."""
-    return f"<b>{number}</b> follower" if what == "follows" else f'/likes">{number}</a>'
+    return f"<b>{number}</b> follower" if what == "follows" else f'class="post-likes">{number}</span>'
 
 
 @seen_by_everyone
