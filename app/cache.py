@@ -80,7 +80,7 @@ PAGE_OVERHEAD = 200  # bytes of memory beside a page's key and value: hash table
 DICTIONARY_KNOWN = 6  # bytes into a page, the dictionary's checksum has been read (RFC 1950, section 2.2)
 COMPRESSION_LEVEL = 3  # 6 takes twice as long, for 7 % less of a long page and 3 % of a short one
 PAST_COPIES = 2.0  # s a copy may outlive a write or a page: the second that copies live, and the clocks' difference
-WRITING = b"w"  # how a writer's mark begins
+WRITING = b"w"  # how a writer's mark begins; no token has that letter
 BUILDING = b"f"  # how a reader's token begins; `~` after it, or after a mark, says: the page may show an old count
 
 # On a miss: return the page if another reader has stored it meanwhile; else the token to build under, if the lease is
@@ -92,7 +92,7 @@ TAKE = """
 local page = redis.call('GET', KEYS[1])
 if page and string.sub(page, 2, #ARGV[4] + 1) == ARGV[4] then return {page, ''} end
 local lease = redis.call('GET', KEYS[2]) or ARGV[1]
-if string.sub(lease, 1, 1) == 'w' then return {'', lease} end
+if string.find(lease, 'w', 1, true) then return {'', lease} end
 local age = ARGV[2] - redis.call('PTTL', KEYS[2])
 if lease ~= ARGV[1] and age >= 0 and age < tonumber(ARGV[3]) then return {'', ''} end
 redis.call('SET', KEYS[2], lease, 'PX', ARGV[2])
@@ -170,7 +170,7 @@ SETTLE = """
 redis.call('DEL', KEYS[1])
 local lease = redis.call('GET', KEYS[2]) or ''
 local from, to = string.find(lease, ARGV[1], 1, true)
-if from then lease = string.sub(lease, 1, from - 1) .. string.sub(lease, to + 1) end
+if from then lease = string.sub(lease, 1, from - 1) .. string.gsub(string.sub(lease, to + 1), '^!', '') end
 if string.find(lease, 'w', 1, true) then
     redis.call('SET', KEYS[2], lease .. '!', 'PX', math.max(1, redis.call('PTTL', KEYS[2])))
 else
@@ -489,7 +489,7 @@ class PageCache:
                 page = self._build_holding(name, lease)
                 stored = self.store_if_ours(name, lease, page, run_id)
                 return Served(page, "Pipit; fwd=miss; stored" if stored else "Pipit; fwd=miss", is_new=True)
-            if lease.startswith(WRITING) or time.monotonic() > give_up:
+            if WRITING in lease or time.monotonic() > give_up:
                 return Served(self.build(name), "Pipit; fwd=miss", is_new=True)
             time.sleep(POLL)
 

@@ -1011,6 +1011,24 @@ class TestCounts:
                     assert cache.get_or_build("page").page.body == str(source.value)
                 assert redis.exists("page:page:lease") == 0
 
+    def test_nobody_waits_for_a_page_whatever_remains_of_overlapping_writes(
+        self, make_cache: Callable[..., PageCache], source: Source, redis: Redis
+    ) -> None:
+        cache = make_cache(Invalidate())
+        first, second, last = (cache.changing("page") for _ in range(3))
+        first.__enter__()
+        second.__enter__()
+        second.__exit__(None, None, None)  # the first one's mark is spoilt
+        last.__enter__()
+        first.__exit__(None, None, None)
+        for _ in range(2):
+            began = time.monotonic()
+            assert cache.get_or_build("page").page.body == str(source.value)
+            assert time.monotonic() - began < 1
+        assert redis.pttl("page:page:lease") <= WRITE_LEASE
+        last.__exit__(None, None, None)
+        assert redis.exists("page:page:lease") == 0
+
     @pytest.mark.parametrize("strategy", STRATEGIES)
     def test_a_full_redis_hears_of_a_write_all_the_same(
         self, make_cache: Callable[..., PageCache], source: Source, strategy: str
