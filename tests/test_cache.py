@@ -1018,7 +1018,7 @@ class TestCounts:
         first, second, last = (cache.changing("page") for _ in range(3))
         first.__enter__()
         second.__enter__()
-        second.__exit__(None, None, None)  # the first one's mark is spoilt
+        second.__exit__(None, None, None)  # from now on the first one may not store its page
         last.__enter__()
         first.__exit__(None, None, None)
         for _ in range(2):

@@ -224,7 +224,7 @@ def test_a_migration_that_is_tried_again_goes_no_further_than_was_asked(empty_po
     app = app_on(empty_postgresql_url)
     with app.app_context(), db.engine.connect() as reader:
         upgrade(revision="0003")
-        reader.execute(text("SELECT count(*) FROM posts"))  # 0004 does not mind; 0005 has to wait
+        reader.execute(text("SELECT count(*) FROM posts"))  # 0004 needs no lock on it; 0005 has to wait
 
         def read_until_a_try_has_failed() -> None:
             with app.app_context():
