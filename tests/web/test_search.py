@@ -127,6 +127,7 @@ def test_every_page_has_a_way_to_search(ada: Visitor, visitor: Visitor) -> None:
 # Everyone
 
 
+@pytest.mark.server
 def test_everyone_is_listed_newest_first_until_they_leave(app: Flask, visitor: Visitor, front: FrontServer) -> None:
     assert "Nobody has joined yet." in front.ask("/people").text
     for name in ("ada", "bob"):
@@ -158,6 +159,7 @@ def test_more_people_are_a_link_away(app: Flask, visitor: Visitor) -> None:
 # Hashtags
 
 
+@pytest.mark.server
 def test_hashtags_in_use_come_and_go_with_their_posts(ada: Visitor, front: FrontServer) -> None:
     assert "No hashtags lately." in front.ask("/tags").text
     ada.publish("#tea")
@@ -172,6 +174,7 @@ def test_hashtags_in_use_come_and_go_with_their_posts(ada: Visitor, front: Front
     assert "There are no more." in front.ask("/tags?before=1").text
 
 
+@pytest.mark.server
 def test_a_post_without_a_hashtag_leaves_the_hashtags_cached(ada: Visitor, front: FrontServer) -> None:
     front.ask("/tags")
     ada.publish("no hashtag")
