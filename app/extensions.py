@@ -5,14 +5,14 @@ import sqlite3
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import quote
 
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from flask_wtf.csrf import CSRFProtect
 from sqlalchemy import Connection as SQLConnection
-from sqlalchemy import CursorResult, DateTime, Dialect, MetaData, TypeDecorator, Update, event, exists, false, select
+from sqlalchemy import DateTime, Dialect, MetaData, TypeDecorator, event, exists, false, select
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.orm import DeclarativeBase
 
@@ -75,11 +75,6 @@ def init_extensions(app: Flask, config: Config) -> None:
         else:
             event.listen(db.engine, "begin", _begin_with_timeouts)
         event.listen(db.engine, "before_cursor_execute", _count)
-
-
-def updated(statement: Update) -> bool:
-    """Run an UPDATE; return whether it found a row."""
-    return bool(cast(CursorResult[Any], db.session.execute(statement)).rowcount)
 
 
 def sql_reason(error: Exception) -> str:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from hmac import compare_digest
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
 from itsdangerous import BadData, URLSafeTimedSerializer
 from sqlalchemy import (
     BigInteger,
+    CursorResult,
     Executable,
     Select,
     String,
@@ -29,7 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column, undefer_group
 
-from app.extensions import Base, UTCDateTime, db, updated
+from app.extensions import Base, UTCDateTime, db
 from app.models.conversations import pages_above, pages_around
 from app.models.follows import Follow, Person, person_columns
 from app.models.likes import Like
@@ -264,7 +265,7 @@ class User(Base):
             .values(password_hash=hasher.hash(password), password_version=next_version or version)
         )
         with write():
-            return updated(query)
+            return bool(cast(CursorResult[Any], db.session.execute(query)).rowcount)
 
     # Suspending and deleting
 
