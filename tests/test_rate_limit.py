@@ -43,7 +43,7 @@ def database_url(sqlite_url: str) -> str:
 
 @pytest.fixture
 def limiter(redis: Redis, redis_url: str) -> RateLimiter:
-    return RateLimiter(Store(Config(parse_redis_url(redis_url), "", "", redis_max_connections=50)), 5)
+    return RateLimiter(Store(Config(parse_redis_url(redis_url), "", "", redis_max_connections=51)), 5)
 
 
 @pytest.fixture

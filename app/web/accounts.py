@@ -6,7 +6,7 @@ from flask.typing import ResponseReturnValue
 from app.models import EmailTakenError, NameTakenError, User
 from app.rate_limit import current_limiter, registration_rules, reset_rules, sign_in_rules
 from app.sessions import MOST_SESSIONS, current_interface, current_session
-from app.web.forms import EMAIL_TAKEN, NAME_TAKEN, LoginForm, PasswordForm, RegisterForm, ResetForm
+from app.web.forms.accounts import EMAIL_TAKEN, NAME_TAKEN, LoginForm, PasswordForm, RegisterForm, ResetForm
 from app.web.limits import count_attempt, remember_device, rules_for_this_browser
 from app.web.viewer import end_other_sessions, local_path, login_required, sign_in, sign_out, signed_in, viewer
 

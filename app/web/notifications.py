@@ -7,7 +7,7 @@ from app.cache import PageCache
 from app.models import Notification, Post
 from app.models.notifications import KINDS, MOST_UNREAD, grouped, mark_read
 from app.models.writes import notifications_of
-from app.web.forms import NotificationsForm
+from app.web.forms.people import NotificationsForm
 from app.web.holes import fills_from
 from app.web.post_html import html_by_id
 from app.web.posts import before

@@ -9,7 +9,7 @@ from app.models import Follow, Post, User
 from app.models.writes import FOLLOWERS_PAGE, FOLLOWING_PAGE, PROFILE_PAGE, REPLIES_PAGE, follows_by
 from app.rate_limit import following_rules
 from app.web.caching import cached
-from app.web.forms import ProfileForm
+from app.web.forms.people import ProfileForm
 from app.web.holes import fills
 from app.web.limits import count_if_possible
 from app.web.post_html import listed

@@ -24,7 +24,7 @@ from app.models.writes import (
 )
 from app.rate_limit import liking_rules, posting_rules
 from app.web.caching import cached
-from app.web.forms import PostForm, TextForm
+from app.web.forms.posts import PostForm, TextForm
 from app.web.holes import NotHeldError, fills, fills_from
 from app.web.limits import count_if_possible
 from app.web.post_html import html_of, listed

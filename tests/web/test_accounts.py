@@ -10,7 +10,7 @@ from flask import Flask
 from redis import Redis
 
 from app.models import User, accounts
-from app.web.forms import RegisterForm
+from app.web.forms.accounts import RegisterForm
 from tests.conftest import PASSWORD, Visitor
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -1,0 +1,24 @@
+"""The forms: what a person may type, and what they are told if it can't be used. One module for each blueprint."""
+
+from flask import request
+from flask_wtf import FlaskForm
+from wtforms.form import BaseForm
+
+
+class Form(FlaskForm):
+    """A form that reads only text fields.
+
+    Flask-WTF also takes uploaded files and JSON: either could replace a field's text with another type.
+    """
+
+    class Meta(FlaskForm.Meta):
+        """How the form reads a request."""
+
+        def wrap_formdata(self, form: BaseForm, formdata: object) -> object:  # noqa: ARG002  # a method of WTForms
+            """Return the submitted fields, as text by name; None unless the request is a POST."""
+            return request.form if request.method == "POST" else None
+
+
+def strip(text: str | None) -> str:
+    """Return the text without the white space around it."""
+    return (text or "").strip()

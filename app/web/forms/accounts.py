@@ -1,0 +1,114 @@
+"""Forms about an account: joining, logging in, passwords."""
+
+from wtforms import EmailField, Field, HiddenField, PasswordField, StringField, ValidationError
+from wtforms.validators import InputRequired, Length, Optional, Regexp
+
+from app.models import User
+from app.models.accounts import EMAIL_LENGTH, EMAIL_PATTERN, NAME_LENGTH, NAME_PATTERN, PASSWORD_MAX, PASSWORD_MIN
+from app.web.forms import Form, strip
+
+# Names that would look like the site's own accounts.
+RESERVED_NAMES = {"admin", "administrator", "moderator", "pipit", "root", "support"}
+EMAIL_USES = (
+    "Optional, and never shown to anyone. You can log in with it, and whoever runs this site can reach you if you "
+    "forget your password."
+)
+NAME_TAKEN = "“{}” is taken. Choose another name."
+EMAIL_TAKEN = "There is already an account with that address. Log in instead?"
+
+
+def without_at(text: str | None) -> str:
+    """Return a name without surrounding white space or a leading @, which people may type."""
+    return strip(text).removeprefix("@")
+
+
+def new_password_field(label: str) -> PasswordField:
+    """Return the field for a password that is being chosen."""
+    return PasswordField(
+        label,
+        description=f"At least {PASSWORD_MIN} characters. A few random words are easy to remember and hard to guess.",
+        validators=[
+            InputRequired("Choose a password."),
+            Length(min=PASSWORD_MIN, message=f"Use at least {PASSWORD_MIN} characters."),
+            Length(max=PASSWORD_MAX, message=f"Use at most {PASSWORD_MAX} characters."),
+        ],
+        render_kw={"autocomplete": "new-password", "minlength": PASSWORD_MIN},
+    )
+
+
+class RegisterForm(Form):
+    """A new account."""
+
+    username = StringField(
+        "Name",
+        filters=[without_at],
+        description="Letters, digits and _. It will be part of your profile's address, so you can't change it later.",
+        validators=[
+            InputRequired("Choose a name."),
+            Length(max=NAME_LENGTH, message=f"Use at most {NAME_LENGTH} characters."),
+            Regexp(NAME_PATTERN.pattern + r"\Z", message="Use only letters from a to z, digits and _."),
+        ],
+        render_kw={"autocomplete": "username", "autocapitalize": "none", "spellcheck": "false"},
+    )
+    email = EmailField(
+        "E-mail",
+        filters=[strip],
+        description=EMAIL_USES,
+        validators=[
+            Optional(),
+            Length(max=EMAIL_LENGTH, message="That is too long for an e-mail address."),
+            Regexp(EMAIL_PATTERN, message="That doesn't look like an e-mail address, such as ada@example.org."),
+        ],
+        render_kw={"autocomplete": "email"},
+    )
+    password = new_password_field("Password")
+    next = HiddenField()
+
+    def validate_username(self, field: Field) -> None:
+        """Refuse a reserved name, or one that is taken."""
+        if field.data.lower() in RESERVED_NAMES:
+            raise ValidationError("That name is reserved. Choose another one.")
+        if User.named(field.data):
+            raise ValidationError(NAME_TAKEN.format(field.data))
+
+    def validate_email(self, field: Field) -> None:
+        """Refuse an address that has an account."""
+        if field.data and not field.errors and User.with_email(field.data):
+            raise ValidationError(EMAIL_TAKEN)
+
+
+class LoginForm(Form):
+    """Logging in."""
+
+    username = StringField(
+        "Name or e-mail",
+        filters=[strip],
+        validators=[InputRequired("Enter your name.")],
+        render_kw={"autocomplete": "username", "autocapitalize": "none", "spellcheck": "false"},
+    )
+    password = PasswordField(
+        "Password",
+        validators=[InputRequired("Enter your password."), Length(max=PASSWORD_MAX, message="That is too long.")],
+        render_kw={"autocomplete": "current-password"},
+    )
+    next = HiddenField()
+
+
+class PasswordForm(Form):
+    """Another password for the same account."""
+
+    current_password = PasswordField(
+        "Current password",
+        validators=[
+            InputRequired("Enter your current password."),
+            Length(max=PASSWORD_MAX, message="That is too long."),
+        ],
+        render_kw={"autocomplete": "current-password"},
+    )
+    new_password = new_password_field("New password")
+
+
+class ResetForm(Form):
+    """A new password, chosen with a link."""
+
+    new_password = new_password_field("New password")
