@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import IO
 
 from app.cache import Page, Served, etag_of
+from app.front.hidden_people import without_hidden_people
 
 Headers = list[tuple[bytes, bytes]]
 Stamps = frozenset[tuple[str, str]]  # each by its name: see app/cache.py
@@ -15,6 +16,7 @@ GZIP = re.compile(rb"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?(?:\s*,|\s*$))")  # accepted,
 CSRF_TOKEN = re.compile(
     rb'(name="csrf_token"[^>]*value="[^".]*)[^"]*'
 )  # the timestamp and the signature follow the first dot
+HIDDEN_PEOPLE = b"hidden"  # the hole that says whom a viewer does not see
 HOLE_OPENS, HOLE_CLOSES = b"<!--[", b"<!--]-->"
 PLAIN = (b"content-type", b"text/plain; charset=utf-8")
 VARY_BY_COOKIE = (b"vary", b"Cookie")
@@ -73,11 +75,12 @@ class SplitPage:
         self.markers = tuple(markers)
         self._parts = [*parts, whole[end:]]
 
-    def filled(self, filling: Filling) -> bytes:
-        """Return the page with its holes filled."""
+    def filled(self, filling: Filling) -> bytes | None:
+        """Return the page with its holes filled; None if it is about somebody whom the viewer can't see."""
         parts = self._parts.copy()
         parts[1::2] = [filling.pieces.get(marker, EMPTY).html for marker in self.markers]
-        return b"".join(parts)
+        page = b"".join(parts)
+        return without_hidden_people(page) if HIDDEN_PEOPLE in filling.pieces else page
 
 
 class PageResponses:
@@ -116,8 +119,8 @@ class PageResponses:
             return self._compressed
         return self._whole
 
-    def to_viewer(self, filling: Filling, headers: Mapping[bytes, bytes]) -> Response:
-        """Return the response for one viewer, with the holes filled.
+    def to_viewer(self, filling: Filling, headers: Mapping[bytes, bytes]) -> Response | None:
+        """Return the response for one viewer, with the holes filled; None if the viewer can't see the page.
 
         It is not compressed, because it holds a CSRF token: the length of a compressed page leaks its content (the
         BREACH attack).
@@ -128,6 +131,8 @@ class PageResponses:
         if known is not None and _is_known(etag, known):
             return Response(304, fields, b"")
         body = self.split.filled(filling)
+        if body is None:
+            return None
         return Response(200, [*fields, self.split.content_type, _length(body)], body)
 
     @cached_property

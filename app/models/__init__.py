@@ -1,6 +1,7 @@
 """What is kept in SQL, and what one may do with it. Models know nothing of HTTP."""
 
 from app.models.accounts import EmailTakenError, NameTakenError, User
+from app.models.blocks import Block, BlockedError
 from app.models.follows import Follow
 from app.models.likes import Like
 from app.models.notifications import Notification
@@ -9,6 +10,8 @@ from app.models.posts import Post, PostTag
 from app.models.search import SearchError, SearchQuery
 
 __all__ = [
+    "Block",
+    "BlockedError",
     "EmailTakenError",
     "Follow",
     "Like",

@@ -31,6 +31,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column, undefer_group
 
 from app.extensions import Base, UTCDateTime, db
+from app.models.blocks import Block
 from app.models.conversations import pages_above, pages_around
 from app.models.follows import Follow, Person, person_columns
 from app.models.likes import Like
@@ -355,7 +356,7 @@ class User(Base):
         form_key: of the form that it was written in. If the same text was sent with that form before, as an impatient
         click or the back button does, return the post that it became.
 
-        Raises StoreUnavailableError, with nothing written, if the cache can't be told.
+        Raises StoreUnavailableError, with nothing written, if the cache can't be told; BlockedError.
         """
         post = Post(author_id=self.id, body=said.body, tags=[PostTag(tag=tag) for tag in said.tags])
         post.sent_as = sent_as = self._sent_as(said, reply_to, form_key)
@@ -369,6 +370,9 @@ class User(Base):
         try:
             with write(*lists, *above, *stamps, counted_on=_lists_of(reply_to) - lists):
                 db.session.add(post)
+                if post.addressee_id:
+                    db.session.flush()
+                    Block.lets_through(self.id, post.addressee_id)
                 self._tell(told, post)
         except IntegrityError:
             sent_before = db.session.scalar(select(Post).where(Post.sent_as == sent_as)) if sent_as else None
@@ -389,9 +393,12 @@ class User(Base):
         if not names and addressee_id is None:
             return {}
         query = select(User.id, User.not_told_of).where(User.name_key.in_(names) | (User.id == addressee_id))
+        query = query.where(User.id != self.id, ~Block.hides(User.__table__.c.id, self.id))
         concerned = [
             (user_id, REPLY if user_id == addressee_id else MENTION, not_of)
-            for user_id, not_of in db.session.execute(query.where(User.id != self.id))
+            for user_id, not_of in db.session.execute(
+                query.where(User.id != self.id, ~Block.hides(User.__table__.c.id, self.id))
+            )
         ]
         return {user_id: kind for user_id, kind, not_of in concerned if kind not in not_of.split(",")}
 
@@ -456,14 +463,18 @@ class User(Base):
     # Following
 
     def follow(self, other: "User") -> None:
-        """Follow someone; following twice changes nothing. Raises ValueError for oneself, StoreUnavailableError."""
+        """Follow someone; following twice changes nothing.
+
+        Raises ValueError for oneself, StoreUnavailableError, BlockedError.
+        """
         if other.id == self.id:
             raise ValueError("nobody follows themselves")
         told = [notifications_of(other.id)] if FOLLOW not in other.not_told_of.split(",") else []
         try:
             with write(*Follow.changes(self, other), *told, counted_on=Follow.counted_on(self, other)):
                 db.session.add(Follow(follower_id=self.id, followed_id=other.id))
-                if told:
+                db.session.flush()
+                if Block.lets_through(self.id, other.id) and told:
                     Notification.keep_in_order([other.id])
                     db.session.add(Notification(user_id=other.id, kind=FOLLOW, actor_id=self.id))
         except IntegrityError:
@@ -479,14 +490,18 @@ class User(Base):
     # Liking
 
     def like(self, post: Post) -> None:
-        """Like a post that has its author and tags; liking twice changes nothing. Raises StoreUnavailableError."""
+        """Like a post that has its author and tags; liking twice changes nothing.
+
+        Raises StoreUnavailableError, BlockedError.
+        """
         author = post.author
         is_told = author.id != self.id and LIKE not in author.not_told_of.split(",")
         changed = _liking(self, post) - (set() if is_told else {notifications_of(author.id)})
         try:
             with write(*changed, counted_on=_counted_on(post)):
                 db.session.add(Like(user_id=self.id, post_id=post.id))
-                if is_told:
+                db.session.flush()
+                if Block.lets_through(self.id, author.id) and is_told:
                     Notification.keep_in_order([author.id])
                     db.session.add(Notification(user_id=author.id, kind=LIKE, actor_id=self.id, post_id=post.id))
         except IntegrityError:

@@ -78,6 +78,11 @@ class Notification(Base):
         db.session.execute(delete(cls).where(*which))
 
     @classmethod
+    def forget_all(cls, actor_id: int, user_id: int) -> None:
+        """Delete what tells a user of anything that the actor did; the caller commits."""
+        db.session.execute(delete(cls).where(cls.actor_id == actor_id, cls.user_id == user_id))
+
+    @classmethod
     def told_of(cls, post_id: int) -> set[int]:
         """Return the ids of those who were told of a post by its author."""
         mentioned = cls.post_id == post_id, cls.kind.in_((REPLY, MENTION))

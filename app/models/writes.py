@@ -51,6 +51,11 @@ def notifications_of(user_id: int) -> str:
     return STAMP("notifications", user_id)
 
 
+def hidden_from(user_id: int) -> str:
+    """Return the stamp of whom a user does not see; it holds Block.held()."""
+    return STAMP("hidden-from", user_id)
+
+
 @contextmanager
 def write(*pages: str, removal: bool = False, counted_on: Collection[str] = ()) -> Iterator[None]:
     """Run a write, commit it, and drop the cached `pages` that it changes, as CACHE_STRATEGY says.

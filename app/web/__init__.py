@@ -10,6 +10,7 @@ from app.front.log import init_log
 from app.front.wsgi_middleware import FrontMiddleware
 from app.web import (
     accounts,
+    blocks,
     caching,
     errors,
     feeds,
@@ -38,7 +39,7 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
         SITE_NAME=config.site_name,
     )
     app.url_map.converters["id"] = IdConverter
-    for module in (posts, people, search, notifications, feeds, accounts, health, well_known):
+    for module in (posts, people, blocks, search, notifications, feeds, accounts, health, well_known):
         app.register_blueprint(module.bp)
     errors.init_errors(app)
     limits.init_limits(app)
@@ -46,6 +47,7 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
     cache: PageCache = app.extensions["page_cache"]
     notifications.init_notifications(cache)
     posts.init_posts(cache)
+    blocks.init_blocks(cache)
     app.extensions["cached_pages"] = caching.CachedPages(app, cache, app.extensions["holes"])
     known = {"site_name": config.site_name, "site_url": config.site_url, "csrf_token": holes.csrf_token_for_visitor}
     app.context_processor(lambda: {"viewer": signed_in(), **known})

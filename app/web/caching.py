@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial, wraps
 from typing import Any
 
-from flask import Flask, Response, current_app, request
+from flask import Flask, Response, abort, current_app, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
@@ -17,6 +17,7 @@ from app.cache import Page, PageCache, PageKind, current_cache
 from app.front.early_responses import Address
 from app.front.responses import Filling, PageResponses, Piece, headers_by_name
 from app.sessions import has_cookie
+from app.web.errors import cant_see
 from app.web.holes import SHARED, Holes, visitor
 from app.web.viewer import last_write
 
@@ -161,7 +162,7 @@ def _answer(responses: PageResponses) -> Response:
         reader = visitor()
         markers = responses.split.markers
         drawn = {marker: Piece((holes.fill(marker.decode(), reader) or "").encode()) for marker in markers}
-        answer = responses.to_viewer(Filling(drawn), headers)
+        answer = responses.to_viewer(Filling(drawn), headers) or abort(cant_see())
     return Response(answer.body, answer.status, [(name.decode(), value.decode()) for name, value in answer.headers])
 
 

@@ -7,6 +7,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed, SecurityError
 
 from app.extensions import sql_reason
+from app.models import BlockedError
 from app.models.pagination import parse_id
 from app.redis_client import StoreUnavailableError
 from app.sessions import current_session
@@ -43,6 +44,7 @@ def init_errors(app: Flask) -> None:
     app.register_error_handler(SecurityError, _unknown_host)
     app.register_error_handler(CSRFError, _form_out_of_date)
     app.register_error_handler(LoginNeededError, _login_needed)
+    app.register_error_handler(BlockedError, _blocked)
     app.register_error_handler(TooManyAttemptsError, _too_many_attempts)
     app.register_error_handler(StoreUnavailableError, _redis_unavailable)
     for error in (OperationalError, InterfaceError, DisconnectionError, PoolTimeoutError):
@@ -83,6 +85,16 @@ def _login_needed(_error: LoginNeededError) -> Response:
     title = "Log in to do this" if _sent("body") is None else "Log in to send this"
     text = "You aren't logged in here any more."
     return _page(403, title, text, login_needed=True)
+
+
+def _blocked(_error: BlockedError) -> Response:
+    return _page(403, TITLES[403], "One of you has blocked the other.")
+
+
+def cant_see() -> Response:
+    """Return what somebody gets in place of a page about a person whom they can't see."""
+    text = "It is about somebody whom you've blocked, or who has blocked you. Your settings show whom you've blocked."
+    return _page(403, "You can't see this page", text)
 
 
 def _too_many_attempts(error: TooManyAttemptsError) -> Response:

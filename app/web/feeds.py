@@ -41,7 +41,7 @@ def profile(name: str) -> ResponseReturnValue:
     if user.name != name:
         return redirect(url_for("feeds.profile", name=user.name), 301)
     page, own = url_for("people.profile", name=name), url_for("feeds.profile", name=name)
-    return _feed(Post.by(user.id), f"@{name}", _id(name, user.created_at), page, own, empty_since=user.created_at)
+    return _feed(Post.by(user.id), f"@{name}", _id(name, user.created_at), page, own, about=user)
 
 
 @bp.get("/tags/<tag>/feed.atom")
@@ -57,14 +57,14 @@ def tagged(tag: str) -> ResponseReturnValue:
 
 
 def _feed(
-    listed: Pagination[Listed], title: str, feed_id: str, page: str, own: str, *, empty_since: datetime = NEVER
+    listed: Pagination[Listed], title: str, feed_id: str, page: str, own: str, *, about: User | None = None
 ) -> str:
     """Return a feed of these posts.
 
-    page, own: the paths of the page that shows the same, and of the feed.
+    page, own: the paths of the page that shows the same, and of the feed. about: whose posts they are.
     """
     posts = sorted(Post.all_shown([post.id for post in listed.items]), key=lambda post: post.id, reverse=True)
-    updated = max((post.edited_at or post.created_at for post in posts), default=empty_since)
+    updated = max((post.edited_at or post.created_at for post in posts), default=about.created_at if about else NEVER)
     xml = render_template(
         "feeds/feed.xml",
         title=title,
@@ -72,6 +72,7 @@ def _feed(
         page=page,
         own=own,
         updated=updated,
+        about=about and about.id,
         entries=[(_id(post.author.name, post.id, post.created_at), post) for post in posts],
     )
     return NOT_XML.sub("", xml)  # a post may hold U+FFFF, which would break the feed for everyone

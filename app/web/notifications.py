@@ -7,6 +7,7 @@ from app.cache import PageCache
 from app.models import Notification, Post
 from app.models.notifications import KINDS, MOST_UNREAD, grouped, mark_read
 from app.models.writes import notifications_of
+from app.web.blocks import hidden_from_viewer
 from app.web.forms.people import NotificationsForm
 from app.web.holes import fills_from
 from app.web.post_html import html_by_id
@@ -37,7 +38,8 @@ def latest() -> ResponseReturnValue:
     seen = viewer().notifications_read
     if events.items and events.items[0].id > seen:
         mark_read(viewer().id, events.items[0].id)
-    groups = grouped(events.items)
+    hidden = hidden_from_viewer()
+    groups = grouped([event for event in events.items if event.actor.id not in hidden])
     html = html_by_id(Post.listed([group.post_id for group in groups if group.post_id]))
     return render_template("notifications/latest.html", groups=groups, html=html, events=events, seen=seen)
 

@@ -11,9 +11,11 @@ from jinja2 import Environment, pass_environment
 from markupsafe import Markup, escape
 
 from app.front.assets import Assets
+from app.front.hidden_people import without_hidden_people
 from app.models.pagination import shown_count
 from app.models.post_text import BIDI_CONTROL, Piece, tag_key
 from app.models.posts import ShownPost
+from app.web.errors import cant_see
 from app.web.holes import Holes, visitor
 from app.web.post_html import PostHTML
 
@@ -127,7 +129,11 @@ def init_templates(app: Flask, assets: Assets) -> None:
     def fill_holes(response: Response) -> Response:
         """Fill the holes of a page that does not come from the cache."""
         if response.mimetype == "text/html" and "Cache-Status" not in response.headers:
-            response.set_data(holes.fill_all(response.get_data(as_text=True), visitor()))
+            page = holes.fill_all(response.get_data(as_text=True), visitor())
+            shown = without_hidden_people(page.encode())
+            if shown is None:
+                return fill_holes(cant_see())
+            response.set_data(shown)
         return response
 
     @app.after_request

@@ -1,6 +1,5 @@
 """`flask seed`: fill an empty Pipit with a believable small community, the same each time."""
 
-from collections import Counter
 from datetime import UTC, datetime
 
 import click
@@ -9,7 +8,7 @@ from flask.cli import with_appcontext
 from app.cli.seed.town import Town, wendbridge
 from app.config import is_heroku
 from app.extensions import db
-from app.models import Follow, Like, Notification, Post, PostTag, User
+from app.models import Block, Follow, Like, Notification, Post, PostTag, User
 from app.models.accounts import hasher
 from app.models.notifications import LIKE, REPLY
 from app.models.post_text import PostText, search_key
@@ -26,7 +25,7 @@ def seed() -> None:
     if is_heroku():
         raise click.ClickException("All seeded accounts share one known password, so this is for laptops only.")
     town = wendbridge()
-    busiest = Counter(message.author for message in town.messages).most_common(1)[0][0]
+    busiest = town.speakers[0]
     taken = [name for name in town.people if User.named(name)]
     invitation = f"Log in as {busiest}, or as anybody else, with the password “{PASSWORD}”."
     if busiest in taken:
@@ -85,6 +84,8 @@ def _insert(town: Town) -> None:
     db.session.add_all(told)
     for follower, followed in town.follows:
         db.session.add(Follow(follower_id=people[follower].id, followed_id=people[followed].id))
+    busiest, muted = people[town.speakers[0]], people[town.speakers[-1]]
+    db.session.add(Block(user_id=busiest.id, other_id=muted.id, is_mute=True))
 
 
 def _event(kind: str, user_id: int, actor_id: int, post: Post, moment: datetime) -> Notification:

@@ -7,6 +7,7 @@ The texts are in town.toml, which also says how they are written.
 
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -55,6 +56,11 @@ class Town:
     messages: list[Message]
     follows: list[tuple[str, str]]
     about: dict[str, tuple[str, str]]
+
+    @property
+    def speakers(self) -> list[str]:
+        """Return those who have written anything, the most talkative first."""
+        return [name for name, _ in Counter(message.author for message in self.messages).most_common()]
 
 
 def wendbridge() -> Town:
