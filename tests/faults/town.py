@@ -50,7 +50,7 @@ STAY = 40  # looks by one reader as one person at one process
 ROUND, BUSY = 0.2, 0.14  # s: all write in the first part of a round, and rest in the other
 
 POST = re.compile(r'class="post-time" href="/@\w+/(\d+)"')
-PERSON = re.compile(r'<li><a href="/@(\w+)">')
+PERSON = re.compile(r'<li data-by="\d+"><a href="/@(\w+)">')
 UNLIKE = re.compile(r'formaction="/posts/(\d+)/unlike"')
 BUTTON = re.compile(r'class="follow" method="post" action="/@\w+/(follow|unfollow)"')
 SIGNED_IN = 'id="act" method="post"'

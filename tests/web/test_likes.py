@@ -47,7 +47,7 @@ def test_a_like_is_counted_wherever_the_post_is_shown_and_marked_for_oneself(
         assert hearts(reader.get("/").text) == ["1/like"]
     page = bob.get("/@bob/1").text
     assert hearts(page) == ["1/like"]
-    assert re.search(r'Liked by\s+<a href="/@ada">@ada</a>', page)
+    assert re.search(r'Liked by\s+<span data-by="1"><a href="/@ada">@ada</a>', page)
     assert like(ada, 1, back=True) == "/#post-1"
     assert hearts(ada.get("/").text) == ["1/like"]
     assert numbers(ada.get("/").text) == [""]

@@ -19,7 +19,7 @@ from app.models.writes import PROFILE_PAGE
 from tests.conftest import PASSWORD, Visitor, id_of
 
 COUNTS = re.compile(r"<b>([\d,]+)</b> (posts?|followers?|following)")
-LISTED = re.compile(r'<li><a href="/@(\w+)">')
+LISTED = re.compile(r'<li data-by="\d+"><a href="/@(\w+)">')
 
 
 def counts(page: str) -> list[str]:

@@ -14,7 +14,7 @@ from app.models.posts import PER_PAGE as POSTS
 from tests.conftest import Visitor, id_of
 from tests.serving import FrontServer
 
-PEOPLE = re.compile(r'<li><a href="/@(\w+)">')
+PEOPLE = re.compile(r'<li data-by="\d+"><a href="/@(\w+)">')
 TAGS = re.compile(r'<bdi>#(\w+)</bdi> <span class="used">(\d+ posts?)<')
 OLDER = re.compile(r'rel="next" href="([^"]+)"')
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
