@@ -34,6 +34,7 @@ from app.extensions import Base, UTCDateTime, db
 from app.models.blocks import Block
 from app.models.conversations import pages_above, pages_around
 from app.models.follows import Follow, Person, person_columns
+from app.models.former_names import FormerName
 from app.models.likes import Like
 from app.models.notifications import FOLLOW, KINDS, LIKE, MENTION, REPLY, Notification
 from app.models.pagination import Id, counted
@@ -49,6 +50,7 @@ from app.models.writes import (
     PROFILE_PAGE,
     REPLIES_PAGE,
     SITEMAP,
+    hidden_from,
     likes_by,
     notifications_of,
     posts_by,
@@ -115,6 +117,8 @@ class User(Base):
     @classmethod
     def register(cls, name: str, email: str | None, password: str) -> Self:
         """Make an account. Raises NameTakenError or EmailTakenError."""
+        if FormerName.has(name):
+            raise NameTakenError
         address = email.lower() if email else None
         user = cls(name=name, name_key=name.lower(), email=address, password_hash=hasher.hash(password))
         try:
@@ -286,14 +290,17 @@ class User(Base):
             self.suspended_at = None
 
     def delete_account(self) -> None:
-        """Delete the account and its sessions, posts and follows. Raises StoreUnavailableError."""
+        """Delete the account and all that belongs to it; its name stays reserved. Raises StoreUnavailableError."""
         self.suspend()  # so that the owner can't post or follow meanwhile
         own_pages = [page(self.name) for page in OWN_PAGES]
         # A batch at a time, because each follow and each post is on pages of its own; and again, because a request that
         # was under way may still have posted or followed, and others may follow this account until it is gone.
         while self._end_some_follows() or self._end_some_likes() or self._delete_some_posts():
             pass
-        with write(*own_pages, SITEMAP(), PEOPLE_PAGE(), *Notification.told_by(self.id), removal=True):
+        stamps = {stamp(self.id) for stamp in (likes_by, notifications_of, hidden_from)}
+        stamps |= Notification.told_by(self.id) | {hidden_from(user_id) for user_id in Block.others(self.id)}
+        with write(*own_pages, SITEMAP(), PEOPLE_PAGE(), *stamps, removal=True):
+            FormerName.keep(self.name)
             db.session.execute(delete(User).where(User.id == self.id))
 
     def _end_some_follows(self) -> bool:

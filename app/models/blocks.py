@@ -8,10 +8,11 @@ Whom a person does not see concerns every page they read, so it must cost a page
 people is left out when the page is filled for its reader (app/front/hidden_people.py).
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import ColumnElement, ForeignKey, Index, delete, exists, or_, select
+from sqlalchemy import ColumnElement, ForeignKey, Index, case, delete, exists, or_, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.extensions import Base, UTCDateTime, db
@@ -74,6 +75,12 @@ class Block(Base):
         mine = (cls.user_id == user_id) & (cls.other_id == other_id)
         theirs = (cls.user_id == other_id) & (cls.other_id == user_id) & ~cls.is_mute
         return exists().where(mine | theirs)
+
+    @classmethod
+    def others(cls, user_id: int) -> Sequence[int]:
+        """Return the ids of those who have blocked or muted a user, or whom the user has."""
+        other = case((cls.user_id == user_id, cls.other_id), else_=cls.user_id)
+        return db.session.scalars(select(other).where(or_(cls.user_id == user_id, cls.other_id == user_id))).all()
 
     @classmethod
     def held(cls, user_id: int) -> str:

@@ -16,6 +16,7 @@ from app.web import (
     feeds,
     health,
     holes,
+    leaving,
     limits,
     notifications,
     people,
@@ -39,7 +40,7 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
         SITE_NAME=config.site_name,
     )
     app.url_map.converters["id"] = IdConverter
-    for module in (posts, people, blocks, search, notifications, feeds, accounts, health, well_known):
+    for module in (posts, people, blocks, search, notifications, feeds, accounts, leaving, health, well_known):
         app.register_blueprint(module.bp)
     errors.init_errors(app)
     limits.init_limits(app)

@@ -5,6 +5,7 @@ from wtforms.validators import InputRequired, Length, Optional, Regexp
 
 from app.models import User
 from app.models.accounts import EMAIL_LENGTH, EMAIL_PATTERN, NAME_LENGTH, NAME_PATTERN, PASSWORD_MAX, PASSWORD_MIN
+from app.models.former_names import FormerName
 from app.web.forms import Form, strip
 
 # Names that would look like the site's own accounts.
@@ -68,7 +69,7 @@ class RegisterForm(Form):
         """Refuse a reserved name, or one that is taken."""
         if field.data.lower() in RESERVED_NAMES:
             raise ValidationError("That name is reserved. Choose another one.")
-        if User.named(field.data):
+        if User.named(field.data) or FormerName.has(field.data):
             raise ValidationError(NAME_TAKEN.format(field.data))
 
     def validate_email(self, field: Field) -> None:
@@ -106,6 +107,16 @@ class PasswordForm(Form):
         render_kw={"autocomplete": "current-password"},
     )
     new_password = new_password_field("New password")
+
+
+class DeleteForm(Form):
+    """The deletion of one's own account."""
+
+    password = PasswordField(
+        "Password",
+        validators=[InputRequired("Enter your password."), Length(max=PASSWORD_MAX, message="That is too long.")],
+        render_kw={"autocomplete": "current-password"},
+    )
 
 
 class ResetForm(Form):
