@@ -30,7 +30,7 @@ BUILDS_AN_INDEX = """
     SELECT pid FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX CONCURRENTLY%' AND wait_event_type = 'Lock'
 """
 WAITS_FOR_POSTS = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'posts'::regclass"
-TABLES = {"users", "posts", "post_tags", "follows", "notifications", "likes", "post_search"}
+TABLES = {"users", "posts", "post_tags", "follows", "notifications", "likes", "pictures", "post_search"}
 
 
 @pytest.fixture(

@@ -4,6 +4,7 @@ from app.models.accounts import EmailTakenError, NameTakenError, User
 from app.models.follows import Follow
 from app.models.likes import Like
 from app.models.notifications import Notification
+from app.models.pictures import Picture
 from app.models.post_text import PostTextError
 from app.models.posts import Post, PostTag
 from app.models.search import SearchError, SearchQuery
@@ -14,6 +15,7 @@ __all__ = [
     "Like",
     "NameTakenError",
     "Notification",
+    "Picture",
     "Post",
     "PostTag",
     "PostTextError",

@@ -18,6 +18,7 @@ from app.web import (
     limits,
     notifications,
     people,
+    pictures,
     posts,
     search,
     templating,
@@ -39,7 +40,7 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
         SITE_NAME=config.site_name,
     )
     app.url_map.converters["id"] = IdConverter
-    for module in (posts, people, search, notifications, feeds, accounts, health, well_known):
+    for module in (posts, people, pictures, search, notifications, feeds, accounts, health, well_known):
         app.register_blueprint(module.bp)
     uploads.init_uploads(app)
     errors.init_errors(app)
