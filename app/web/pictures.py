@@ -7,6 +7,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from app.front.bridge import MAX_CONTENT_LENGTH
 from app.models.pictures import LARGEST, Picture
 from app.rate_limit import picture_rules
+from app.sessions import current_session
 from app.web.forms.pictures import TOO_LARGE, PictureForm
 from app.web.limits import count_if_possible
 from app.web.uploads import takes_upload
@@ -24,6 +25,9 @@ def show(digest: str) -> ResponseReturnValue:
     response.cache_control.public = response.cache_control.immutable = True
     response.cache_control.max_age = FOR_EVER
     response.set_etag(digest)
+    # Caches may keep the response for everyone, so it must renew nobody's cookie, and not vary with cookies either.
+    current_session().modified = False
+    current_session().accessed = False
     return response.make_conditional(request)
 
 
@@ -33,8 +37,7 @@ def show(digest: str) -> ResponseReturnValue:
 def settings() -> ResponseReturnValue:
     """Let the viewer choose a picture of themselves."""
     if request.method == "POST":
-        user_id = signed_in()
-        count_if_possible(picture_rules(user_id.id if user_id else 0))
+        count_if_possible(picture_rules(current_session()["user_id"]))
     form = PictureForm()  # nothing has been read from SQL yet: a connection need not wait while the picture is decoded
     if not form.validate_on_submit():
         return _page(form), 422 if form.is_submitted() else 200

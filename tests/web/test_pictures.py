@@ -1,6 +1,7 @@
 """Pictures that people upload of themselves: where they are shown, and how they are served."""
 
 import io
+import json
 import re
 from collections.abc import Callable
 
@@ -8,6 +9,7 @@ import pytest
 from click.testing import Result
 from flask import Flask
 from PIL import Image
+from redis import Redis
 
 from app.models import Picture, User
 from app.models.pictures import LARGEST
@@ -77,6 +79,17 @@ def test_a_picture_is_served_for_ever_and_under_its_own_name(ada: Visitor, visit
     again = visitor.get(picture, headers={"If-None-Match": answer.headers["ETag"]})
     assert (again.status_code, again.data) == (304, b"")
     assert visitor.get("/pictures/unknown.webp").status_code == 404
+
+
+def test_a_picture_renews_nobodys_cookie(redis: Redis, ada: Visitor) -> None:
+    upload(ada, photo())
+    (picture,) = faces(ada.get("/people").text)
+    key = f"session:{ada.session_id()}"
+    redis.set(key, json.dumps(json.loads(redis.get(key)) | {"seen": 1}))  # type: ignore[arg-type]
+    answer = ada.get(picture)
+    assert "Set-Cookie" not in answer.headers
+    assert "Vary" not in answer.headers
+    assert "Set-Cookie" in ada.get("/settings/picture").headers
 
 
 def test_a_picture_that_was_replaced_or_removed_is_gone(ada: Visitor, visitor: Visitor) -> None:
