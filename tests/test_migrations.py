@@ -122,7 +122,7 @@ def test_upgrading_an_empty_database_makes_the_tables_of_the_models(empty_app: F
         *("uq_users_name_key", "uq_users_email"),
         *("fk_posts_author_id", "fk_post_tags_post_id", "fk_follows_follower_id", "fk_follows_followed_id"),
         *("fk_notifications_user_id", "fk_notifications_actor_id", "fk_notifications_post_id"),
-        *("fk_likes_user_id", "fk_likes_post_id"),
+        *("fk_likes_user_id", "fk_likes_post_id", "fk_pictures_user_id"),
     }
 
 
