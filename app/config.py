@@ -304,6 +304,14 @@ def _memory(environ: Mapping[str, str]) -> int | None:
         return None
 
 
+def environment_for_python(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return what Python needs of the environment to start, and none of its secrets.
+
+    LD_LIBRARY_PATH alone says where Heroku's Python has its shared library.
+    """
+    return {name: environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in environ}
+
+
 def is_heroku(environ: Mapping[str, str] = os.environ) -> bool:
     """Return whether this is a Heroku dyno: the platform sets DYNO in every one."""
     return bool(environ.get("DYNO"))

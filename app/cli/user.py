@@ -11,7 +11,7 @@ from flask import current_app
 
 from app.cli.sessions import AS_JSON, RedisGroup, user_named
 from app.config import Config
-from app.models import User
+from app.models import Picture, User
 from app.models.accounts import RESET_LIFETIME, Counts
 from app.sessions import current_interface
 
@@ -63,6 +63,16 @@ def reinstate(name: str) -> None:
     person = user_named(name)
     person.reinstate()
     click.echo(f"@{person.name} can log in again.")
+
+
+@user.command()
+@click.argument("name")
+def remove_picture(name: str) -> None:
+    """Remove the picture that NAME has uploaded; the one drawn from the name takes its place."""
+    person = user_named(name)
+    had_one = bool(person.picture)
+    Picture.remove(person)
+    click.echo(f"@{person.name} {'no longer has' if had_one else 'has not uploaded'} a picture.")
 
 
 @user.command()

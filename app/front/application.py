@@ -3,18 +3,20 @@
     id, scheme, address   what the trusted proxies say
     HTTPS                 a redirect, where there is a router and the visitor came without TLS
     early response        a cached page, on the event loop (app/front/early_responses.py)
+    upload                refused, unread, unless its sender is signed in
     bridge                everything else, on Flask's threads (app/front/bridge.py)
     log line              with what the request has cost
     security headers      on every response
 
 Static files go through the bridge, too. protocol.py refuses malformed and oversized requests before they get here.
 
-The front knows no routes. Flask's side tells it about the cached pages (early_responses.CachedPages).
+The front knows no routes. Flask's side tells it about the cached pages (early_responses.CachedPages), and how large
+bodies may be at which paths.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from flask import Flask
@@ -22,7 +24,7 @@ from flask import Flask
 from app import costs
 from app.config import Config
 from app.front import log as request_log
-from app.front.bridge import Bridge, DisconnectedError, Receive, Scope, Visit
+from app.front.bridge import MAX_CONTENT_LENGTH, Bridge, DisconnectedError, Receive, Scope, Visit
 from app.front.early_responses import EarlyResponses
 from app.front.local_cache import LocalCache
 from app.front.responses import Response
@@ -44,6 +46,7 @@ class Front:
         self.app = app
         self._config: Config = app.extensions["config"]
         self._hops = self._config.trusted_proxies
+        self._largest_bodies: Mapping[str, int] = app.extensions["largest_bodies"]  # by path, where views take uploads
         self._early: EarlyResponses | None = None
         self._bridge: Bridge
         self._local_cache: LocalCache
@@ -65,6 +68,10 @@ class Front:
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
         await self._send_body(response, send)
 
+    def largest_body(self, path: str) -> int:
+        """Return how many bytes a form that is sent to this path may have."""
+        return self._largest_bodies.get(path, MAX_CONTENT_LENGTH)
+
     async def _answer(self, visit: Visit, receive: Receive) -> Response:
         scope = visit.scope
         if self._config.on_heroku and visit.scheme == "http" and scope["path"] not in OPEN_PATHS:
@@ -85,6 +92,8 @@ class Front:
                 response = None
             if response is not None:
                 return response
+        if visit.is_upload and self._early is not None and not await self._early.is_signed_in(visit):
+            return await self._bridge.answer_without_body(visit)
         return await self._bridge.answer(visit, receive)
 
     def _visit(self, scope: Scope) -> Visit:
@@ -97,7 +106,9 @@ class Front:
             scheme = scheme_seen(joined.get(b"x-forwarded-proto", b"").decode("latin-1"), hops, scheme)
             address = address_seen(joined.get(b"x-forwarded-for", b"").decode("latin-1"), hops, address)
             given_id = headers.get(b"x-request-id", b"").decode("latin-1")
-        return Visit(scope, scope["method"], headers, scheme, address, costs.RequestStats.begin(given_id))
+        method = scope["method"]
+        largest = self.largest_body(scope["path"]) if method == "POST" else MAX_CONTENT_LENGTH
+        return Visit(scope, method, headers, scheme, address, costs.RequestStats.begin(given_id), largest)
 
     @staticmethod
     async def _send_body(response: Response, send: Send) -> None:

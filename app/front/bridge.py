@@ -3,6 +3,9 @@
 A thread never waits for a client. It gets a request only when the body is complete and of the right length, and hands
 back a whole response; a long one in a temporary file. So a client that sends slowly, reads slowly or hangs up costs no
 thread. No library does all of this: `a2wsgi` streams the body, and `asgiref` runs all requests on one thread.
+
+Most bodies are kept in memory. A body of more than MAX_CONTENT_LENGTH is an upload: only a view that declares a larger
+limit gets it (app/web/uploads.py), it comes with its length, and it goes to a temporary file while it is received.
 """
 
 import asyncio
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_CONTENT_LENGTH = 64 * 1024  # bytes of a body; a post of 280 family emoji is some 7,000
+MOST_UPLOADS = 20  # at once in one process; each takes some 0.3 MB of memory, and a file
 MOST_WAITING = 500  # requests that wait for a thread; more could not be answered before the router gives up
 RETRY_AFTER = b"5"  # s
 IN_MEMORY = 1_000_000  # bytes; a longer answer goes to a temporary file
@@ -47,6 +51,13 @@ class Visit:
     scheme: str  # http or https, as the visitor came
     address: str  # the visitor's
     request: costs.RequestStats
+    largest_body: int = MAX_CONTENT_LENGTH  # bytes that the view takes
+
+    @property
+    def is_upload(self) -> bool:
+        """Return whether the body is larger than most may be, and no larger than this view takes."""
+        declared = self.headers.get(b"content-length", b"")
+        return bool(declared) and MAX_CONTENT_LENGTH < int(declared) <= self.largest_body
 
 
 class DisconnectedError(Exception):
@@ -78,6 +89,7 @@ class Bridge:
         self._loop = asyncio.get_running_loop()
         self._most = threads + MOST_WAITING
         self._under_way = 0
+        self._uploads = 0  # that are received, or answered
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"flask-{number}", daemon=True) for number in range(threads)
@@ -87,7 +99,24 @@ class Bridge:
 
     async def answer(self, visit: Visit, receive: Receive) -> Response:
         """Return the application's response. Raises DisconnectedError if the request never becomes complete."""
-        body, length = await _read(visit, receive)
+        if not visit.is_upload:
+            return await self._answer(visit, *await _read(visit, receive))
+        if self._uploads >= MOST_UPLOADS:
+            log.warning("%d uploads are under way already: 503", MOST_UPLOADS)
+            text = b"Too many people are uploading something right now. Try again in a moment.\n"
+            return plain_text(503, text, (b"retry-after", RETRY_AFTER))
+        self._uploads += 1
+        try:
+            with TemporaryFile() as file:
+                return await self._answer(visit, file, await _receive_into(file, receive))
+        finally:
+            self._uploads -= 1
+
+    async def answer_without_body(self, visit: Visit) -> Response:
+        """Return the application's response to a request whose body nobody will read, as if it had none."""
+        return await self._answer(visit, io.BytesIO(), 0)
+
+    async def _answer(self, visit: Visit, body: IO[bytes], length: int) -> Response:
         try:
             return await self.run(partial(self._respond, _environ(visit, body, length)), visit.request)
         except BusyError:
@@ -138,31 +167,49 @@ class Bridge:
             future.set_exception(error)
 
 
-async def _read(visit: Visit, receive: Receive) -> tuple[bytes, int]:
+async def _read(visit: Visit, receive: Receive) -> tuple[IO[bytes], int]:
     """Return a request's whole body and its length. If it is too large, return no body and the declared length.
 
     Raises DisconnectedError.
     """
     declared = visit.headers.get(b"content-length", b"")
     if declared and int(declared) > MAX_CONTENT_LENGTH:  # the protocol has checked that it is a number
-        return b"", int(declared)
+        return io.BytesIO(), int(declared)
     if not declared and b"transfer-encoding" not in visit.headers:
-        return b"", 0
+        return io.BytesIO(), 0
     parts: list[bytes] = []
     size = 0
     while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise DisconnectedError(message.get("status", 499))
+        message = await _next(receive)
         parts.append(message["body"])
         size += len(message["body"])
         if size > MAX_CONTENT_LENGTH:
-            return b"", size
+            return io.BytesIO(), size
         if not message["more_body"]:
-            return b"".join(parts), size
+            return io.BytesIO(b"".join(parts)), size
 
 
-def _environ(visit: Visit, body: bytes, length: int) -> dict[str, Any]:
+async def _receive_into(file: IO[bytes], receive: Receive) -> int:
+    """Write an upload to a file, and return its length. Raises DisconnectedError."""
+    more = True
+    while more:
+        message = await _next(receive)
+        file.write(message["body"])  # into the system's cache, which takes microseconds
+        more = message["more_body"]
+    length = file.tell()
+    file.seek(0)
+    return length
+
+
+async def _next(receive: Receive) -> Any:
+    """Return the next message with a part of the body. Raises DisconnectedError."""
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise DisconnectedError(message.get("status", 499))
+    return message
+
+
+def _environ(visit: Visit, body: IO[bytes], length: int) -> dict[str, Any]:
     """Return the WSGI environment (PEP 3333)."""
     scope = visit.scope
     server = scope["server"] or ("localhost", 80)
@@ -178,7 +225,7 @@ def _environ(visit: Visit, body: bytes, length: int) -> dict[str, Any]:
         "CONTENT_LENGTH": str(length),
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": visit.scheme,
-        "wsgi.input": io.BytesIO(body),
+        "wsgi.input": body,
         "wsgi.errors": sys.stderr,
         "wsgi.multithread": True,
         "wsgi.multiprocess": True,

@@ -20,7 +20,7 @@ from werkzeug.sansio.utils import host_is_trusted
 
 from app import costs
 from app.cache import PAST_COPIES, Page, PageCache
-from app.front.bridge import Bridge
+from app.front.bridge import Bridge, Visit
 from app.front.local_cache import Found, LocalCache
 from app.front.redis_connection import RedisConnection
 from app.front.responses import Filling, PageResponses, Piece, Response, Stamps
@@ -174,6 +174,24 @@ class EarlyResponses:
             request.page_missed = found.missed
             page = found.responses
         return _to_anonymous(page, headers, request)
+
+    async def is_signed_in(self, visit: Visit) -> bool:
+        """Return whether a request comes with a session of somebody who is signed in; True if Redis can't say.
+
+        Flask reads the session again once it has the whole request: by then the session may have ended.
+        """
+        cookies = parse_cookie(visit.headers.get(b"cookie", b"").decode("latin-1"))
+        sid = self._sessions.session_id(cookies, secure=visit.scheme == "https")
+        connection = self._local_cache.link.connection
+        if sid is None or connection is None:
+            return sid is not None
+        reply: asyncio.Future[Any] = self._loop.create_future()
+        connection.ask(reply.set_result, *self._sessions.read_command(sid))
+        visit.request.redis += 1
+        value = await reply
+        if isinstance(value, Exception):
+            return True
+        return self._sessions.decode(value) is not None
 
     async def _answer_with_session(
         self,

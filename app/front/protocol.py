@@ -4,6 +4,7 @@ A connection waits for one thing at a time, and has a deadline for it:
 
     a head            HEAD_TIMEOUT s from the connection's opening, or from the first byte of a later request
     a body            BODY_TIMEOUT s from the end of its head
+    an upload         BODY_TIMEOUT s in which the client sends less than LEAST_RECEIVED of its body
     a slow reader     SEND_TIMEOUT s in which the client reads less than LEAST_SENT of its response
     a next request    KEEPALIVE_TIMEOUT s
 
@@ -15,7 +16,7 @@ most of them; what it lets pass is refused here.
 
 import asyncio
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
 import httptools
@@ -26,8 +27,12 @@ from app.front import log
 from app.front.bridge import MAX_CONTENT_LENGTH
 from app.front.security import HEADERS, is_host
 
+if TYPE_CHECKING:
+    from app.front.application import Front
+
 HEAD_TIMEOUT = 10.0  # s; on the slowest of mobile networks a head takes one
 BODY_TIMEOUT = 10.0  # s for a whole body; 64 kB takes 8 on such a network
+LEAST_RECEIVED = 160 * 1024  # bytes of an upload: 16 kB/s, half of what a poor 3G connection sends
 SEND_TIMEOUT = 10.0  # s in which a client may read less than LEAST_SENT of its response
 LEAST_SENT = 4 * 1024  # bytes
 KEEPALIVE_TIMEOUT = 100.0  # s; longer than the 90 of Heroku's router, so that it hangs up first
@@ -36,7 +41,7 @@ SHUTDOWN_GRACE = 0.3  # s an idle connection stays open at shutdown: a request m
 CHECK_INTERVAL = 1.0  # s between two checks of the deadlines
 
 LARGEST_HEAD = 32 * 1024  # bytes
-MOST_RAW_BODY = 2 * MAX_CONTENT_LENGTH  # bytes of a body with its chunk heads and trailers
+MOST_RAW_BODY = 2 * MAX_CONTENT_LENGTH  # bytes of a body with its chunk heads and trailers; an upload has none
 MOST_FIELDS = 100
 MOST_CONNECTIONS = 5_000  # app/front/process.py lowers it where a process may have fewer files
 MOST_REFUSED = 50  # connections beyond MOST_CONNECTIONS that get a 503; any more are closed at once
@@ -65,7 +70,9 @@ class Exchange(RequestResponseCycle):
     """A request and its response: as in uvicorn, but the head and the body of an answer leave in one write."""
 
     protocol: "FrontProtocol"
+    limit = MAX_CONTENT_LENGTH  # bytes that the body may have
     received = 0  # bytes of the body
+    on_time = 0  # bytes of an upload that had been received when the deadline was last put off
     refused: int | None = None  # the status with which the protocol refused the request
     _start: Any = None  # the response's status and headers, until there is a body to go with them
 
@@ -98,7 +105,7 @@ class Exchange(RequestResponseCycle):
 
     def _head(self, start: Any) -> bytes:
         """Return the head of the response. The headers are Pipit's own, so they are not checked again."""
-        if self.more_body or self.received > MAX_CONTENT_LENGTH:  # answered before it was complete
+        if self.more_body or self.received > self.limit:  # answered before it was complete
             self.keep_alive = False
         parts = [STATUS_LINE[start["status"]]]
         for name, value in (*self.default_headers, *start["headers"]):
@@ -206,7 +213,7 @@ class FrontProtocol(HttpToolsProtocol):
                 self._refuse(431)
         elif in_body and self.cycle.more_body:
             self._body_bytes += len(data)
-            if self._body_bytes > MOST_RAW_BODY:
+            if self._body_bytes > max(MOST_RAW_BODY, self.cycle.limit):
                 self._refuse(413)
 
     def on_message_begin(self) -> None:
@@ -267,6 +274,8 @@ class FrontProtocol(HttpToolsProtocol):
             on_response=lambda: None,  # Exchange calls answered() instead
         )
         exchange.protocol = self
+        if scope["method"] == "POST":
+            exchange.limit = self._largest_body(scope["path"])
         if self._is_idle():
             self._start_asgi_task(exchange, self.app)
         else:
@@ -279,7 +288,7 @@ class FrontProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Add a part of the body; once it is too large, only count it."""
         self.cycle.received += len(body)
-        if self.cycle.received - len(body) <= MAX_CONTENT_LENGTH:
+        if self.cycle.received - len(body) <= self.cycle.limit:
             super().on_body(body)
             if not self._within_bounds():
                 raise RefusedError(503)
@@ -292,6 +301,13 @@ class FrontProtocol(HttpToolsProtocol):
         exchange.message_event.set()
         self._deadline = 0.0
         self._count_buffered(0)
+
+    def _largest_body(self, path: str) -> int:
+        """Return how many bytes the body may have. Only one that declares its length may have more than most."""
+        declared = next((value for name, value in self.headers if name == b"content-length"), b"")
+        if not declared or int(declared) <= MAX_CONTENT_LENGTH:  # the parser has checked that it is a number
+            return MAX_CONTENT_LENGTH
+        return cast("Front", self.app).largest_body(path)
 
     def _check_framing(self, version: str) -> None:
         """Raise RefusedError for a request that a proxy may parse differently (RFC 9112)."""
@@ -394,6 +410,7 @@ class FrontProtocol(HttpToolsProtocol):
     def _within_bounds(self) -> bool:
         """Update what this connection buffers; return whether all connections together stay within MOST_BUFFERED."""
         body = self.cycle.received if self.cycle is not None and self.cycle.more_body else 0
+        body = min(body, MOST_RAW_BODY)  # the rest of an upload is in a file
         self._count_buffered(body + self.transport.get_write_buffer_size())
         return totals.buffered <= MOST_BUFFERED
 
@@ -407,9 +424,21 @@ class FrontProtocol(HttpToolsProtocol):
         if self._discarding:
             self.transport.abort()
         elif self._head_bytes or (self.cycle is not None and self.cycle.more_body):
-            self._refuse(408)
+            if not self._uploads_fast():
+                self._refuse(408)
         else:
             self.transport.close()
+
+    def _uploads_fast(self) -> bool:
+        """Return whether an upload has made enough progress since its last deadline; put the deadline off if so."""
+        exchange = self.cycle
+        if exchange is None or not exchange.more_body or exchange.limit <= MAX_CONTENT_LENGTH:
+            return False
+        if exchange.received - exchange.on_time < LEAST_RECEIVED:
+            return False
+        exchange.on_time = exchange.received
+        self._deadline = self.loop.time() + BODY_TIMEOUT
+        return True
 
     def _is_idle(self) -> bool:
         """Return whether no request is in progress or queued."""

@@ -5,6 +5,7 @@ from app.models.blocks import Block, BlockedError
 from app.models.follows import Follow
 from app.models.likes import Like
 from app.models.notifications import Notification
+from app.models.pictures import Picture
 from app.models.post_text import PostTextError
 from app.models.posts import Post, PostTag
 from app.models.search import SearchError, SearchQuery
@@ -17,6 +18,7 @@ __all__ = [
     "Like",
     "NameTakenError",
     "Notification",
+    "Picture",
     "Post",
     "PostTag",
     "PostTextError",

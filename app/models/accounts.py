@@ -69,6 +69,7 @@ EMAIL_PATTERN = re.compile(
     r"(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)+\Z"
 )
 DISPLAY_NAME_LENGTH, ABOUT_LENGTH, LINK_LENGTH = 50, 200, 200  # code points
+DIGEST_LENGTH = 32  # characters of a picture's name
 DISPLAY_KEY_LENGTH = 2 * DISPLAY_NAME_LENGTH  # as it is searched for: one letter may become two
 SUGGESTED = 5  # people
 OWN_PAGES = (PROFILE_PAGE, REPLIES_PAGE, PROFILE_FEED, FOLLOWERS_PAGE, FOLLOWING_PAGE)
@@ -111,6 +112,8 @@ class User(Base):
     display_key: Mapped[str] = mapped_column(String(DISPLAY_KEY_LENGTH), default="", server_default=text("''"))
     about: Mapped[str] = mapped_column(String(ABOUT_LENGTH), default="", server_default=text("''"))
     link: Mapped[str] = mapped_column(String(LINK_LENGTH), default="", server_default=text("''"))  # a URL
+    # Of the picture that they have; empty if none: see app/models/pictures.py.
+    picture: Mapped[str] = mapped_column(String(DIGEST_LENGTH), default="", server_default=text("''"))
 
     # Registering and logging in
 

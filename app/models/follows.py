@@ -1,7 +1,7 @@
 """Who follows whom."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,10 @@ class Person:
     id: int
     name: str
     display_name: str = ""  # empty if they have not chosen one
+    picture: str = ""  # the digest of the one that they have uploaded, if any
+
+
+PERSON_COLUMNS = len(fields(Person))
 
 
 def people_table() -> Table:
@@ -36,7 +40,7 @@ def people_table() -> Table:
 
 def person_columns(people: FromClause) -> list[ColumnElement[Any]]:
     """Return the columns that make a Person."""
-    return [people.c.id, people.c.name, people.c.display_name]
+    return [people.c.id, people.c.name, people.c.display_name, people.c.picture]
 
 
 class Follow(Base):

@@ -60,6 +60,12 @@ class Notification(Base):
         return db.session.scalar(_unread(), {"user_id": user_id}) or 0
 
     @classmethod
+    def held(cls, user_id: int) -> str:
+        """Return what the bar of every page shows a user: how much is unread(), and their picture. One query."""
+        row = db.session.execute(_unread(), {"user_id": user_id}).one()
+        return f"{row[0]} {row[1] or ''}"
+
+    @classmethod
     def keep_in_order(cls, user_ids: Iterable[int]) -> None:
         """Have others who tell these users something wait until the transaction ends; call this before telling them.
 
@@ -168,4 +174,5 @@ def _unread() -> Select[Any]:
     people, row = people_table().c, Notification.__table__.c
     seen = select(people.notifications_read).where(people.id == USER_ID).scalar_subquery()
     some = select(literal(1)).where(row.user_id == USER_ID, row.id > seen).limit(MOST_UNREAD + 1).subquery()
-    return select(func.count()).select_from(some)
+    picture = select(people.picture).where(people.id == USER_ID).scalar_subquery()
+    return select(func.count(), picture).select_from(some)

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, aliased, joinedload, mapped_column, relationship, selectinload
 
 from app.extensions import Base, UTCDateTime, db
-from app.models.follows import Follow, Person, people_table, person_columns
+from app.models.follows import PERSON_COLUMNS, Follow, Person, people_table, person_columns
 from app.models.likes import LIKE, likes_of
 from app.models.pagination import BEFORE, Id, PagedQuery, Pagination, counted
 from app.models.post_text import TAG_LENGTH, Piece, pieces, tag_key
@@ -231,7 +231,7 @@ class Post(Base):
         That is one query, and another one if they mention anybody.
         """
         rows = db.session.execute(_shown(), {"ids": list(ids)})
-        posts = [ShownPost(Person(*row[:3]), *row[3:]) for row in rows]
+        posts = [ShownPost(Person(*row[:PERSON_COLUMNS]), *row[PERSON_COLUMNS:]) for row in rows]
         names = set[str]().union(*(post.mentions for post in posts))
         if names:
             people = {row.name_key: row.name for row in db.session.execute(_people(), {"names": list(names)})}

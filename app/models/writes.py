@@ -47,7 +47,7 @@ def likes_by(user_id: int) -> str:
 
 
 def notifications_of(user_id: int) -> str:
-    """Return the stamp of what a user is told; it holds how much of it is new to them."""
+    """Return the stamp of what a user is told; it holds Notification.held(): how much is new to them, their picture."""
     return STAMP("notifications", user_id)
 
 

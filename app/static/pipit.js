@@ -179,6 +179,17 @@ for (const text of document.querySelectorAll("textarea[data-limit]")) {
   });
 }
 
+// Before minutes are spent on sending a file that the server would refuse.
+for (const file of document.querySelectorAll("input[data-most-bytes]")) {
+  file.addEventListener("change", () => {
+    const most = Number(file.dataset.mostBytes);
+    const tooLarge = file.files[0]?.size > most;
+    file.setCustomValidity(tooLarge ? `That file is too large. It can have up to ${most / 2 ** 20} MB.` : "");
+    file.reportValidity();
+  });
+  file.form.noValidate = false;
+}
+
 for (const menu of document.querySelectorAll("details.menu")) {
   document.addEventListener("click", (event) => {
     if (!menu.contains(event.target)) menu.open = false;

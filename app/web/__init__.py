@@ -20,9 +20,11 @@ from app.web import (
     limits,
     notifications,
     people,
+    pictures,
     posts,
     search,
     templating,
+    uploads,
     well_known,
 )
 from app.web.converters import IdConverter
@@ -40,8 +42,10 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
         SITE_NAME=config.site_name,
     )
     app.url_map.converters["id"] = IdConverter
-    for module in (posts, people, blocks, search, notifications, feeds, accounts, leaving, health, well_known):
+    members = people, pictures, blocks, notifications, accounts, leaving
+    for module in (posts, *members, search, feeds, health, well_known):
         app.register_blueprint(module.bp)
+    uploads.init_uploads(app)
     errors.init_errors(app)
     limits.init_limits(app)
     templating.init_templates(app, assets)
