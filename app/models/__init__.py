@@ -7,6 +7,7 @@ from app.models.notifications import Notification
 from app.models.post_text import PostTextError
 from app.models.posts import Post, PostTag
 from app.models.search import SearchError, SearchQuery
+from app.models.second_factor import RecoveryCode, SecondFactor
 
 __all__ = [
     "EmailTakenError",
@@ -17,7 +18,9 @@ __all__ = [
     "Post",
     "PostTag",
     "PostTextError",
+    "RecoveryCode",
     "SearchError",
     "SearchQuery",
+    "SecondFactor",
     "User",
 ]
