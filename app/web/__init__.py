@@ -19,7 +19,9 @@ from app.web import (
     notifications,
     people,
     posts,
+    recent_login,
     search,
+    second_factor,
     templating,
     well_known,
 )
@@ -38,7 +40,18 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
         SITE_NAME=config.site_name,
     )
     app.url_map.converters["id"] = IdConverter
-    for module in (posts, people, search, notifications, feeds, accounts, health, well_known):
+    for module in (
+        posts,
+        people,
+        search,
+        notifications,
+        feeds,
+        accounts,
+        second_factor,
+        recent_login,
+        health,
+        well_known,
+    ):
         app.register_blueprint(module.bp)
     errors.init_errors(app)
     limits.init_limits(app)
