@@ -1,6 +1,7 @@
 """Redis job 3: rate limits, one INCR counter for each clock minute, so that passwords can't be guessed.
 
-    limit:<what>:<who>:<minute>   string, integer   attempts in that clock minute; lives two minutes
+    limit:<what>:<who>:<minute>   string, integer   attempts in that clock minute; lives two minutes. A rule that
+                                                    counts by the day has the day there, and lives two days
 
     devices:<account>             zset              browsers known to an account, by last login
 
@@ -28,7 +29,7 @@ from app.config import Config
 from app.redis_client import Store
 
 WINDOW = 60  # s; a clock minute, so that "try again at 20:49" is true for every counter
-LIFETIME = 2 * WINDOW  # s a counter is kept: a clock that is a little off between two dynos loses no count
+DAY = 24 * 3600  # s
 ADDRESS_FACTOR = 4  # an address may try this many times as often as an account: a family, a class, an office
 RESETS = 20  # a minute and address
 REGISTRATIONS = 60  # a minute and address: a class of thirty can join at once
@@ -38,22 +39,25 @@ LIKES = 120  # likes, given and taken back, a minute and account
 PICTURES = 10  # uploads a minute and account; each keeps the processor busy for a second
 SEARCHES = 30  # a minute and account; four times as many from an address, for strangers: a class may share one
 SIGN_INS = 30  # a minute and account, with the right password
+# Wrong codes a day, by someone who knows the password. A code has six digits and three of them are right at any time:
+# at five guesses a minute it would be found in a month. NIST SP 800-63B, 3.2.2, allows a hundred.
+WRONG_CODES = 100
 LONGEST_NAME = 300  # characters; more is neither a name nor an e-mail address, even with spaces around it
 MOST_DEVICES = 10  # known browsers of an account; the one that logged in longest ago is forgotten
 DEVICE_LIFETIME = 365 * 24 * 3600  # s a browser is remembered without a login
 
 # Count an attempt under every rule, unless one of them refuses it. Returns each rule's count, the attempt included.
-# KEYS counters. ARGV lifetime, limits.
+# KEYS counters. ARGV a limit and a lifetime (s) for each of them.
 HIT = """
 local counts, refused = {}, false
 for i, key in ipairs(KEYS) do
   counts[i] = tonumber(redis.call('GET', key) or 0) + 1
-  refused = refused or counts[i] > tonumber(ARGV[i + 1])
+  refused = refused or counts[i] > tonumber(ARGV[2 * i - 1])
 end
 if refused then return counts end
 for i, key in ipairs(KEYS) do
   counts[i] = redis.call('INCR', key)
-  redis.call('EXPIRE', key, ARGV[1])
+  redis.call('EXPIRE', key, ARGV[2 * i])
 end
 return counts
 """
@@ -64,11 +68,17 @@ GIVE_BACK = "if redis.call('EXISTS', KEYS[1]) == 1 then return redis.call('DECR'
 
 @dataclass(frozen=True)
 class Rule:
-    """At most `limit` attempts a clock minute of `what` by `who`."""
+    """At most `limit` attempts of `what` by `who` in a window: a clock minute, or a day in UTC."""
 
     what: str
     who: str
     limit: int
+    window: int = WINDOW  # s
+
+    @property
+    def lifetime(self) -> int:
+        """Return how many seconds a counter is kept: a clock that is a little off between two dynos loses no count."""
+        return 2 * self.window
 
 
 @dataclass(frozen=True)
@@ -77,7 +87,7 @@ class Window:
 
     rule: Rule
     attempts: int  # in this window, this one included
-    resets_in: int  # s until the next window, 1 to 60
+    resets_in: int  # s until the next window
     # The keys of all counters that include this attempt.
     counters: tuple[str, ...] = field(default=(), repr=False)
 
@@ -106,10 +116,12 @@ class RateLimiter:
         now = time.time()
         keys = tuple(self._key(rule, now) for rule in rules)
         with self.store.commands() as redis:
-            limits = [rule.limit for rule in rules]
-            attempts = cast(list[int], redis.eval(HIT, len(keys), *keys, LIFETIME, *limits))
-        resets_in = WINDOW - int(now) % WINDOW
-        windows = [Window(rule, count, resets_in, keys) for rule, count in zip(rules, attempts, strict=True)]
+            bounds = [bound for rule in rules for bound in (rule.limit, rule.lifetime)]
+            attempts = cast(list[int], redis.eval(HIT, len(keys), *keys, *bounds))
+        windows = [
+            Window(rule, count, rule.window - int(now) % rule.window, keys)
+            for rule, count in zip(rules, attempts, strict=True)
+        ]
         return min(windows, key=lambda window: (not window.exceeded, window.remaining))
 
     def give_back(self, window: Window) -> None:
@@ -138,8 +150,25 @@ class RateLimiter:
         return [*of_account, Rule("login-from", origin, from_address)]
 
     def password_rules(self, user_id: int) -> list[Rule]:
-        """Return the rules for entering the current password to set a new one; only a signed-in user can."""
+        """Return the rules for entering the password once more; only a signed-in user can."""
         return [Rule("password", str(user_id), self.login_max_attempts)]
+
+    def second_factor_rules(
+        self, user_id: int, password_version: int, account: str, device: str | None = None
+    ) -> list[Rule]:
+        """Return the rules for a code that is entered after the right password.
+
+        A device known to the account is counted apart, as in login_rules(). For all others, a new password starts a new
+        count: whoever used up the old one knew only the old password.
+
+        Raises StoreUnavailableError.
+        """
+        is_known = device and self._is_known(login_account(account), device)
+        who = f"{user_id}:{device}" if is_known else f"{user_id}:{password_version}"
+        return [
+            Rule("second-factor", who, self.login_max_attempts),
+            Rule("second-factor-day", who, WRONG_CODES, window=DAY),
+        ]
 
     def remember_device(self, account: str, instead_of: str | None = None) -> str:
         """Return a nonce that identifies a browser after its login; the nonce is not secret.
@@ -176,7 +205,7 @@ class RateLimiter:
         return self.store.key(f"devices:{account}")
 
     def _key(self, rule: Rule, now: float) -> str:
-        return self.store.key(f"limit:{rule.what}:{rule.who}:{int(now) // WINDOW}")
+        return self.store.key(f"limit:{rule.what}:{rule.who}:{int(now) // rule.window}")
 
 
 def registration_rules(address: str) -> list[Rule]:

@@ -68,6 +68,8 @@ class Content(TypedDict, total=False):
     name: Required[Annotated[str, Meta(min_length=1, max_length=100)]]
     seen: Required[Moment]  # last use, to within SEEN_EVERY
     since: Moment
+    proved: Moment  # when the password was last entered, if that was after `since`
+    new_factor: str  # the secret of a second factor that is being set up
     device: str
     address: str
     csrf_token: Annotated[str, Meta(min_length=1)]
@@ -408,7 +410,8 @@ class PipitSessionInterface(RedisSessionInterface):
 class _AnonymousCookie:
     """The cookie of an anonymous visitor: a CSRF secret and flash messages, signed by Flask's own cookie session.
 
-    The content is signed but not secret. It never identifies a user.
+    The content is signed but not secret. It signs nobody in. It may say who has entered a password and is now asked for
+    a code (app/web/login_steps.py).
     """
 
     flask = SecureCookieSessionInterface()

@@ -14,9 +14,9 @@ from redis import Redis
 from app.config import Config, parse_redis_url
 from app.models.accounts import hasher
 from app.rate_limit import (
+    DAY,
     DEVICE_LIFETIME,
     FOLLOWS,
-    LIFETIME,
     MOST_DEVICES,
     POSTS,
     SIGN_INS,
@@ -86,6 +86,21 @@ def test_a_window_ends_with_its_clock_minute(any_limiter: RateLimiter, clock: Ca
     assert (window.attempts, window.resets_in) == (1, 60)
 
 
+def test_a_rule_may_count_by_the_day(any_limiter: RateLimiter, clock: Callable[[float], None]) -> None:
+    midnight = MINUTE // DAY * DAY
+    by_day = Rule("day", "ada", 2, window=DAY)
+    clock(midnight)
+    assert any_limiter.hit([RULE, by_day]).rule == by_day
+    clock(midnight + DAY - 60)
+    assert any_limiter.hit([RULE, by_day]).remaining == 0
+    window = any_limiter.hit([RULE, by_day])
+    assert window.exceeded
+    assert (window.rule, window.resets_in) == (by_day, 60)
+    assert any_limiter.hit([RULE]).attempts == 2
+    clock(midnight + DAY)
+    assert not any_limiter.hit([RULE, by_day]).exceeded
+
+
 def test_of_several_rules_the_one_exceeded_speaks(any_limiter: RateLimiter, clock: Callable[[float], None]) -> None:
     wide, narrow = Rule("address", "here", 100), Rule("account", "ada", 1)
     assert any_limiter.hit([wide, narrow]).rule == narrow
@@ -109,7 +124,14 @@ def test_one_round_trip_counts_under_all_rules_and_every_key_expires(limiter: Ra
         limiter.hit(limiter.login_rules("ada", "192.0.2.1"))
     assert [command.split()[0] for command in sent] == ["EVAL"]
     assert len(redis.keys("limit:*")) == 3
-    assert all(0 < redis.ttl(key) <= LIFETIME for key in redis.keys("limit:*"))
+    assert all(0 < redis.ttl(key) <= RULE.lifetime for key in redis.keys("limit:*"))
+
+
+def test_each_counter_lives_twice_as_long_as_its_window(limiter: RateLimiter, redis: Redis) -> None:
+    limiter.hit([RULE, Rule("day", "ada", 2, window=DAY)])
+    (minute,), (day,) = redis.keys("limit:try:*"), redis.keys("limit:day:*")
+    assert 100 < redis.ttl(minute) <= 120
+    assert 172_700 < redis.ttl(day) <= 172_800
 
 
 def test_giving_back_never_makes_a_key(limiter: RateLimiter, redis: Redis, clock: Callable[[float], None]) -> None:

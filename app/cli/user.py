@@ -11,14 +11,14 @@ from flask import current_app
 
 from app.cli.sessions import AS_JSON, RedisGroup, user_named
 from app.config import Config
-from app.models import Picture, User
+from app.models import Picture, SecondFactor, User
 from app.models.accounts import RESET_LIFETIME, Counts
 from app.sessions import current_interface
 
 
 @click.group(cls=RedisGroup)
 def user() -> None:
-    """See, suspend and delete accounts, and reset passwords."""
+    """See, suspend and delete accounts, and help people who can't log in."""
 
 
 @user.command("list")
@@ -36,12 +36,17 @@ def list_(suspended: bool, as_json: bool) -> None:
 @click.argument("name")
 @AS_JSON
 def show(name: str, as_json: bool) -> None:
-    """Show what Pipit knows about the account NAME; posts and followers are counted up to 5,001."""
+    """Show what Pipit knows about the account NAME; posts and followers are counted up to 5,001.
+
+    two_factor is the time at which two-factor authentication was turned on.
+    """
     person = user_named(name)
+    factor = SecondFactor.of(person.id)
     about = _about(person) | {
         "email": person.email,
         **_counts(person),
         "sessions": len(current_interface().active(person.id)),
+        "two_factor": factor and factor.created_at.isoformat(),
     }
     lines = [f"{key:<10}  {'-' if value is None else value}" for key, value in about.items()]
     click.echo(json.dumps(about) if as_json else "\n".join(lines))
@@ -110,6 +115,19 @@ def reset_link(name: str, site: str | None) -> None:
     if person.suspended_at:
         click.echo(f"@{person.name} is suspended, and can log in only after flask user reinstate.", err=True)
     click.echo(f"The link works once, for {RESET_LIFETIME // 60} minutes. Give it to @{person.name} only.", err=True)
+
+
+@user.command()
+@click.argument("name")
+def remove_second_factor(name: str) -> None:
+    """Let NAME log in with their password alone, after they lost their phone and their recovery codes.
+
+    Make sure that it is NAME who asks: anyone who knows the password can log in then.
+    """
+    person = user_named(name)
+    if not SecondFactor.turn_off(person.id):
+        raise click.ClickException(f"@{person.name} has no second factor.")
+    click.echo(f"@{person.name} can log in with their password alone.")
 
 
 def _about(person: User) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from app.models.pictures import Picture
 from app.models.post_text import PostTextError
 from app.models.posts import Post, PostTag
 from app.models.search import SearchError, SearchQuery
+from app.models.second_factor import RecoveryCode, SecondFactor
 
 __all__ = [
     "Block",
@@ -22,7 +23,9 @@ __all__ = [
     "Post",
     "PostTag",
     "PostTextError",
+    "RecoveryCode",
     "SearchError",
     "SearchQuery",
+    "SecondFactor",
     "User",
 ]

@@ -248,7 +248,7 @@ class User(Base):
 
         The token is bound to the password that it replaces, so the secret key alone is not enough to forge one.
         """
-        return _reset_signer(secret_key).dumps([self.id, self._password_fingerprint])
+        return _reset_signer(secret_key).dumps([self.id, self.password_fingerprint])
 
     @classmethod
     def with_reset_token(cls, token: str, secret_key: str) -> Self | None:
@@ -258,22 +258,26 @@ class User(Base):
         except BadData:
             return None
         user = cls.with_id(user_id)
-        return user if user and compare_digest(user._password_fingerprint, fingerprint) else None
+        return user if user and compare_digest(user.password_fingerprint, fingerprint) else None
 
     @property
-    def _password_fingerprint(self) -> str:
+    def password_fingerprint(self) -> str:
         """Return a value that changes with the password and its version, and reveals neither."""
         return hashlib.sha256(f"{self.password_version}:{self.password_hash}".encode()).hexdigest()[:32]
 
     def _store_hash(self, password: str, version: int, *, next_version: int | None = None) -> bool:
         """Store a password's hash, unless the password is no longer of this version; return whether it was stored."""
+        new_hash = hasher.hash(password)
         query = (
             update(User)
             .where(User.id == self.id, User.password_version == version)
-            .values(password_hash=hasher.hash(password), password_version=next_version or version)
+            .values(password_hash=new_hash, password_version=next_version or version)
         )
         with write():
-            return bool(cast(CursorResult[Any], db.session.execute(query)).rowcount)
+            stored = bool(cast(CursorResult[Any], db.session.execute(query)).rowcount)
+        if stored:
+            self.password_hash = new_hash
+        return stored
 
     # Suspending and deleting
 

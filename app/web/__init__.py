@@ -22,7 +22,9 @@ from app.web import (
     people,
     pictures,
     posts,
+    recent_login,
     search,
+    second_factor,
     templating,
     uploads,
     well_known,
@@ -42,8 +44,8 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
         SITE_NAME=config.site_name,
     )
     app.url_map.converters["id"] = IdConverter
-    members = people, pictures, blocks, notifications, accounts, leaving
-    for module in (posts, *members, search, feeds, health, well_known):
+    own = accounts, recent_login, second_factor, people, pictures, blocks, notifications, leaving
+    for module in (posts, *own, search, feeds, health, well_known):
         app.register_blueprint(module.bp)
     uploads.init_uploads(app)
     errors.init_errors(app)

@@ -3,11 +3,12 @@
 from flask import Blueprint, abort, current_app, flash, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from app.models import EmailTakenError, NameTakenError, User
+from app.models import EmailTakenError, NameTakenError, SecondFactor, User
 from app.rate_limit import current_limiter, registration_rules, reset_rules, sign_in_rules
 from app.sessions import MOST_SESSIONS, current_interface, current_session
 from app.web.forms.accounts import EMAIL_TAKEN, NAME_TAKEN, LoginForm, PasswordForm, RegisterForm, ResetForm
 from app.web.limits import count_attempt, remember_device, rules_for_this_browser
+from app.web.login_steps import after_password
 from app.web.viewer import end_other_sessions, local_path, login_required, sign_in, sign_out, signed_in, viewer
 
 bp = Blueprint("accounts", __name__)
@@ -47,7 +48,7 @@ def register() -> ResponseReturnValue:
 
 @bp.route("/login", methods=["GET", "POST"])
 def login() -> ResponseReturnValue:
-    """Sign in; the rate limit is checked before any password is hashed."""
+    """Check name and password; the rate limit is checked before any password is hashed."""
     if signed_in():
         return redirect(url_for("posts.home"))
     form = LoginForm()
@@ -64,13 +65,7 @@ def login() -> ResponseReturnValue:
         return _refuse_login(form, SUSPENDED)
     count_attempt(sign_in_rules(user.id))
     current_limiter().give_back(attempt)
-    response = make_response(redirect(local_path(form.next.data) or url_for("posts.home")))
-    devices = remember_device(response, *user.login_names)
-    if not sign_in(user):  # the password changed, or the account was suspended, during this request
-        for account, device in devices.items():
-            current_limiter().forget_device(account, device)
-        return _refuse_login(form, WRONG_PASSWORD)
-    return response
+    return after_password(user, form.next.data) or _refuse_login(form, WRONG_PASSWORD)
 
 
 def _refuse_login(form: LoginForm, why: str) -> ResponseReturnValue:
@@ -85,6 +80,14 @@ def logout() -> ResponseReturnValue:
         sign_out()
         flash("You're logged out.")
     return redirect(url_for("posts.latest"))
+
+
+@bp.get("/settings/account")
+@login_required
+def account() -> ResponseReturnValue:
+    """Show what belongs to the viewer's account, with ways to change it."""
+    factor = SecondFactor.of(viewer().id)
+    return render_template("accounts/account.html", factor=factor, codes_left=factor.codes_left() if factor else 0)
 
 
 @bp.get("/settings/sessions")

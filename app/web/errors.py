@@ -9,6 +9,7 @@ from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAll
 from app.extensions import sql_reason
 from app.models import BlockedError
 from app.models.pagination import parse_id
+from app.rate_limit import WINDOW
 from app.redis_client import StoreUnavailableError
 from app.sessions import current_session
 from app.web.limits import TooManyAttemptsError
@@ -101,11 +102,17 @@ def _too_many_attempts(error: TooManyAttemptsError) -> Response:
     seconds = error.window.resets_in
     kept = _sent("body")
     form = _form_here() or (_form_of_post() if kept else came_from())
-    page = render_template("errors/429.html", title=TITLES[429], seconds=seconds, kept=kept, form=form)
+    page = render_template("errors/429.html", title=TITLES[429], wait=_in_words(seconds), kept=kept, form=form)
     response = make_response(page, 429)
     response.headers["Retry-After"] = str(seconds)
     response.headers["Cache-Control"] = "no-store"
     return response
+
+
+def _in_words(seconds: int) -> str:
+    """Return a time to wait, such as "1 second" or "5 hours", rounded up."""
+    count, unit = (seconds, "second") if seconds <= WINDOW else (-(-seconds // 3600), "hour")
+    return f"{count} {unit}{'' if count == 1 else 's'}"
 
 
 def _redis_unavailable(error: StoreUnavailableError) -> Response:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from flask import Flask, Request, Response, current_app, g, request
 from itsdangerous import BadSignature, URLSafeSerializer
 
-from app.rate_limit import DEVICE_LIFETIME, WINDOW, Rule, Window, current_limiter, login_account
+from app.rate_limit import DEVICE_LIFETIME, Rule, Window, current_limiter, login_account
 from app.redis_client import StoreUnavailableError
 from app.sessions import cookie_name
 
@@ -48,6 +48,12 @@ def rules_for_this_browser(account: str) -> list[Rule]:
     return current_limiter().login_rules(account, request.remote_addr or "", device)
 
 
+def rules_for_code(user_id: int, password_version: int, account: str) -> list[Rule]:
+    """Return the rules that this browser's guess at a second factor is counted under, after the right password."""
+    device = _devices(request).get(login_account(account))
+    return current_limiter().second_factor_rules(user_id, password_version, account, device)
+
+
 def remember_device(response: Response, *accounts: str) -> dict[str, str]:
     """Give the browser a device cookie: proof that an account has logged in from it (OWASP's "Device Cookies").
 
@@ -81,7 +87,7 @@ def init_limits(app: Flask) -> None:
         window: Window | None = g.get("window")
         if window:
             rule = window.rule
-            response.headers["RateLimit-Policy"] = f'"{rule.what}";q={rule.limit};w={WINDOW}'
+            response.headers["RateLimit-Policy"] = f'"{rule.what}";q={rule.limit};w={rule.window}'
             response.headers["RateLimit"] = f'"{rule.what}";r={window.remaining};t={window.resets_in}'
         return response
 

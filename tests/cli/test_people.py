@@ -38,12 +38,13 @@ def test_accounts_are_listed_and_shown(run: Callable[..., Result], ada: Visitor,
         "followers": 1,
         "following": 0,
         "sessions": 1,
+        "two_factor": None,
     }
     assert "suspended   -" in run("user", "show", "ada").output
     assert run("user", "list", "--suspended").output == ""
 
 
-@pytest.mark.parametrize("command", ["show", "suspend", "reinstate", "delete", "reset-link"])
+@pytest.mark.parametrize("command", ["show", "suspend", "reinstate", "delete", "reset-link", "remove-second-factor"])
 def test_who_is_not_there_is_said(run: Callable[..., Result], app: Flask, redis: Redis, command: str) -> None:
     result = run("user", command, "nobody")
     assert result.exit_code == 1

@@ -22,6 +22,8 @@ MEMBERS_PAGES = [
     *["/", "/home", "/home?before=9999", "/@{name}", "/@{name}/{post}", "/@{name}/{post}/likes", "/posts/{post}/edit"],
     *["/likes", "/notifications", "/search", "/search?q=comfort", "/people", "/tags", "/tags/comfort"],
     *["/settings/profile", "/settings/picture", "/settings/notifications", "/settings/sessions", "/settings/password"],
+    *["/settings/account", "/settings/account/two-factor", "/confirm-password"],
+    *["/settings/blocked", "/settings/delete"],
 ]
 STRANGERS_PAGES = [
     *["/", "/@{name}", "/@{name}/{post}", "/@{name}/followers", "/search?q=nothing+found", "/search?q=from:nobody"],
