@@ -1,6 +1,7 @@
 """Redis job 3: rate limits, one INCR counter for each clock minute, so that passwords can't be guessed.
 
     limit:<what>:<who>:<minute>   string, integer   attempts in that clock minute; lives two minutes
+                                                    (of mails, in a clock hour; lives two hours)
 
     devices:<account>             zset              browsers known to an account, by last login
 
@@ -28,6 +29,7 @@ from app.config import Config
 from app.redis_client import Store
 
 WINDOW = 60  # s; a clock minute, so that "try again at 20:49" is true for every counter
+HOUR = 3600  # s
 LIFETIME = 2 * WINDOW  # s a counter is kept: a clock that is a little off between two dynos loses no count
 ADDRESS_FACTOR = 4  # an address may try this many times as often as an account: a family, a class, an office
 RESETS = 20  # a minute and address
@@ -36,23 +38,25 @@ POSTS = 120  # a minute and account: more than anybody types, less than a loop s
 FOLLOWS = 60  # follows and unfollows a minute and account
 LIKES = 120  # likes, given and taken back, a minute and account
 SEARCHES = 30  # a minute and account; four times as many from an address, for strangers: a class may share one
+MAILS = 6  # an hour to one e-mail address: nobody's mailbox is flooded
+MAILS_FROM = 120  # mails an hour and client address: four classes of thirty can join, each with an address
 SIGN_INS = 30  # a minute and account, with the right password
 LONGEST_NAME = 300  # characters; more is neither a name nor an e-mail address, even with spaces around it
 MOST_DEVICES = 10  # known browsers of an account; the one that logged in longest ago is forgotten
 DEVICE_LIFETIME = 365 * 24 * 3600  # s a browser is remembered without a login
 
 # Count an attempt under every rule, unless one of them refuses it. Returns each rule's count, the attempt included.
-# KEYS counters. ARGV lifetime, limits.
+# KEYS counters. ARGV limits, lifetimes.
 HIT = """
 local counts, refused = {}, false
 for i, key in ipairs(KEYS) do
   counts[i] = tonumber(redis.call('GET', key) or 0) + 1
-  refused = refused or counts[i] > tonumber(ARGV[i + 1])
+  refused = refused or counts[i] > tonumber(ARGV[i])
 end
 if refused then return counts end
 for i, key in ipairs(KEYS) do
   counts[i] = redis.call('INCR', key)
-  redis.call('EXPIRE', key, ARGV[1])
+  redis.call('EXPIRE', key, ARGV[#KEYS + i])
 end
 return counts
 """
@@ -63,11 +67,12 @@ GIVE_BACK = "if redis.call('EXISTS', KEYS[1]) == 1 then return redis.call('DECR'
 
 @dataclass(frozen=True)
 class Rule:
-    """At most `limit` attempts a clock minute of `what` by `who`."""
+    """At most `limit` attempts a window, such as a clock minute, of `what` by `who`."""
 
     what: str
     who: str
     limit: int
+    window: int = WINDOW  # s
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ class Window:
 
     rule: Rule
     attempts: int  # in this window, this one included
-    resets_in: int  # s until the next window, 1 to 60
+    resets_in: int  # s until the next window, 1 to the rule's window
     # The keys of all counters that include this attempt.
     counters: tuple[str, ...] = field(default=(), repr=False)
 
@@ -106,9 +111,12 @@ class RateLimiter:
         keys = tuple(self._key(rule, now) for rule in rules)
         with self.store.commands() as redis:
             limits = [rule.limit for rule in rules]
-            attempts = cast(list[int], redis.eval(HIT, len(keys), *keys, LIFETIME, *limits))
-        resets_in = WINDOW - int(now) % WINDOW
-        windows = [Window(rule, count, resets_in, keys) for rule, count in zip(rules, attempts, strict=True)]
+            lifetimes = [LIFETIME // WINDOW * rule.window for rule in rules]
+            attempts = cast(list[int], redis.eval(HIT, len(keys), *keys, *limits, *lifetimes))
+        windows = [
+            Window(rule, count, rule.window - int(now) % rule.window, keys)
+            for rule, count in zip(rules, attempts, strict=True)
+        ]
         return min(windows, key=lambda window: (not window.exceeded, window.remaining))
 
     def give_back(self, window: Window) -> None:
@@ -175,7 +183,7 @@ class RateLimiter:
         return self.store.key(f"devices:{account}")
 
     def _key(self, rule: Rule, now: float) -> str:
-        return self.store.key(f"limit:{rule.what}:{rule.who}:{int(now) // WINDOW}")
+        return self.store.key(f"limit:{rule.what}:{rule.who}:{int(now) // rule.window}")
 
 
 def registration_rules(address: str) -> list[Rule]:
@@ -186,6 +194,14 @@ def registration_rules(address: str) -> list[Rule]:
 def reset_rules(address: str) -> list[Rule]:
     """Return the rules for setting a password with a link."""
     return [Rule("reset-from", address_label(address), RESETS)]
+
+
+def mail_rules(recipient: str, address: str) -> list[Rule]:
+    """Return the rules for having a mail sent to an e-mail address, whether it is known here or not."""
+    return [
+        Rule("mail-to", login_account(recipient), MAILS, HOUR),
+        Rule("mail-from", address_label(address), MAILS_FROM, HOUR),
+    ]
 
 
 def sign_in_rules(user_id: int) -> list[Rule]:

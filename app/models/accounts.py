@@ -34,6 +34,7 @@ from app.extensions import Base, UTCDateTime, db
 from app.models.conversations import pages_above, pages_around
 from app.models.follows import Follow, Person, person_columns
 from app.models.likes import Like
+from app.models.mail import CONFIRM, Mail
 from app.models.notifications import FOLLOW, KINDS, LIKE, MENTION, REPLY, Notification
 from app.models.pagination import Id, counted
 from app.models.post_text import PostText, search_key
@@ -97,6 +98,7 @@ class User(Base):
     name_key: Mapped[str] = mapped_column(String(NAME_LENGTH), unique=True)  # the name in lower case
     # A list of posts has no use for these. They are read together, so that hash and version belong together.
     email: Mapped[str | None] = mapped_column(String(EMAIL_LENGTH), unique=True, deferred_group="private")  # lower case
+    new_email: Mapped[str | None] = mapped_column(String(EMAIL_LENGTH), deferred_group="private")  # not confirmed yet
     password_hash: Mapped[str] = mapped_column(String(255), deferred_group="private")
     password_version: Mapped[int] = mapped_column(default=0, server_default="0", deferred_group="private")
     suspended_at: Mapped[datetime | None] = mapped_column(UTCDateTime, deferred_group="private")
@@ -112,13 +114,20 @@ class User(Base):
     # Registering and logging in
 
     @classmethod
-    def register(cls, name: str, email: str | None, password: str) -> Self:
-        """Make an account. Raises NameTakenError or EmailTakenError."""
+    def register(cls, name: str, email: str | None, password: str, *, new_email: str = "") -> Self:
+        """Make an account. Raises NameTakenError or EmailTakenError.
+
+        new_email: an address that its owner has yet to confirm, by a link that is sent to it.
+        """
         address = email.lower() if email else None
         user = cls(name=name, name_key=name.lower(), email=address, password_hash=hasher.hash(password))
+        user.new_email = new_email.lower() or None
         try:
             with write():
                 db.session.add(user)
+                if user.new_email:
+                    db.session.flush()  # the user has an id now
+                    Mail.write_to(user.new_email, CONFIRM, user.id)
         except IntegrityError:
             if cls.named(name):
                 raise NameTakenError from None
@@ -240,7 +249,7 @@ class User(Base):
 
         The token is bound to the password that it replaces, so the secret key alone is not enough to forge one.
         """
-        return _reset_signer(secret_key).dumps([self.id, self._password_fingerprint])
+        return _reset_signer(secret_key).dumps([self.id, self.password_fingerprint])
 
     @classmethod
     def with_reset_token(cls, token: str, secret_key: str) -> Self | None:
@@ -250,10 +259,10 @@ class User(Base):
         except BadData:
             return None
         user = cls.with_id(user_id)
-        return user if user and compare_digest(user._password_fingerprint, fingerprint) else None
+        return user if user and compare_digest(user.password_fingerprint, fingerprint) else None
 
     @property
-    def _password_fingerprint(self) -> str:
+    def password_fingerprint(self) -> str:
         """Return a value that changes with the password and its version, and reveals neither."""
         return hashlib.sha256(f"{self.password_version}:{self.password_hash}".encode()).hexdigest()[:32]
 

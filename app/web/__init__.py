@@ -10,11 +10,13 @@ from app.front.log import init_log
 from app.front.wsgi_middleware import FrontMiddleware
 from app.web import (
     accounts,
+    addresses,
     caching,
     errors,
     feeds,
     health,
     holes,
+    letters,
     limits,
     notifications,
     people,
@@ -38,10 +40,11 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
         SITE_NAME=config.site_name,
     )
     app.url_map.converters["id"] = IdConverter
-    for module in (posts, people, search, notifications, feeds, accounts, health, well_known):
+    for module in (posts, people, search, notifications, feeds, accounts, addresses, health, well_known):
         app.register_blueprint(module.bp)
     errors.init_errors(app)
     limits.init_limits(app)
+    letters.init_letters(app)
     templating.init_templates(app, assets)
     cache: PageCache = app.extensions["page_cache"]
     notifications.init_notifications(cache)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from flask import Flask, Request, Response, current_app, g, request
 from itsdangerous import BadSignature, URLSafeSerializer
 
-from app.rate_limit import DEVICE_LIFETIME, WINDOW, Rule, Window, current_limiter, login_account
+from app.rate_limit import DEVICE_LIFETIME, Rule, Window, current_limiter, login_account
 from app.redis_client import StoreUnavailableError
 from app.sessions import cookie_name
 
@@ -81,7 +81,7 @@ def init_limits(app: Flask) -> None:
         window: Window | None = g.get("window")
         if window:
             rule = window.rule
-            response.headers["RateLimit-Policy"] = f'"{rule.what}";q={rule.limit};w={WINDOW}'
+            response.headers["RateLimit-Policy"] = f'"{rule.what}";q={rule.limit};w={rule.window}'
             response.headers["RateLimit"] = f'"{rule.what}";r={window.remaining};t={window.resets_in}'
         return response
 
