@@ -197,11 +197,21 @@ def reset_rules(address: str) -> list[Rule]:
 
 
 def mail_rules(recipient: str, address: str) -> list[Rule]:
-    """Return the rules for having a mail sent to an e-mail address, whether it is known here or not."""
+    """Return the rules for asking for a mail to an e-mail address, whether it is known here or not.
+
+    Each client address has a counter of its own for each e-mail address. A counter that all share would tell a stranger
+    that somebody has used an e-mail address here lately.
+    """
+    origin = address_label(address)
     return [
-        Rule("mail-to", login_account(recipient), MAILS, HOUR),
-        Rule("mail-from", address_label(address), MAILS_FROM, HOUR),
+        Rule("mail-to", f"{login_account(recipient)}:{origin}", MAILS, HOUR),
+        Rule("mail-from", origin, MAILS_FROM, HOUR),
     ]
+
+
+def sending_rules(recipient: str) -> list[Rule]:
+    """Return the rules for sending a mail that anybody can ask for. Whoever asked is not told if it is not sent."""
+    return [Rule("mail-sent", login_account(recipient), MAILS, HOUR)]
 
 
 def sign_in_rules(user_id: int) -> list[Rule]:

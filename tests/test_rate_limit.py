@@ -29,7 +29,7 @@ from app.rate_limit import (
     registration_rules,
 )
 from app.redis_client import Store, StoreUnavailableError
-from tests.conftest import PASSWORD, Visitor, in_threads
+from tests.conftest import PASSWORD, Mailbox, Visitor, in_threads
 from tests.counting import commands_sent
 from tests.servers import ROOT, clean_environ
 
@@ -455,8 +455,9 @@ def test_a_counter_outlives_its_minute_so_that_a_clock_that_is_behind_loses_no_c
 
 
 def test_a_stranger_cannot_keep_an_owner_from_another_password(
-    new_visitor: Callable[..., Visitor], ada: Visitor, clock: Callable[[float], None]
+    new_visitor: Callable[..., Visitor], ada: Visitor, mailbox: Mailbox, clock: Callable[[float], None]
 ) -> None:
+    mailbox.confirm(ada, "ada@example.org")
     stranger, phone = new_visitor(REMOTE_ADDR="192.0.2.66"), new_visitor()
     assert attempt(phone, "ada@example.org", PASSWORD) == 302
     assert [attempt(stranger, "ada") for _ in range(6)] == [422] * 5 + [429]

@@ -10,6 +10,8 @@ from app.models import User
 from app.models.accounts import RESET_LIFETIME
 from app.models.addresses import CONFIRM_LIFETIME, confirm_token
 from app.models.mail import CHANGED, CONFIRM, RESET, Mail
+from app.rate_limit import current_limiter, sending_rules
+from app.redis_client import StoreUnavailableError
 
 WRITERS: dict[str, Callable[[Mail], Letter | None]] = {}
 
@@ -28,7 +30,7 @@ def writes(kind: str) -> Callable[[Callable[[Mail], Letter | None]], Callable[[M
 def reset(mail: Mail) -> Letter | None:
     """Write to somebody who forgot their password; nothing to an address that belongs to no account."""
     user = User.with_email(mail.recipient)
-    if user is None:
+    if user is None or _floods(mail):
         return None
     link = current_mailer().link(f"/reset/{user.reset_token(current_app.config['SECRET_KEY'])}")
     return letter(mail, "reset", name=user.name, link=link, minutes=RESET_LIFETIME // 60)
@@ -38,7 +40,7 @@ def reset(mail: Mail) -> Letter | None:
 def confirm(mail: Mail) -> Letter | None:
     """Write to an address that somebody says is theirs; if it belongs to another account, tell its owner instead."""
     user = mail.user_id and User.with_id(mail.user_id)
-    if not user or user.new_email != mail.recipient:
+    if not user or user.new_email != mail.recipient or _floods(mail):
         return None
     owner = User.with_email(mail.recipient)
     if owner and owner.id != user.id:
@@ -52,6 +54,14 @@ def changed(mail: Mail) -> Letter | None:
     """Write to the address that an account has had until now."""
     user = mail.user_id and User.with_id(mail.user_id)
     return letter(mail, "changed", name=user.name) if user else None
+
+
+def _floods(mail: Mail) -> bool:
+    """Return whether a mailbox gets too many mails that strangers ask for: the links in the earlier ones still work."""
+    try:
+        return mail.attempts == 1 and current_limiter().hit(sending_rules(mail.recipient)).exceeded
+    except StoreUnavailableError:
+        return False
 
 
 def letter(mail: Mail, template: str, **about: object) -> Letter:
