@@ -16,7 +16,8 @@ from app.extensions import db
 from app.mail import REASON_LENGTH, Letter, MailError, current_mailer
 from app.models import User
 from app.models.addresses import forget_password
-from app.models.mail import GIVE_UP, KEPT, Mail
+from app.models.mail import CHANGED, GIVE_UP, KEPT, Mail
+from app.models.writes import write
 from tests.conftest import PASSWORD as ADAS
 from tests.conftest import Log, in_threads
 from tests.mail_server import PASSWORD, USER, MailServer, mail_server
@@ -133,8 +134,8 @@ def test_tls_from_the_start(
 def test_a_certificate_that_nobody_vouches_for_stops_everything(
     make_site: MakeSite, certified: ssl.SSLContext, scheme: str
 ) -> None:
-    contexts = {"tls": certified} if scheme == "smtps" else {"starttls": certified}
-    with mail_server(**contexts) as server:
+    tls, starttls = (certified, None) if scheme == "smtps" else (None, certified)
+    with mail_server(tls=tls, starttls=starttls) as server:
         app = make_site(f"{scheme}://localhost:{server.port}")
         forget(app)
         work_off(app)
@@ -290,8 +291,10 @@ def test_a_mail_that_another_process_was_sending_is_sent_again_with_the_same_id(
 
 
 def test_many_threads_send_each_mail_once(site: Flask, server: MailServer) -> None:
-    for _ in range(30):
-        forget(site)
+    with site.app_context():
+        for number in range(30):
+            with write():
+                Mail.write_to(f"{number}@example.org", CHANGED, 1)
     in_threads(4, lambda _: work_off(site))
     work_off(site)
     assert len(server.accepted) == 30
@@ -320,5 +323,5 @@ def test_an_address_that_belongs_to_nobody_is_written_nothing(site: Flask, serve
 
 def test_a_header_cannot_be_smuggled_in(site: Flask) -> None:
     letter = Letter(1, "ada@example.org\r\nBcc: eve@example.org", "hello", "hello\n", datetime.now(UTC))
-    with site.app_context(), pytest.raises(ValueError, match="linefeed|carriage"):
+    with site.app_context(), pytest.raises(ValueError, match="linefeed"):
         current_mailer().deliver(letter)
