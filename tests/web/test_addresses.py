@@ -19,7 +19,7 @@ pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 ADDRESS = "ada@example.org"
 ANOTHER = "another sentence to remember"
-CHANGES = ("Date", "X-Request-Id", "Set-Cookie")
+CHANGES = ("date", "x-request-id", "set-cookie")
 SECONDS = re.compile(r"t=\d+$")  # until the limit's window ends
 DYNAMIC = re.compile(r'value="[^"]*"|name="csrf_token"[^>]*')
 
@@ -72,7 +72,7 @@ def test_the_answer_is_the_same_for_a_known_and_an_unknown_address(
         visitor = new_visitor(REMOTE_ADDR="192.0.2.66")
         with statements_run(app) as statements:
             answer = visitor.post("/forgot", email=address)
-        headers = {name: SECONDS.sub("", value) for name, value in answer.headers if name not in CHANGES}
+        headers = {name: SECONDS.sub("", value) for name, value in answer.headers if name.lower() not in CHANGES}
         answers.append((answer.status_code, DYNAMIC.sub("", answer.text), headers))
         costs.append(statements)
     assert answers[0] == answers[1]
