@@ -2,11 +2,13 @@
 
 from flask import Flask
 
+from app.background import init_background
 from app.cache import init_cache
 from app.config import Config
 from app.extensions import init_extensions
 from app.front.application import Front
 from app.front.assets import Assets
+from app.mail import init_mail
 from app.rate_limit import init_limiter
 from app.redis_client import init_store
 from app.sessions import init_sessions
@@ -34,6 +36,8 @@ def create_app(config: Config | None = None) -> Flask:
     init_sessions(app, config, store)
     init_cache(app, config, store, assets.version, assets.templates)
     init_limiter(app, config, store)
+    init_mail(app, config)
+    init_background(app, store)
     init_web(app, config, assets)
     if config.runs_commands:
         from app.cli import init_cli  # a web process is smaller and starts sooner without the commands

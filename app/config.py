@@ -6,7 +6,7 @@ Nothing else in Pipit reads an environment variable. README.md explains the vari
 import os
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -21,6 +21,7 @@ DOTENV = ROOT / ".env"
 INSTANCE = ROOT / "instance"  # local data: the SQLite file, Valkey's files
 LOCAL_REDIS = "redis://127.0.0.1:6379/0"
 REDIS_PORT = 6379
+SMTP_PORTS = {"smtp": 587, "smtps": 465}  # RFC 6409 and RFC 8314
 DAY = 24 * 3600  # s
 SECRET_KEY_LENGTH = 16  # characters at least; `secrets.token_hex(32)` gives 64
 
@@ -93,6 +94,60 @@ def parse_redis_url(url: str) -> RedisAddress:
         password=unquote(parts.password or "") or None,
         db=int(path or 0),
     )
+
+
+@dataclass(frozen=True)
+class SMTPAddress:
+    """Where the mail server is, taken apart from its URL."""
+
+    scheme: str
+    host: str
+    port: int
+    username: str | None
+    password: str | None = field(repr=False)
+
+    @property
+    def tls(self) -> bool:
+        """Return whether the connection begins with TLS. With smtp:// it is encrypted if the server offers that."""
+        return self.scheme == "smtps"
+
+    @property
+    def is_this_machine(self) -> bool:
+        return self.host in ("localhost", "127.0.0.1", "::1")
+
+    def __str__(self) -> str:
+        """Return the address without user and password, fit for a log."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+
+def parse_smtp_url(url: str) -> SMTPAddress:
+    """Take an SMTP URL apart. Raises InvalidSettingError; its text never quotes the URL, which holds a password."""
+    if not url.startswith(("smtp://", "smtps://")):
+        raise InvalidSettingError("must begin with smtp:// or smtps://")
+    try:
+        parts = urlsplit(url)
+        port = SMTP_PORTS[parts.scheme] if parts.port is None else parts.port
+    except ValueError:
+        port = 0
+    if not port or parts.path.strip("/") or parts.query or parts.fragment or parts.netloc.count("@") > 1:
+        raise InvalidSettingError(
+            "must end with a host and perhaps a port (and percent-encode a / ? # [ or @ in user and password)"
+        )
+    if not parts.hostname:
+        raise InvalidSettingError("names no host")
+    username, password = unquote(parts.username or "") or None, unquote(parts.password or "") or None
+    if (username is None) != (password is None):
+        raise InvalidSettingError("must name both a user and a password, or neither")
+    if not ((username or "") + (password or "")).isascii():
+        raise InvalidSettingError("has a user or a password that is not ASCII, which SMTP can't send")
+    return SMTPAddress(parts.scheme, parts.hostname, port, username, password)
+
+
+def _mail_address(text: str) -> str:
+    if not text.isascii() or not re.fullmatch(r"[^\s@<>,\"]+@[A-Za-z0-9.-]+", text):
+        raise InvalidSettingError("must be an e-mail address and nothing else; people see SITE_NAME beside it")
+    return text
 
 
 def parse_database_url(url: str) -> str:
@@ -227,6 +282,15 @@ class Config:
         "TRUSTED_HOSTS", parse=_host_names, default=(), example="pipit.example.org,www.pipit.example.org"
     )
     trusted_proxies: int = setting("TRUSTED_PROXIES", parse=_integer(0, 10), default=0, example="1")
+    smtp: SMTPAddress | None = setting(  # noqa: RUF009  # it makes a dataclass field
+        "SMTP_URL",
+        parse=parse_smtp_url,
+        default=None,
+        example="smtps://user:password@smtp.example.org (percent-encode both)",
+    )
+    mail_from: str = setting("MAIL_FROM", parse=_mail_address, default="", example="pipit@example.org")
+    confirm_email: bool = setting("CONFIRM_EMAIL", parse=_yes_or_no, default=False, example="yes, or no")
+    mail_folder: Path = INSTANCE / "mail"  # for mails that a laptop does not send
     memory: int | None = None  # MB of this machine or dyno; None if unknown
     runs_commands: bool = False  # this process is a `flask` command, not a web process
 
@@ -237,6 +301,21 @@ class Config:
         What everyone gets from the cache must not repeat the Host header of whoever asked first.
         """
         return f"https://{self.trusted_hosts[0].lstrip('.')}" if self.trusted_hosts else None
+
+    @property
+    def is_laptop(self) -> bool:
+        """Return whether this is a developer's machine, not a site: no platform, no proxy, no name of its own."""
+        return not (self.on_heroku or self.trusted_proxies or self.trusted_hosts)
+
+    @property
+    def sends_mail(self) -> bool:
+        """Return whether mail can be sent; on a laptop without a mail server, to the terminal and a folder."""
+        return self.smtp is not None or self.is_laptop
+
+    @property
+    def mail_site_url(self) -> str:
+        """Return what links in mails begin with. A request's Host header is never used: anybody can forge it."""
+        return self.site_url or f"http://localhost:{self.port}"
 
     @classmethod
     def load(cls) -> "Config":
@@ -279,6 +358,8 @@ class Config:
                     values[declared.name] = declared.metadata["setting"].read(environ, default)
                 except InvalidSettingError as complaint:
                     complaints.append(str(complaint))
+        if not complaints:
+            complaints = list(_mail_complaints(values, on_heroku))
         if complaints:
             raise ConfigError(complaints)
         # A thread holds a connection only while a command runs. One less than the threads: two dynos of two workers
@@ -288,7 +369,22 @@ class Config:
             instance.mkdir(exist_ok=True)
         values["secret_key"] = values["secret_key"] or load_or_create_secret_key(instance)
         runs_commands = environ.get("FLASK_RUN_FROM_CLI") == "true"  # set by the flask command itself
-        return cls(**values, on_heroku=on_heroku, memory=_memory(environ), runs_commands=runs_commands)
+        about: dict[str, Any] = {"on_heroku": on_heroku, "memory": _memory(environ), "runs_commands": runs_commands}
+        return cls(**values, **about, mail_folder=instance / "mail")
+
+
+def _mail_complaints(values: Mapping[str, Any], on_heroku: bool) -> Iterator[str]:
+    """Yield what is missing for sending mail."""
+    is_site = on_heroku or values["trusted_proxies"] or values["trusted_hosts"]
+    if values["smtp"] and not values["mail_from"]:
+        yield "MAIL_FROM is not set, and SMTP_URL needs it. Example: pipit@example.org"
+    if values["smtp"] and is_site and not values["trusted_hosts"]:
+        yield (
+            "TRUSTED_HOSTS is not set, and SMTP_URL needs it: its first name is where the links in mails lead. "
+            "Example: pipit.example.org"
+        )
+    if values["confirm_email"] and is_site and not values["smtp"]:
+        yield "SMTP_URL is not set, and CONFIRM_EMAIL=yes needs it. Example: smtps://user:password@smtp.example.org"
 
 
 def _memory(environ: Mapping[str, str]) -> int | None:

@@ -1,7 +1,7 @@
 """Redis job 3: rate limits, one INCR counter for each clock minute, so that passwords can't be guessed.
 
     limit:<what>:<who>:<minute>   string, integer   attempts in that clock minute; lives two minutes. A rule that
-                                                    counts by the day has the day there, and lives two days
+                                                    counts by the hour or the day has that there, and lives two of them
 
     devices:<account>             zset              browsers known to an account, by last login
 
@@ -29,7 +29,7 @@ from app.config import Config
 from app.redis_client import Store
 
 WINDOW = 60  # s; a clock minute, so that "try again at 20:49" is true for every counter
-DAY = 24 * 3600  # s
+HOUR, DAY = 3600, 24 * 3600  # s
 ADDRESS_FACTOR = 4  # an address may try this many times as often as an account: a family, a class, an office
 RESETS = 20  # a minute and address
 REGISTRATIONS = 60  # a minute and address: a class of thirty can join at once
@@ -38,6 +38,8 @@ FOLLOWS = 60  # follows and unfollows a minute and account
 LIKES = 120  # likes, given and taken back, a minute and account
 PICTURES = 10  # uploads a minute and account; each keeps the processor busy for a second
 SEARCHES = 30  # a minute and account; four times as many from an address, for strangers: a class may share one
+MAILS = 6  # an hour to one e-mail address: nobody's mailbox is flooded
+MAILS_FROM = 120  # mails an hour and client address: four classes of thirty can join, each with an address
 SIGN_INS = 30  # a minute and account, with the right password
 # Wrong codes a day, by someone who knows the password. A code has six digits and three of them are right at any time:
 # at five guesses a minute it would be found in a month. NIST SP 800-63B, 3.2.2, allows a hundred.
@@ -68,7 +70,7 @@ GIVE_BACK = "if redis.call('EXISTS', KEYS[1]) == 1 then return redis.call('DECR'
 
 @dataclass(frozen=True)
 class Rule:
-    """At most `limit` attempts of `what` by `who` in a window: a clock minute, or a day in UTC."""
+    """At most `limit` attempts of `what` by `who` in a window: a clock minute or hour, or a day in UTC."""
 
     what: str
     who: str
@@ -216,6 +218,24 @@ def registration_rules(address: str) -> list[Rule]:
 def reset_rules(address: str) -> list[Rule]:
     """Return the rules for setting a password with a link."""
     return [Rule("reset-from", address_label(address), RESETS)]
+
+
+def mail_rules(recipient: str, address: str) -> list[Rule]:
+    """Return the rules for asking for a mail to an e-mail address, whether it is known here or not.
+
+    Each client address has a counter of its own for each e-mail address. A counter that all share would tell a stranger
+    that somebody has used an e-mail address here lately.
+    """
+    origin = address_label(address)
+    return [
+        Rule("mail-to", f"{login_account(recipient)}:{origin}", MAILS, HOUR),
+        Rule("mail-from", origin, MAILS_FROM, HOUR),
+    ]
+
+
+def sending_rules(recipient: str) -> list[Rule]:
+    """Return the rules for sending a mail that anybody can ask for. Whoever asked is not told if it is not sent."""
+    return [Rule("mail-sent", login_account(recipient), MAILS, HOUR)]
 
 
 def sign_in_rules(user_id: int) -> list[Rule]:

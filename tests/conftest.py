@@ -9,7 +9,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from html import unescape
 from pathlib import Path
 from typing import Any, NoReturn
@@ -77,7 +77,7 @@ class Visitor:
         return self.client.post(path, data=fields, headers=headers, environ_overrides=self.environ, buffered=True)
 
     def register(self, name: str, password: str = PASSWORD) -> TestResponse:
-        return self.post("/register", username=name, email=f"{name}@example.org", password=password)
+        return self.post("/register", username=name, password=password)
 
     def log_in(self, name: str, password: str = PASSWORD, **fields: str) -> TestResponse:
         return self.post("/login", username=name, password=password, **fields)
@@ -97,6 +97,47 @@ class Visitor:
     def session_id(self) -> str | None:
         cookie = self.client.get_cookie("session")
         return cookie.value if cookie else None
+
+
+@dataclass(frozen=True)
+class Received:
+    """A mail that has come."""
+
+    to: str
+    subject: str
+    text: str
+
+    @property
+    def path(self) -> str:
+        """The path of the only link in the mail."""
+        (link,) = re.findall(r"^http://localhost:5000(/\S+)$", self.text, re.MULTILINE)
+        return str(link)
+
+
+class Mailbox:
+    """Everybody's mail, sent by an app that keeps it in a folder."""
+
+    def __init__(self, app: Flask) -> None:
+        self.app = app
+
+    def fetch(self) -> list[Received]:
+        """Have the app do its background work, and return the mails that have come since the last time."""
+        self.app.extensions["background"].work_off()
+        mails = []
+        config: Config = self.app.extensions["config"]
+        for path in sorted(config.mail_folder.glob("*.txt"), key=lambda path: int(path.stem.rpartition("-")[2])):
+            head, _, text = path.read_text().partition("\n\n")
+            to, subject = (line.partition(": ")[2] for line in head.split("\n"))
+            mails.append(Received(to, subject, text))
+            path.unlink()
+        return mails
+
+    def confirm(self, visitor: Visitor, address: str, password: str = PASSWORD) -> None:
+        """Give a signed-in visitor's account an address, the way they do it."""
+        assert visitor.post("/settings/account", email=address, password=password).status_code == 302
+        (mail,) = self.fetch()
+        assert mail.to == address
+        assert visitor.post(mail.path).headers["Location"] == "/confirmed"
 
 
 class Log:
@@ -255,8 +296,10 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def config(database_url: str, redis_url: str) -> Config:
-    return Config(parse_redis_url(redis_url), database_url, SECRET_KEY, runs_commands=True)
+def config(database_url: str, redis_url: str, tmp_path: Path) -> Config:
+    return Config(
+        parse_redis_url(redis_url), database_url, SECRET_KEY, runs_commands=True, mail_folder=tmp_path / "mail"
+    )
 
 
 @pytest.fixture
@@ -268,6 +311,7 @@ def make_app(redis: Redis, config: Config, compiled_templates: BytecodeCache) ->
         app = create_app(replace(config, **settings))
         app.testing = True
         app.jinja_env.bytecode_cache = compiled_templates
+        setattr(app.extensions["background"], "start", lambda: None)  # noqa: B010  # Mailbox does its work, when asked
         if not apps and config.database_url.startswith("postgresql"):
             with app.app_context():
                 tables = ", ".join(table.name for table in Base.metadata.sorted_tables)
@@ -317,6 +361,11 @@ def visitor(app: Flask) -> Visitor:
 def new_visitor(app: Flask) -> Callable[..., Visitor]:
     """Give a function that makes another person's browser."""
     return lambda **environ: Visitor(app.test_client(), **environ)
+
+
+@pytest.fixture
+def mailbox(app: Flask) -> Mailbox:
+    return Mailbox(app)
 
 
 @pytest.fixture

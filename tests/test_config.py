@@ -267,6 +267,7 @@ def test_a_laptop_needs_no_variable_at_all(tmp_path: Path) -> None:
         redis=RedisAddress("redis", "127.0.0.1", 6379, None, None, 0),
         database_url=f"sqlite:///{instance / 'pipit.db'}",
         secret_key=load_or_create_secret_key(instance),
+        mail_folder=instance / "mail",
         memory=config.memory,  # this machine's
         on_heroku=False,
         port=5000,

@@ -18,8 +18,8 @@ FLOORS = (
     ("app.web", "app.cli"),
     ("app.front",),
     ("app.models",),
-    ("app.cache", "app.sessions", "app.rate_limit"),
-    ("app.redis_client", "app.extensions"),
+    ("app.cache", "app.sessions", "app.rate_limit", "app.background"),
+    ("app.redis_client", "app.extensions", "app.mail"),
     ("app.config", "app.costs"),
 )
 SPEAK_REDIS = {
@@ -27,6 +27,7 @@ SPEAK_REDIS = {
     "app.sessions",
     "app.cache",
     "app.rate_limit",
+    "app.background",  # whether a worker is alive
     "app.front.redis_connection",  # the front's own connection
 }
 REDIS = {"redis", "hiredis"}

@@ -136,6 +136,7 @@ class Front:
         extensions = self.app.extensions
         self._bridge = Bridge(self.app.wsgi_app, self._config.threads)
         self._tasks = [asyncio.create_task(_for_ever(_watch_the_loop))]
+        extensions["background"].start()
         self._first_look = asyncio.create_task(asyncio.to_thread(extensions["store"].report))
         if self._config.redis_max_connections > 1:  # the threads' pool needs one
             cache = extensions["page_cache"]
@@ -160,6 +161,7 @@ class Front:
         for task in self._tasks:
             task.cancel()
         self._bridge.close()
+        await asyncio.to_thread(self.app.extensions["background"].stop)
         request_log.output.flush()
 
 

@@ -36,6 +36,7 @@ from app.models.conversations import pages_above, pages_around
 from app.models.follows import Follow, Person, person_columns
 from app.models.former_names import FormerName
 from app.models.likes import Like
+from app.models.mail import CONFIRM, Mail
 from app.models.notifications import FOLLOW, KINDS, LIKE, MENTION, REPLY, Notification
 from app.models.pagination import Id, counted
 from app.models.post_text import PostText, search_key
@@ -101,6 +102,7 @@ class User(Base):
     name_key: Mapped[str] = mapped_column(String(NAME_LENGTH), unique=True)  # the name in lower case
     # A list of posts has no use for these. They are read together, so that hash and version belong together.
     email: Mapped[str | None] = mapped_column(String(EMAIL_LENGTH), unique=True, deferred_group="private")  # lower case
+    new_email: Mapped[str | None] = mapped_column(String(EMAIL_LENGTH), deferred_group="private")  # not confirmed yet
     password_hash: Mapped[str] = mapped_column(String(255), deferred_group="private")
     password_version: Mapped[int] = mapped_column(default=0, server_default="0", deferred_group="private")
     suspended_at: Mapped[datetime | None] = mapped_column(UTCDateTime, deferred_group="private")
@@ -118,15 +120,22 @@ class User(Base):
     # Registering and logging in
 
     @classmethod
-    def register(cls, name: str, email: str | None, password: str) -> Self:
-        """Make an account. Raises NameTakenError or EmailTakenError."""
+    def register(cls, name: str, email: str | None, password: str, *, new_email: str = "") -> Self:
+        """Make an account. Raises NameTakenError or EmailTakenError.
+
+        new_email: an address that its owner has yet to confirm, by a link that is sent to it.
+        """
         if FormerName.has(name):
             raise NameTakenError
         address = email.lower() if email else None
         user = cls(name=name, name_key=name.lower(), email=address, password_hash=hasher.hash(password))
+        user.new_email = new_email.lower() or None
         try:
             with write():
                 db.session.add(user)
+                if user.new_email:
+                    db.session.flush()  # the user has an id now
+                    Mail.write_to(user.new_email, CONFIRM, user.id)
         except IntegrityError:
             if cls.named(name):
                 raise NameTakenError from None

@@ -10,6 +10,7 @@ from app.front.log import init_log
 from app.front.wsgi_middleware import FrontMiddleware
 from app.web import (
     accounts,
+    addresses,
     blocks,
     caching,
     errors,
@@ -17,6 +18,7 @@ from app.web import (
     health,
     holes,
     leaving,
+    letters,
     limits,
     notifications,
     people,
@@ -44,12 +46,13 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
         SITE_NAME=config.site_name,
     )
     app.url_map.converters["id"] = IdConverter
-    own = accounts, recent_login, second_factor, people, pictures, blocks, notifications, leaving
+    own = accounts, recent_login, second_factor, addresses, people, pictures, blocks, notifications, leaving
     for module in (posts, *own, search, feeds, health, well_known):
         app.register_blueprint(module.bp)
     uploads.init_uploads(app)
     errors.init_errors(app)
     limits.init_limits(app)
+    letters.init_letters(app)
     templating.init_templates(app, assets)
     cache: PageCache = app.extensions["page_cache"]
     notifications.init_notifications(cache)

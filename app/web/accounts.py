@@ -3,10 +3,11 @@
 from flask import Blueprint, abort, current_app, flash, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from app.models import EmailTakenError, NameTakenError, SecondFactor, User
-from app.rate_limit import current_limiter, registration_rules, reset_rules, sign_in_rules
+from app.models import NameTakenError, User
+from app.rate_limit import current_limiter, mail_rules, registration_rules, reset_rules, sign_in_rules
 from app.sessions import MOST_SESSIONS, current_interface, current_session
-from app.web.forms.accounts import EMAIL_TAKEN, NAME_TAKEN, LoginForm, PasswordForm, RegisterForm, ResetForm
+from app.web.addresses import site_config
+from app.web.forms.accounts import NAME_TAKEN, LoginForm, PasswordForm, RegisterForm, ResetForm
 from app.web.limits import count_attempt, remember_device, rules_for_this_browser
 from app.web.login_steps import after_password
 from app.web.viewer import end_other_sessions, local_path, login_required, sign_in, sign_out, signed_in, viewer
@@ -16,7 +17,8 @@ bp = Blueprint("accounts", __name__)
 WRONG_PASSWORD = "That name and password don't match."  # noqa: S105  # a message
 SUSPENDED = "This account has been suspended. Contact the people who run this site."
 DEAD_LINK = (
-    "A password reset link works only once, and expires after an hour. Ask the people who run this site for a new one."
+    "A password reset link works only once, and expires after an hour. Ask for a new one where you log in, or ask the "
+    "people who run this site."
 )
 
 
@@ -25,23 +27,26 @@ def register() -> ResponseReturnValue:
     """Make an account, and sign in with it."""
     if signed_in():
         return redirect(url_for("posts.home"))
-    form = RegisterForm()
+    form = RegisterForm.where(sends_mail=site_config().sends_mail, insists=site_config().confirm_email)
     if request.method != "POST":
         form.next.data = local_path(request.args.get("next"))
         return render_template("accounts/register.html", form=form)
     count_attempt(registration_rules(request.remote_addr or ""))
     if form.validate():
+        address: str = form.email.data if form.email else ""
+        if address:
+            count_attempt(mail_rules(address, request.remote_addr or ""))
         try:
-            user = User.register(form.username.data, form.email.data, form.password.data)
+            user = User.register(form.username.data, None, form.password.data, new_email=address)
         except NameTakenError:  # by somebody who was a moment faster
             form.username.errors.append(NAME_TAKEN.format(form.username.data))
-        except EmailTakenError:
-            form.email.errors.append(EMAIL_TAKEN)
         else:
             response = make_response(redirect(local_path(form.next.data) or url_for("posts.home")))
             remember_device(response, *user.login_names)
             if sign_in(user):
                 flash(f"Welcome, @{user.name}. Say hello!")
+                if address:
+                    flash(f"We've sent a link to {address}. Open it to confirm your address.")
             return response
     return render_template("accounts/register.html", form=form), 422
 
@@ -80,14 +85,6 @@ def logout() -> ResponseReturnValue:
         sign_out()
         flash("You're logged out.")
     return redirect(url_for("posts.latest"))
-
-
-@bp.get("/settings/account")
-@login_required
-def account() -> ResponseReturnValue:
-    """Show what belongs to the viewer's account, with ways to change it."""
-    factor = SecondFactor.of(viewer().id)
-    return render_template("accounts/account.html", factor=factor, codes_left=factor.codes_left() if factor else 0)
 
 
 @bp.get("/settings/sessions")
@@ -148,7 +145,7 @@ def _refuse_change(form: PasswordForm) -> ResponseReturnValue:
 
 @bp.route("/reset/<token>", methods=["GET", "POST"])
 def reset_password(token: str) -> ResponseReturnValue:
-    """Set a new password with a link that `flask user reset-link` made."""
+    """Set a new password with a link, from a mail or from `flask user reset-link`."""
     form = ResetForm()
     if request.method == "POST":
         count_attempt(reset_rules(request.remote_addr or ""))

@@ -8,6 +8,7 @@ from flask.typing import ResponseReturnValue
 from app.models import Follow, Post, User
 from app.models.writes import FOLLOWERS_PAGE, FOLLOWING_PAGE, PROFILE_PAGE, REPLIES_PAGE, follows_by
 from app.rate_limit import following_rules
+from app.web.addresses import address_required
 from app.web.caching import cached
 from app.web.forms.people import ProfileForm
 from app.web.holes import fills
@@ -61,6 +62,7 @@ def following(name: str) -> ResponseReturnValue:
 
 @bp.post("/@<name>/follow")
 @login_required
+@address_required
 def follow(name: str) -> ResponseReturnValue:
     """Follow somebody."""
     user = _user(name)

@@ -23,6 +23,7 @@ from app.models.writes import (
     posts_by,
 )
 from app.rate_limit import liking_rules, posting_rules
+from app.web.addresses import address_required
 from app.web.caching import cached
 from app.web.forms.posts import PostForm, TextForm
 from app.web.holes import NotHeldError, fills, fills_from
@@ -103,6 +104,7 @@ def permalink(name: str, post_id: int) -> ResponseReturnValue:
 
 @bp.post("/posts")
 @login_required
+@address_required
 def publish() -> ResponseReturnValue:
     """Publish a post, then show it at the top of its author's timeline; or a reply, and show it in its conversation."""
     form = PostForm()
@@ -130,6 +132,7 @@ def log_in_to_like(post_id: int) -> ResponseReturnValue:
 
 @bp.post("/posts/<id:post_id>/like")
 @login_required
+@address_required
 def like(post_id: int) -> ResponseReturnValue:
     """Like a post, and go on reading where its button was."""
     return _like(post_id, User.like)

@@ -62,7 +62,7 @@ def confirm() -> ResponseReturnValue:
     current_limiter().give_back(attempt)
     current_session()["proved"] = int(time.time())
     # 307: the browser sends the form again as it is, to the page that had asked for the password.
-    return redirect(local_path(form.next.data) or url_for("accounts.account"), 307 if form.resend.data else 302)
+    return redirect(local_path(form.next.data) or url_for("addresses.account"), 307 if form.resend.data else 302)
 
 
 def _page(form: ConfirmForm, status: int = 200) -> ResponseReturnValue:

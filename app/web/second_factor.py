@@ -68,14 +68,14 @@ def turn_on() -> ResponseReturnValue:
     """
     user, session = viewer(), current_session()
     if SecondFactor.of(user.id):
-        return redirect(url_for("accounts.account"))
+        return redirect(url_for("addresses.account"))
     secret: str = session.setdefault(NEW_SECRET, new_secret())
     form = SetUpForm()
     if form.validate_on_submit():
         try:
             codes = SecondFactor.turn_on(user.id, secret, form.code.data)
         except AlreadyOnError:  # by another request, a moment ago
-            return redirect(url_for("accounts.account"))
+            return redirect(url_for("addresses.account"))
         if codes:
             session.pop(NEW_SECRET)
             return _codes_page(codes, is_new=True)
@@ -93,7 +93,7 @@ def recovery_codes() -> ResponseReturnValue:
     if factor and request.method == "POST" and (codes := factor.renew_codes()):
         return _codes_page(codes)
     if factor is None:
-        return redirect(url_for("accounts.account"))
+        return redirect(url_for("addresses.account"))
     return render_template("second_factor/renew_codes.html", left=factor.codes_left())
 
 
@@ -105,7 +105,7 @@ def turn_off() -> ResponseReturnValue:
         flash("Two-factor authentication is off.")
     elif SecondFactor.of(viewer().id):
         return render_template("second_factor/turn_off.html")
-    return redirect(url_for("accounts.account"))
+    return redirect(url_for("addresses.account"))
 
 
 def _codes_page(codes: list[str], *, is_new: bool = False) -> ResponseReturnValue:

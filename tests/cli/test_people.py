@@ -10,7 +10,7 @@ from redis import Redis
 
 from app.models import Follow, Post, User
 from app.models.follows import BATCH
-from tests.conftest import PASSWORD, Visitor
+from tests.conftest import PASSWORD, Mailbox, Visitor
 
 
 @pytest.fixture
@@ -21,7 +21,10 @@ def run(app: Flask) -> Callable[..., Result]:
     return run
 
 
-def test_accounts_are_listed_and_shown(run: Callable[..., Result], ada: Visitor, bob: Visitor) -> None:
+def test_accounts_are_listed_and_shown(
+    run: Callable[..., Result], ada: Visitor, bob: Visitor, mailbox: Mailbox
+) -> None:
+    mailbox.confirm(ada, "ada@example.org")
     ada.publish("hello")
     bob.follow("ada")
     assert [line.split()[:2] for line in run("user", "list").output.splitlines()] == [["1", "ada"], ["2", "bob"]]

@@ -580,7 +580,7 @@ def test_the_error_page_shows_the_id_that_the_log_has(
 
 def test_no_secret_is_ever_logged(app: Flask, front: FrontServer, log: Log, caplog: pytest.LogCaptureFixture) -> None:
     ada = Visitor(app.test_client())
-    ada.register("ada")
+    ada.post("/register", username="ada", email="ada@example.org", password=PASSWORD)
     ada.publish("a private thought")
     for path in ("/", "/@ada", "/?token=in-the-query", "/home?token=in-the-query", "/nothing"):
         front.ask(path, cookie(ada), "X-Secret: a-header")

@@ -59,7 +59,7 @@ class Browser:
         return urlencode(fields | {"csrf_token": unescape(token[1])}).encode()
 
     def register(self, name: str) -> Answer:
-        return self.post("/register", "/register", username=name, email=f"{name}@example.org", password=PASSWORD)
+        return self.post("/register", "/register", username=name, password=PASSWORD)
 
     def log_in(self, name: str, password: str = PASSWORD) -> Answer:
         return self.post("/login", "/login", username=name, password=password)

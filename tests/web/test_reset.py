@@ -10,7 +10,7 @@ from redis import Redis
 from app.models import User
 from app.models.accounts import RESET_LIFETIME
 from app.rate_limit import RESETS
-from tests.conftest import PASSWORD, SECRET_KEY, Log, Visitor
+from tests.conftest import PASSWORD, SECRET_KEY, Log, Mailbox, Visitor
 
 ANOTHER = "another sentence to remember"
 
@@ -118,7 +118,10 @@ def test_who_is_suspended_is_told_so_only_with_the_right_password(app: Flask, ad
     assert visitor.log_in("ada").status_code == 302
 
 
-def test_one_may_log_in_with_name_or_address(ada: Visitor, new_visitor: Callable[..., Visitor]) -> None:
+def test_one_may_log_in_with_name_or_address(
+    ada: Visitor, mailbox: Mailbox, new_visitor: Callable[..., Visitor]
+) -> None:
+    mailbox.confirm(ada, "ada@example.org")
     for login in ("ada", "@ada", "ADA", " ada ", "ada@example.org", "Ada@Example.org"):
         assert new_visitor().log_in(login).status_code == 302, login
     for login in ("@", "@@ada", "@ada@example.org", "", "@example.org"):

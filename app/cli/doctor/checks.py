@@ -5,6 +5,7 @@ KeyError if a fact that it needs is not known; then it is left out of the report
 """
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple
 
 from app.cli.doctor.facts import Facts
@@ -21,6 +22,7 @@ WORKER_MEMORY = 80  # MB; a worker after 120 logins, none of them at that moment
 LOGIN_MEMORY = 20  # MB while a password is hashed (Argon2: 19 MiB), in each thread
 MASTER_MEMORY = 30  # MB; gunicorn's first process
 STRONG_KEY = 32  # characters; 32 of `secrets.token_hex` are 128 bits
+LATE = timedelta(minutes=10)  # a mail waits; Pipit has tried to send it four times by then
 DISTINCT = 8  # different characters; a random key of 32 hexadecimal digits has fewer once in a billion
 
 # Parts of keys from tutorials and templates, letters and digits only. An attacker tries those keys first.
@@ -241,6 +243,35 @@ def settings_memory(facts: Facts) -> Answer:
     return Answer(level, fact, _setting(config, "WEB_CONCURRENCY", str(fits)))
 
 
+# Mail
+
+
+def mail_server(facts: Facts) -> Answer:
+    """Can people get a link if they forget their password?"""
+    config = facts.config
+    if config.smtp is None and config.is_laptop:
+        return Answer("ok", "SMTP_URL is not set: on a laptop, mails are printed and kept in instance/mail/")
+    if config.smtp is None:
+        fact = "SMTP_URL is not set: nobody can add an e-mail address, or choose a new password by mail"
+        return Answer("note", fact, _setting(config, "SMTP_URL", "smtps://…"))
+    if facts.mail["error"]:
+        return Answer("problem", f"{config.smtp} can't be used: {facts.mail['error']}", "docs/mail.md")
+    if not config.trusted_hosts:
+        fact = f"{config.smtp} lets Pipit in, but links in mails lead to {config.mail_site_url}"
+        return Answer("warning", fact, _setting(config, "TRUSTED_HOSTS", "www.example.org"))
+    return Answer("ok", f"{config.smtp} lets Pipit in; mails come from {config.mail_from}")
+
+
+def mail_queue(facts: Facts) -> Answer:
+    """Are mails sent?"""
+    waiting, failed, since = (facts.mail[name] for name in ("waiting", "failed", "since"))
+    fact = f"{waiting} waiting, {failed} failed in the last days"
+    see = _either(facts, "heroku run -- flask mail list", "flask mail list")
+    if since and datetime.now(UTC) - since > LATE:
+        return Answer("warning", f"{fact}; the oldest one waits since {since:%Y-%m-%d %H:%M} UTC", see)
+    return Answer("note", fact, see) if failed else Answer("ok", fact)
+
+
 CHECKS: tuple[Callable[[Facts], Answer], ...] = (
     redis_reachable,
     redis_version,
@@ -258,6 +289,8 @@ CHECKS: tuple[Callable[[Facts], Answer], ...] = (
     settings_https,
     settings_hosts,
     settings_memory,
+    mail_server,
+    mail_queue,
 )
 
 

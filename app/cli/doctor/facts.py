@@ -7,7 +7,7 @@ import time
 import timeit
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any, Self
@@ -20,6 +20,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.config import Config
 from app.extensions import db, sql_reason
+from app.mail import MailError, current_mailer
+from app.models.mail import Mail
 from app.redis_client import Store, StoreUnavailableError, current_store
 
 TRIES = 5  # round trips; one slow reply does not move their median
@@ -40,11 +42,12 @@ class Facts:
     config: Config
     redis: Mapping[str, Any]  # what redis_facts() returns
     database: Mapping[str, Any]  # what database_facts() returns
+    mail: Mapping[str, Any] = field(default_factory=dict)  # what mail_facts() returns
 
     @classmethod
     def gather(cls, config: Config) -> Self:
-        """Ask Redis and the database."""
-        return cls(config, redis_facts(current_store()), database_facts(config))
+        """Ask Redis, the database and the mail server."""
+        return cls(config, redis_facts(current_store()), database_facts(config), mail_facts(config))
 
 
 def redis_facts(store: Store) -> dict[str, Any]:
@@ -90,3 +93,20 @@ def database_facts(config: Config) -> dict[str, Any]:
             return facts
     except SQLAlchemyError as error:
         return {"error": sql_reason(error)}
+
+
+def mail_facts(config: Config) -> dict[str, Any]:
+    """Return `error`, which is None if the mail server lets Pipit in, and how many mails are `waiting` and `failed`.
+
+    Without a mail server, `error` is missing.
+    """
+    facts: dict[str, Any] = {}
+    if config.smtp:
+        facts["error"] = None
+        try:
+            current_mailer().check()
+        except MailError as error:
+            facts["error"] = str(error)
+    with suppress(SQLAlchemyError):
+        facts["waiting"], facts["failed"], facts["since"] = Mail.counts()
+    return facts

@@ -1,21 +1,18 @@
 """Forms about an account: joining, logging in, passwords."""
 
-from wtforms import EmailField, Field, HiddenField, PasswordField, StringField, ValidationError
-from wtforms.validators import InputRequired, Length, Optional, Regexp
+from wtforms import Field, HiddenField, PasswordField, StringField, ValidationError
+from wtforms.validators import InputRequired, Length, Regexp
 
 from app.models import User
-from app.models.accounts import EMAIL_LENGTH, EMAIL_PATTERN, NAME_LENGTH, NAME_PATTERN, PASSWORD_MAX, PASSWORD_MIN
+from app.models.accounts import NAME_LENGTH, NAME_PATTERN, PASSWORD_MAX, PASSWORD_MIN
 from app.models.former_names import FormerName
 from app.web.forms import Form, strip
+from app.web.forms.addresses import email_field
 
 # Names that would look like the site's own accounts.
 RESERVED_NAMES = {"admin", "administrator", "moderator", "pipit", "root", "support"}
-EMAIL_USES = (
-    "Optional, and never shown to anyone. You can log in with it, and whoever runs this site can reach you if you "
-    "forget your password."
-)
+EMAIL_USES = "Never shown to anyone. You can log in with it, and choose a new password if you forget yours."
 NAME_TAKEN = "“{}” is taken. Choose another name."
-EMAIL_TAKEN = "There is already an account with that address. Log in instead?"
 
 
 def without_at(text: str | None) -> str:
@@ -51,17 +48,7 @@ class RegisterForm(Form):
         ],
         render_kw={"autocomplete": "username", "autocapitalize": "none", "spellcheck": "false"},
     )
-    email = EmailField(
-        "E-mail",
-        filters=[strip],
-        description=EMAIL_USES,
-        validators=[
-            Optional(),
-            Length(max=EMAIL_LENGTH, message="That is too long for an e-mail address."),
-            Regexp(EMAIL_PATTERN, message="That doesn't look like an e-mail address, such as ada@example.org."),
-        ],
-        render_kw={"autocomplete": "email"},
-    )
+    email = email_field(f"Optional. {EMAIL_USES}")
     password = new_password_field("Password")
     next = HiddenField()
 
@@ -72,10 +59,22 @@ class RegisterForm(Form):
         if User.named(field.data) or FormerName.has(field.data):
             raise ValidationError(NAME_TAKEN.format(field.data))
 
-    def validate_email(self, field: Field) -> None:
-        """Refuse an address that has an account."""
-        if field.data and not field.errors and User.with_email(field.data):
-            raise ValidationError(EMAIL_TAKEN)
+    @classmethod
+    def where(cls, *, sends_mail: bool, insists: bool) -> "RegisterForm":
+        """Return the form for a site: without an address if the site sends no mail, or with one that it insists on."""
+        form = InsistentRegisterForm() if insists else cls()
+        if not sends_mail:
+            del form.email  # it is None then
+        return form
+
+
+class InsistentRegisterForm(RegisterForm):
+    """A new account on a site that wants everyone's address."""
+
+    email = email_field(
+        f"{EMAIL_USES} You can post once you have opened the link that we send to it.",
+        missing="Enter your e-mail address.",
+    )
 
 
 class LoginForm(Form):
