@@ -16,6 +16,7 @@ from app.web import (
     health,
     holes,
     limits,
+    membership,
     notifications,
     people,
     posts,
@@ -40,6 +41,7 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
     app.url_map.converters["id"] = IdConverter
     for module in (posts, people, search, notifications, feeds, accounts, health, well_known):
         app.register_blueprint(module.bp)
+    membership.init_membership(app)
     errors.init_errors(app)
     limits.init_limits(app)
     templating.init_templates(app, assets)

@@ -8,6 +8,7 @@ from app.rate_limit import current_limiter, registration_rules, reset_rules, sig
 from app.sessions import MOST_SESSIONS, current_interface, current_session
 from app.web.forms.accounts import EMAIL_TAKEN, NAME_TAKEN, LoginForm, PasswordForm, RegisterForm, ResetForm
 from app.web.limits import count_attempt, remember_device, rules_for_this_browser
+from app.web.membership import open_to_strangers
 from app.web.viewer import end_other_sessions, local_path, login_required, sign_in, sign_out, signed_in, viewer
 
 bp = Blueprint("accounts", __name__)
@@ -20,6 +21,7 @@ DEAD_LINK = (
 
 
 @bp.route("/register", methods=["GET", "POST"])
+@open_to_strangers
 def register() -> ResponseReturnValue:
     """Make an account, and sign in with it."""
     if signed_in():
@@ -46,6 +48,7 @@ def register() -> ResponseReturnValue:
 
 
 @bp.route("/login", methods=["GET", "POST"])
+@open_to_strangers
 def login() -> ResponseReturnValue:
     """Sign in; the rate limit is checked before any password is hashed."""
     if signed_in():
@@ -79,6 +82,7 @@ def _refuse_login(form: LoginForm, why: str) -> ResponseReturnValue:
 
 
 @bp.post("/logout")
+@open_to_strangers
 def logout() -> ResponseReturnValue:
     """End this session."""
     if signed_in():
@@ -144,6 +148,7 @@ def _refuse_change(form: PasswordForm) -> ResponseReturnValue:
 
 
 @bp.route("/reset/<token>", methods=["GET", "POST"])
+@open_to_strangers
 def reset_password(token: str) -> ResponseReturnValue:
     """Set a new password with a link that `flask user reset-link` made."""
     form = ResetForm()
