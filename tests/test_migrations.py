@@ -30,7 +30,17 @@ BUILDS_AN_INDEX = """
     SELECT pid FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX CONCURRENTLY%' AND wait_event_type = 'Lock'
 """
 WAITS_FOR_POSTS = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'posts'::regclass"
-TABLES = {"users", "posts", "post_tags", "follows", "notifications", "likes", "post_search"}
+TABLES = {
+    "users",
+    "posts",
+    "post_tags",
+    "follows",
+    "notifications",
+    "likes",
+    "post_search",
+    "invitations",
+    "applicants",
+}
 
 
 @pytest.fixture(
@@ -123,6 +133,7 @@ def test_upgrading_an_empty_database_makes_the_tables_of_the_models(empty_app: F
         *("fk_posts_author_id", "fk_post_tags_post_id", "fk_follows_follower_id", "fk_follows_followed_id"),
         *("fk_notifications_user_id", "fk_notifications_actor_id", "fk_notifications_post_id"),
         *("fk_likes_user_id", "fk_likes_post_id"),
+        *("fk_invitations_made_by", "uq_applicants_name_key", "uq_applicants_email"),
     }
 
 

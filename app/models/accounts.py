@@ -2,13 +2,13 @@
 
 import hashlib
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from hmac import compare_digest
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
@@ -57,6 +57,9 @@ from app.rate_limit import current_limiter
 from app.redis_client import StoreUnavailableError
 from app.sessions import current_interface
 
+if TYPE_CHECKING:
+    from app.models.joining import Invitation
+
 NAME_LENGTH = 30
 NAME_PATTERN = re.compile(rf"[A-Za-z0-9_]{{1,{NAME_LENGTH}}}")
 EMAIL_LENGTH = 254  # RFC 5321, 4.5.3.1.3
@@ -100,6 +103,7 @@ class User(Base):
     password_hash: Mapped[str] = mapped_column(String(255), deferred_group="private")
     password_version: Mapped[int] = mapped_column(default=0, server_default="0", deferred_group="private")
     suspended_at: Mapped[datetime | None] = mapped_column(UTCDateTime, deferred_group="private")
+    invited_by: Mapped[int | None] = mapped_column(BigInteger, deferred_group="private")  # kept if they are deleted
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=lambda: datetime.now(UTC))
     notifications_read: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")  # up to this id
     # Kinds of notifications that they have turned off, with commas between.
@@ -112,20 +116,31 @@ class User(Base):
     # Registering and logging in
 
     @classmethod
-    def register(cls, name: str, email: str | None, password: str) -> Self:
-        """Make an account. Raises NameTakenError or EmailTakenError."""
+    def register(cls, name: str, email: str | None, password: str, *, invitation: "Invitation | None" = None) -> Self:
+        """Make an account. Raises NameTakenError or EmailTakenError, and InvitationEndedError."""
         address = email.lower() if email else None
         user = cls(name=name, name_key=name.lower(), email=address, password_hash=hasher.hash(password))
+        user.invited_by = invitation.made_by if invitation else None
+        user.join(before=invitation.use if invitation else None)
+        return user
+
+    def join(self, *, before: Callable[[], None] | None = None) -> None:
+        """Store an account that has just been made. Raises NameTakenError, EmailTakenError, and what `before` raises.
+
+        before: has to succeed first, in the same transaction.
+        """
+        name = self.name
         try:
             with write():
-                db.session.add(user)
+                if before:
+                    before()
+                db.session.add(self)
         except IntegrityError:
-            if cls.named(name):
+            if User.named(name):
                 raise NameTakenError from None
             raise EmailTakenError from None
         with suppress(StoreUnavailableError), write(PEOPLE_PAGE()):  # an account can be made while Redis is away
             pass
-        return user
 
     @classmethod
     def named(cls, name: str) -> Self | None:
