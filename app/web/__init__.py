@@ -15,6 +15,7 @@ from app.web import (
     feeds,
     health,
     holes,
+    joining,
     limits,
     membership,
     notifications,
@@ -39,7 +40,7 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
         SITE_NAME=config.site_name,
     )
     app.url_map.converters["id"] = IdConverter
-    for module in (posts, people, search, notifications, feeds, accounts, health, well_known):
+    for module in (posts, people, search, notifications, feeds, accounts, joining, health, well_known):
         app.register_blueprint(module.bp)
     membership.init_membership(app)
     errors.init_errors(app)

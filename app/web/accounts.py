@@ -1,20 +1,24 @@
 """Accounts: registering, logging in and out, changing and resetting the password."""
 
+from functools import partial
+
 from flask import Blueprint, abort, current_app, flash, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from app.models import EmailTakenError, NameTakenError, User
+from app.models import Applicant, EmailTakenError, Invitation, NameTakenError, User
 from app.rate_limit import current_limiter, registration_rules, reset_rules, sign_in_rules
 from app.sessions import MOST_SESSIONS, current_interface, current_session
 from app.web.forms.accounts import EMAIL_TAKEN, NAME_TAKEN, LoginForm, PasswordForm, RegisterForm, ResetForm
 from app.web.limits import count_attempt, remember_device, rules_for_this_browser
-from app.web.membership import open_to_strangers
+from app.web.membership import open_to_strangers, site_config
 from app.web.viewer import end_other_sessions, local_path, login_required, sign_in, sign_out, signed_in, viewer
 
 bp = Blueprint("accounts", __name__)
 
 WRONG_PASSWORD = "That name and password don't match."  # noqa: S105  # a message
 SUSPENDED = "This account has been suspended. Contact the people who run this site."
+ASKED = "Thanks, @{}! As soon as a moderator has let you in, you can log in."
+WAITING = "Your account is waiting for a moderator to let you in. Try again later."
 DEAD_LINK = (
     "A password reset link works only once, and expires after an hour. Ask the people who run this site for a new one."
 )
@@ -23,17 +27,34 @@ DEAD_LINK = (
 @bp.route("/register", methods=["GET", "POST"])
 @open_to_strangers
 def register() -> ResponseReturnValue:
-    """Make an account, and sign in with it."""
+    """Make an account, and sign in with it; or ask for one; or say why that isn't possible, as REGISTRATION has it."""
     if signed_in():
         return redirect(url_for("posts.home"))
+    if not site_config().may_register:
+        return render_template("joining/not_open.html"), 403
+    return register_with()
+
+
+def register_with(invitation: Invitation | None = None) -> ResponseReturnValue:
+    """Show the form for an account, or take it. Raises InvitationEndedError."""
     form = RegisterForm()
+    if asks := site_config().registration == "asked":
+        page = partial(render_template, "joining/ask.html", form=form)
+    else:
+        del form.why
+        inviter = invitation.inviter.name if invitation else None
+        page = partial(render_template, "accounts/register.html", form=form, inviter=inviter)
     if request.method != "POST":
         form.next.data = local_path(request.args.get("next"))
-        return render_template("accounts/register.html", form=form)
+        return page()
     count_attempt(registration_rules(request.remote_addr or ""))
     if form.validate():
         try:
-            user = User.register(form.username.data, form.email.data, form.password.data)
+            if asks:
+                Applicant.ask(form.username.data, form.email.data, form.password.data, form.why.data)
+                flash(ASKED.format(form.username.data))
+                return redirect(url_for("accounts.login"))
+            user = User.register(form.username.data, form.email.data, form.password.data, invitation=invitation)
         except NameTakenError:  # by somebody who was a moment faster
             form.username.errors.append(NAME_TAKEN.format(form.username.data))
         except EmailTakenError:
@@ -44,7 +65,7 @@ def register() -> ResponseReturnValue:
             if sign_in(user):
                 flash(f"Welcome, @{user.name}. Say hello!")
             return response
-    return render_template("accounts/register.html", form=form), 422
+    return page(), 422
 
 
 @bp.route("/login", methods=["GET", "POST"])
@@ -60,6 +81,9 @@ def login() -> ResponseReturnValue:
     attempt = count_attempt(rules_for_this_browser(form.username.data or ""))
     if not form.validate():
         return render_template("accounts/login.html", form=form), 422
+    if applicant := Applicant.known_as(form.username.data):
+        waits = applicant.has_password(form.password.data)
+        return _refuse_login(form, WAITING if waits else WRONG_PASSWORD)
     user = User.authenticate(form.username.data, form.password.data)
     if user is None:
         return _refuse_login(form, WRONG_PASSWORD)

@@ -26,6 +26,12 @@ def open_to_strangers(view: View) -> View:
     return view
 
 
+def site_config() -> Config:
+    """Return the settings of the current app."""
+    config: Config = current_app.extensions["config"]
+    return config
+
+
 def is_for_members(view: Callable[..., object] | None, app: Flask) -> bool:
     """Return whether a view, or None for an address without one, answers only those who are signed in."""
     config: Config = app.extensions["config"]

@@ -111,6 +111,7 @@ def init_templates(app: Flask, assets: Assets) -> None:
     )
     config: Config = app.extensions["config"]
     app.jinja_env.globals["members_only"] = config.members_only
+    app.jinja_env.globals["registration"] = config.registration
     app.jinja_env.globals["may_register"] = config.may_register
     app.extensions["assets"] = assets
     app.jinja_env.globals["asset"] = assets.url

@@ -20,6 +20,7 @@ SITEMAP_PEOPLE = 1_000  # so that the sitemap fits into the cache; search engine
 PAPER = "#faf7f1"  # as in layout.html
 ROBOTS = """\
 User-agent: *
+Disallow: /join/
 Disallow: /login
 Disallow: /notifications
 Disallow: /register

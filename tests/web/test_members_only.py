@@ -20,6 +20,7 @@ OPEN = {
     "accounts.logout",  # whose session has ended meanwhile, is logged out
     "accounts.register",
     "accounts.reset_password",  # shows a name to the owner of a link
+    "joining.join",  # shows the name of who invites to whom they invite
     "health.alive",
     "health.ready",
     "well_known.favicon",

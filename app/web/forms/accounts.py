@@ -3,8 +3,10 @@
 from wtforms import EmailField, Field, HiddenField, PasswordField, StringField, ValidationError
 from wtforms.validators import InputRequired, Length, Optional, Regexp
 
-from app.models import User
+from app.models import Applicant, User
 from app.models.accounts import EMAIL_LENGTH, EMAIL_PATTERN, NAME_LENGTH, NAME_PATTERN, PASSWORD_MAX, PASSWORD_MIN
+from app.models.joining import WHY_LENGTH
+from app.models.post_text import one_line
 from app.web.forms import Form, strip
 
 # Names that would look like the site's own accounts.
@@ -62,18 +64,25 @@ class RegisterForm(Form):
         render_kw={"autocomplete": "email"},
     )
     password = new_password_field("Password")
+    why = StringField(  # where a moderator decides
+        "Why would you like to join?",
+        filters=[lambda typed: one_line(typed or "")],
+        description="Optional. Only moderators see it.",
+        validators=[Optional(), Length(max=WHY_LENGTH, message=f"Use at most {WHY_LENGTH} characters.")],
+        render_kw={"autocomplete": "off", "maxlength": WHY_LENGTH, "dir": "auto"},
+    )
     next = HiddenField()
 
     def validate_username(self, field: Field) -> None:
         """Refuse a reserved name, or one that is taken."""
         if field.data.lower() in RESERVED_NAMES:
             raise ValidationError("That name is reserved. Choose another one.")
-        if User.named(field.data):
+        if User.named(field.data) or Applicant.known_as(field.data):
             raise ValidationError(NAME_TAKEN.format(field.data))
 
     def validate_email(self, field: Field) -> None:
         """Refuse an address that has an account."""
-        if field.data and not field.errors and User.with_email(field.data):
+        if field.data and not field.errors and (User.with_email(field.data) or Applicant.known_as(field.data)):
             raise ValidationError(EMAIL_TAKEN)
 
 
