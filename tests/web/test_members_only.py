@@ -198,6 +198,23 @@ def test_members_get_every_page_as_ever_and_nobody_may_keep_it(member: Visitor) 
     assert member.get("/@nobody").status_code == 404
 
 
+@pytest.mark.server
+def test_members_are_served_without_flask_and_strangers_never(
+    front: FrontServer, member: Visitor, visitor: Visitor
+) -> None:
+    visitor.register("reader")  # who has written nothing that a cached page may lack
+    visitor.get("/home")  # shows the welcome, and forgets it
+    cookie = f"Cookie: session={visitor.session_id()}"
+    for path in ("/", "/@quirinus/1", "/feed.atom"):
+        for _ in range(3):  # Flask builds the page, then the front fills its holes
+            reply = front.ask(path, cookie)
+        assert (reply.status, reply.early) == (200, True)
+        etag = reply.header("etag")
+        assert front.ask(path, cookie, f"If-None-Match: {etag}").status == 304
+        stranger = front.ask(path, f"If-None-Match: {etag}")
+        assert (stranger.status, stranger.early) == (302, False)
+
+
 def test_what_everyone_may_keep_elsewhere_is_private_here(app: Flask, new_visitor: Callable[..., Visitor]) -> None:
     """A view of pictures would say that: their addresses change with their content."""
     app.add_url_rule("/face", "face", lambda: ("picture", {"Cache-Control": "public, max-age=31536000, immutable"}))
