@@ -34,7 +34,8 @@ def create_app(config: Config | None = None) -> Flask:
     store = init_store(app, config)
     init_extensions(app, config)
     init_sessions(app, config, store)
-    init_cache(app, config, store, assets.version, assets.templates)
+    version = f"{assets.version}-{config.reading}-{config.registration}"  # pages say who may read and join
+    init_cache(app, config, store, version, assets.templates)
     init_limiter(app, config, store)
     init_mail(app, config)
     init_background(app, store)

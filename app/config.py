@@ -277,6 +277,8 @@ class Config:
     session_lifetime: int = setting(
         "SESSION_LIFETIME", parse=_integer(60, 3650 * DAY), default=14 * DAY, example="1209600 (seconds, 14 days)"
     )
+    registration: str = setting("REGISTRATION", parse=_one_of("open", "invited", "asked", "closed"), default="open")
+    reading: str = setting("READING", parse=_one_of("everyone", "members"), default="everyone")
     site_name: str = setting("SITE_NAME", parse=str, default="Pipit")
     trusted_hosts: tuple[str, ...] = setting(
         "TRUSTED_HOSTS", parse=_host_names, default=(), example="pipit.example.org,www.pipit.example.org"
@@ -293,6 +295,16 @@ class Config:
     mail_folder: Path = INSTANCE / "mail"  # for mails that a laptop does not send
     memory: int | None = None  # MB of this machine or dyno; None if unknown
     runs_commands: bool = False  # this process is a `flask` command, not a web process
+
+    @property
+    def members_only(self) -> bool:
+        """Return whether only members may read."""
+        return self.reading == "members"
+
+    @property
+    def may_register(self) -> bool:
+        """Return whether anyone may fill in the form to register; a moderator may still have to let them in."""
+        return self.registration in ("open", "asked")
 
     @property
     def site_url(self) -> str | None:

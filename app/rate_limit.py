@@ -35,6 +35,7 @@ RESETS = 20  # a minute and address
 REGISTRATIONS = 60  # a minute and address: a class of thirty can join at once
 POSTS = 120  # a minute and account: more than anybody types, less than a loop sends
 FOLLOWS = 60  # follows and unfollows a minute and account
+INVITATIONS = 20  # a minute and account: whoever makes one, and revokes it, could go on for ever
 LIKES = 120  # likes, given and taken back, a minute and account
 PICTURES = 10  # uploads a minute and account; each keeps the processor busy for a second
 SEARCHES = 30  # a minute and account; four times as many from an address, for strangers: a class may share one
@@ -251,6 +252,11 @@ def posting_rules(user_id: int) -> list[Rule]:
 def following_rules(user_id: int) -> list[Rule]:
     """Return the rules for following and unfollowing."""
     return [Rule("follow", str(user_id), FOLLOWS)]
+
+
+def inviting_rules(user_id: int) -> list[Rule]:
+    """Return the rules for making links that invite others."""
+    return [Rule("invite", str(user_id), INVITATIONS)]
 
 
 def liking_rules(user_id: int) -> list[Rule]:

@@ -321,6 +321,8 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
         "REDIS_TLS_VERIFY": "perhaps",
         "CACHE_STRATEGY": "hope",
         "CACHE_TTL": "1.5",
+        "REGISTRATION": "friends",
+        "READING": "nobody",
         "LOGIN_MAX_ATTEMPTS": "",
         "SESSION_LIFETIME": "14 days",
         "TRUSTED_HOSTS": "https://pipit.example.org",
@@ -378,6 +380,19 @@ def test_the_pool_is_as_large_as_one_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize("strategy", ["invalidate", "refresh", "expire"])
 def test_there_are_three_ways_to_keep_the_cache_right(strategy: str, tmp_path: Path) -> None:
     assert Config.from_environ({"CACHE_STRATEGY": strategy}, tmp_path).cache_strategy == strategy
+
+
+@pytest.mark.parametrize(
+    ("registration", "may_register"), [("open", True), ("asked", True), ("invited", False), ("closed", False)]
+)
+def test_there_are_four_ways_to_join(registration: str, may_register: bool, tmp_path: Path) -> None:
+    config = Config.from_environ({"REGISTRATION": registration}, tmp_path)
+    assert (config.registration, config.may_register) == (registration, may_register)
+
+
+@pytest.mark.parametrize(("reading", "members_only"), [("everyone", False), ("members", True), ("", False)])
+def test_everyone_may_read_or_only_members(reading: str, members_only: bool, tmp_path: Path) -> None:
+    assert Config.from_environ({"READING": reading}, tmp_path).members_only == members_only
 
 
 @pytest.mark.parametrize(("text", "verify"), [("yes", True), ("NO", False), ("No", False)])

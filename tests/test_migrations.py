@@ -32,8 +32,8 @@ BUILDS_AN_INDEX = """
 WAITS_FOR_POSTS = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'posts'::regclass"
 TABLES = {
     *("users", "posts", "post_tags", "follows", "notifications", "likes", "post_search"),
-    *("mails", "second_factors", "recovery_codes"),
-    *("pictures",),
+    *("mails", "second_factors", "recovery_codes", "pictures"),
+    *("invitations", "applicants"),
     *("blocks", "former_names"),
 }
 
@@ -128,8 +128,8 @@ def test_upgrading_an_empty_database_makes_the_tables_of_the_models(empty_app: F
         *("fk_posts_author_id", "fk_post_tags_post_id", "fk_follows_follower_id", "fk_follows_followed_id"),
         *("fk_notifications_user_id", "fk_notifications_actor_id", "fk_notifications_post_id"),
         *("fk_likes_user_id", "fk_likes_post_id", "fk_blocks_user_id", "fk_blocks_other_id"),
-        *("fk_mails_user_id", "fk_second_factors_user_id", "fk_recovery_codes_user_id"),
-        "fk_pictures_user_id",
+        *("fk_mails_user_id", "fk_second_factors_user_id", "fk_recovery_codes_user_id", "fk_pictures_user_id"),
+        *("fk_invitations_made_by", "uq_applicants_name_key"),
     }
 
 

@@ -1,24 +1,29 @@
-"""`flask user`: help people with their accounts; suspend and delete accounts.
+"""`flask user`: make accounts and let people in; help people with their accounts; suspend and delete accounts.
 
 On Heroku: `heroku run -- flask user show ada`.
 """
 
 import json
-from typing import Any
+import secrets
+from typing import Any, NoReturn
 
 import click
 from flask import current_app
 
 from app.cli.sessions import AS_JSON, RedisGroup, user_named
 from app.config import Config
-from app.models import Picture, SecondFactor, User
-from app.models.accounts import RESET_LIFETIME, Counts
+from app.models import Applicant, NameTakenError, Picture, SecondFactor, User
+from app.models.accounts import NAME_LENGTH, NAME_PATTERN, RESET_LIFETIME, Counts
 from app.sessions import current_interface
+
+SITE = click.option(
+    "--site", metavar="URL", help="Where the site is, such as https://example.org; TRUSTED_HOSTS if not given."
+)
 
 
 @click.group(cls=RedisGroup)
 def user() -> None:
-    """See, suspend and delete accounts, and help people who can't log in."""
+    """See, make, suspend and delete accounts, let people in, and help those who can't log in."""
 
 
 @user.command("list")
@@ -34,6 +39,53 @@ def list_(suspended: bool, as_json: bool) -> None:
 
 @user.command()
 @click.argument("name")
+@SITE
+def add(name: str, site: str | None) -> None:
+    """Make an account NAME, whatever REGISTRATION says, and print a link with which its owner chooses a password."""
+    if not NAME_PATTERN.fullmatch(name):
+        raise click.ClickException(f"A name has up to {NAME_LENGTH} letters from a to z, digits and _.")
+    if Applicant.named(name):
+        raise click.ClickException(f"@{name} is waiting to be let in: flask user let-in {name}")
+    try:
+        person = User.register(name, None, secrets.token_urlsafe())
+    except NameTakenError:
+        raise click.ClickException(f"There is a user named {name!r} already.") from None
+    click.echo(f"@{person.name} has an account now.", err=True)
+    _print_reset_link(person, site)
+
+
+@user.command()
+@AS_JSON
+def waiting(as_json: bool) -> None:
+    """List those who ask to join, the longest wait first: name, since when, why."""
+    for applicant in Applicant.waiting():
+        about = {"name": applicant.name, "asked": applicant.created_at.isoformat(), "why": applicant.why}
+        line = f"{applicant.name:<30}  {applicant.created_at:%Y-%m-%d}  {applicant.why}"
+        click.echo(json.dumps(about) if as_json else line.rstrip())
+
+
+@user.command()
+@click.argument("name")
+def let_in(name: str) -> None:
+    """Let NAME in, who asks to join."""
+    try:
+        person = _applicant(name).let_in()
+    except NameTakenError:
+        raise click.ClickException("There is an account with that name. You can only turn them away.") from None
+    click.echo(f"@{person.name} can log in now." if person else "Somebody else has just decided that.")
+
+
+@user.command()
+@click.argument("name")
+def turn_away(name: str) -> None:
+    """Delete NAME's request to join. NAME is not told, and may ask again."""
+    applicant = _applicant(name)
+    applicant.turn_away()
+    click.echo(f"@{applicant.name}'s request is deleted.")
+
+
+@user.command()
+@click.argument("name")
 @AS_JSON
 def show(name: str, as_json: bool) -> None:
     """Show what Pipit knows about the account NAME; posts and followers are counted up to 5,001.
@@ -44,6 +96,7 @@ def show(name: str, as_json: bool) -> None:
     factor = SecondFactor.of(person.id)
     about = _about(person) | {
         "email": person.email,
+        "invited_by": _inviter(person),
         **_counts(person),
         "sessions": len(current_interface().active(person.id)),
         "two_factor": factor and factor.created_at.isoformat(),
@@ -96,16 +149,17 @@ def delete(name: str, yes: bool) -> None:
 
 @user.command()
 @click.argument("name")
-@click.option(
-    "--site", metavar="URL", help="Where the site is, such as https://example.org; TRUSTED_HOSTS if not given."
-)
+@SITE
 def reset_link(name: str, site: str | None) -> None:
     """Print a link with which NAME can choose a new password: once, within an hour.
 
     Anyone who opens the link can take over the account, so give it to its owner only. A new password ends all
     sessions. Without --site the link leads to the first name in TRUSTED_HOSTS.
     """
-    person = user_named(name)
+    _print_reset_link(user_named(name), site)
+
+
+def _print_reset_link(person: User, site: str | None) -> None:
     config: Config = current_app.extensions["config"]
     path = f"/reset/{person.reset_token(config.secret_key)}"
     site = site or config.site_url
@@ -137,6 +191,22 @@ def _about(person: User) -> dict[str, Any]:
         "joined": person.created_at.isoformat(),
         "suspended": person.suspended_at and person.suspended_at.isoformat(),
     }
+
+
+def _inviter(person: User) -> str | None:
+    """Return who invited somebody: a name, or the id of a deleted account; None if nobody did."""
+    if person.invited_by is None:
+        return None
+    inviter = User.with_id(person.invited_by)
+    return inviter.name if inviter else f"{person.invited_by} (deleted)"
+
+
+def _applicant(name: str) -> Applicant:
+    return Applicant.named(name) or _fail(f"Nobody named {name!r} is waiting to be let in.")
+
+
+def _fail(message: str) -> NoReturn:
+    raise click.ClickException(message)
 
 
 def _counts(person: User) -> dict[str, int]:

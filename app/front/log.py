@@ -20,8 +20,9 @@ from app import costs
 
 CACHE_RESULT = re.compile(r"\bfwd=(\w+)|\bhit\b")
 PLAIN = re.compile(r"[!#-<>-\[\]-~]+")  # visible ASCII except " = and \\
-# The end of a token signed by itsdangerous, such as a password reset link: the rest is useless without it.
-SIGNATURE = re.compile(r"\.[\w-]{6}\.[\w-]{27}", re.ASCII)
+# The end of a token signed by itsdangerous, as in the links of invitations and password resets: the rest is useless
+# without it.
+SIGNATURE = re.compile(r"(?:\.[\w-]{6})?\.[\w-]{27}", re.ASCII)
 FLUSH_INTERVAL = 0.1  # s a line may wait
 MOST_LINES = 20_000  # that may wait; with more, the reader of the log has stalled
 MOST_REMEMBERED = 200  # characters of a value whose quoted form is remembered

@@ -3,6 +3,7 @@
 from app.models.accounts import EmailTakenError, NameTakenError, User
 from app.models.blocks import Block, BlockedError
 from app.models.follows import Follow
+from app.models.joining import Applicant, Invitation
 from app.models.likes import Like
 from app.models.notifications import Notification
 from app.models.pictures import Picture
@@ -12,10 +13,12 @@ from app.models.search import SearchError, SearchQuery
 from app.models.second_factor import RecoveryCode, SecondFactor
 
 __all__ = [
+    "Applicant",
     "Block",
     "BlockedError",
     "EmailTakenError",
     "Follow",
+    "Invitation",
     "Like",
     "NameTakenError",
     "Notification",

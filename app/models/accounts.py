@@ -2,13 +2,13 @@
 
 import hashlib
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from hmac import compare_digest
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
@@ -61,6 +61,9 @@ from app.rate_limit import current_limiter
 from app.redis_client import StoreUnavailableError
 from app.sessions import current_interface
 
+if TYPE_CHECKING:
+    from app.models.joining import Invitation
+
 NAME_LENGTH = 30
 NAME_PATTERN = re.compile(rf"[A-Za-z0-9_]{{1,{NAME_LENGTH}}}")
 EMAIL_LENGTH = 254  # RFC 5321, 4.5.3.1.3
@@ -106,6 +109,7 @@ class User(Base):
     password_hash: Mapped[str] = mapped_column(String(255), deferred_group="private")
     password_version: Mapped[int] = mapped_column(default=0, server_default="0", deferred_group="private")
     suspended_at: Mapped[datetime | None] = mapped_column(UTCDateTime, deferred_group="private")
+    invited_by: Mapped[int | None] = mapped_column(BigInteger, deferred_group="private")  # kept if they are deleted
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=lambda: datetime.now(UTC))
     notifications_read: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")  # up to this id
     # Kinds of notifications that they have turned off, with commas between.
@@ -120,29 +124,42 @@ class User(Base):
     # Registering and logging in
 
     @classmethod
-    def register(cls, name: str, email: str | None, password: str, *, new_email: str = "") -> Self:
-        """Make an account. Raises NameTakenError or EmailTakenError.
+    def register(
+        cls, name: str, email: str | None, password: str, *, new_email: str = "", invitation: "Invitation | None" = None
+    ) -> Self:
+        """Make an account. Raises NameTakenError or EmailTakenError, and InvitationEndedError.
 
         new_email: an address that its owner has yet to confirm, by a link that is sent to it.
         """
-        if FormerName.has(name):
-            raise NameTakenError
         address = email.lower() if email else None
         user = cls(name=name, name_key=name.lower(), email=address, password_hash=hasher.hash(password))
         user.new_email = new_email.lower() or None
+        user.invited_by = invitation.made_by if invitation else None
+        user.join(before=invitation.use if invitation else None)
+        return user
+
+    def join(self, *, before: Callable[[], None] | None = None) -> None:
+        """Store an account that has just been made. Raises NameTakenError, EmailTakenError, and what `before` raises.
+
+        before: has to succeed first, in the same transaction.
+        """
+        name = self.name
+        if FormerName.has(name):
+            raise NameTakenError
         try:
             with write():
-                db.session.add(user)
-                if user.new_email:
+                if before:
+                    before()
+                db.session.add(self)
+                if self.new_email:
                     db.session.flush()  # the user has an id now
-                    Mail.write_to(user.new_email, CONFIRM, user.id)
+                    Mail.write_to(self.new_email, CONFIRM, self.id)
         except IntegrityError:
-            if cls.named(name):
+            if User.named(name):
                 raise NameTakenError from None
             raise EmailTakenError from None
         with suppress(StoreUnavailableError), write(PEOPLE_PAGE()):  # an account can be made while Redis is away
             pass
-        return user
 
     @classmethod
     def named(cls, name: str) -> Self | None:

@@ -204,18 +204,18 @@ for (const menu of document.querySelectorAll("details.menu")) {
   });
 }
 
-// Shares the page's link the way the device does, or copies it. Browsers allow neither without TLS: no button then.
-const share = document.querySelector(".share");
-
-if (share && (navigator.share || navigator.clipboard)) {
-  const url = document.querySelector("link[rel=canonical]")?.href ?? location.origin + location.pathname;
+// Shares a link, that of the page or another one, the way the device does, or copies it. Browsers allow neither without
+// TLS: no button then.
+for (const share of navigator.share || navigator.clipboard ? document.querySelectorAll(".share") : []) {
+  const own = document.querySelector("link[rel=canonical]")?.href ?? location.origin + location.pathname;
+  const { url = own, title = document.title } = share.dataset;
   const button = share.querySelector("button");
   const spoken = share.querySelector("output");
   if (navigator.share) button.textContent = "Share";
   button.addEventListener("click", async () => {
     spoken.value = "";
     try {
-      if (navigator.share) return await navigator.share({ title: document.title, url });
+      if (navigator.share) return await navigator.share({ title, url });
       await navigator.clipboard.writeText(url);
       spoken.value = "Link copied";
     } catch (error) {

@@ -17,9 +17,11 @@ from app.web import (
     feeds,
     health,
     holes,
+    joining,
     leaving,
     letters,
     limits,
+    membership,
     notifications,
     people,
     pictures,
@@ -47,9 +49,10 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
     )
     app.url_map.converters["id"] = IdConverter
     own = accounts, recent_login, second_factor, addresses, people, pictures, blocks, notifications, leaving
-    for module in (posts, *own, search, feeds, health, well_known):
+    for module in (posts, *own, joining, search, feeds, health, well_known):
         app.register_blueprint(module.bp)
     uploads.init_uploads(app)
+    membership.init_membership(app)
     errors.init_errors(app)
     limits.init_limits(app)
     letters.init_letters(app)

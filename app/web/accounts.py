@@ -1,21 +1,25 @@
 """Accounts: registering, logging in and out, changing and resetting the password."""
 
+from functools import partial
+
 from flask import Blueprint, abort, current_app, flash, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from app.models import NameTakenError, User
+from app.models import Applicant, Invitation, NameTakenError, User
 from app.rate_limit import current_limiter, mail_rules, registration_rules, reset_rules, sign_in_rules
 from app.sessions import MOST_SESSIONS, current_interface, current_session
-from app.web.addresses import site_config
 from app.web.forms.accounts import NAME_TAKEN, LoginForm, PasswordForm, RegisterForm, ResetForm
 from app.web.limits import count_attempt, remember_device, rules_for_this_browser
 from app.web.login_steps import after_password
+from app.web.membership import open_to_strangers, site_config
 from app.web.viewer import end_other_sessions, local_path, login_required, sign_in, sign_out, signed_in, viewer
 
 bp = Blueprint("accounts", __name__)
 
 WRONG_PASSWORD = "That name and password don't match."  # noqa: S105  # a message
 SUSPENDED = "This account has been suspended. Contact the people who run this site."
+ASKED = "Thanks, @{}! As soon as a moderator has let you in, you can log in."
+WAITING = "Your account is waiting for a moderator to let you in. Try again later."
 DEAD_LINK = (
     "A password reset link works only once, and expires after an hour. Ask for a new one where you log in, or ask the "
     "people who run this site."
@@ -23,21 +27,41 @@ DEAD_LINK = (
 
 
 @bp.route("/register", methods=["GET", "POST"])
+@open_to_strangers
 def register() -> ResponseReturnValue:
-    """Make an account, and sign in with it."""
+    """Make an account, and sign in with it; or ask for one; or say why that isn't possible, as REGISTRATION has it."""
     if signed_in():
         return redirect(url_for("posts.home"))
-    form = RegisterForm.where(sends_mail=site_config().sends_mail, insists=site_config().confirm_email)
+    if not site_config().may_register:
+        return render_template("joining/not_open.html"), 403
+    return register_with()
+
+
+def register_with(invitation: Invitation | None = None) -> ResponseReturnValue:
+    """Show the form for an account, or take it. Raises InvitationEndedError."""
+    config = site_config()
+    asks = config.registration == "asked"
+    form = RegisterForm.where(sends_mail=config.sends_mail, insists=config.confirm_email, asks=asks)
+    if asks:
+        page = partial(render_template, "joining/ask.html", form=form)
+    else:
+        inviter = invitation.inviter.name if invitation else None
+        page = partial(render_template, "accounts/register.html", form=form, inviter=inviter)
     if request.method != "POST":
         form.next.data = local_path(request.args.get("next"))
-        return render_template("accounts/register.html", form=form)
+        return page()
     count_attempt(registration_rules(request.remote_addr or ""))
     if form.validate():
         address: str = form.email.data if form.email else ""
         if address:
             count_attempt(mail_rules(address, request.remote_addr or ""))
         try:
-            user = User.register(form.username.data, None, form.password.data, new_email=address)
+            if asks:
+                Applicant.ask(form.username.data, address, form.password.data, form.why.data)
+                flash(ASKED.format(form.username.data))
+                return redirect(url_for("accounts.login"))
+            name, password = form.username.data, form.password.data
+            user = User.register(name, None, password, new_email=address, invitation=invitation)
         except NameTakenError:  # by somebody who was a moment faster
             form.username.errors.append(NAME_TAKEN.format(form.username.data))
         else:
@@ -48,10 +72,11 @@ def register() -> ResponseReturnValue:
                 if address:
                     flash(f"We've sent a link to {address}. Open it to confirm your address.")
             return response
-    return render_template("accounts/register.html", form=form), 422
+    return page(), 422
 
 
 @bp.route("/login", methods=["GET", "POST"])
+@open_to_strangers
 def login() -> ResponseReturnValue:
     """Check name and password; the rate limit is checked before any password is hashed."""
     if signed_in():
@@ -65,7 +90,9 @@ def login() -> ResponseReturnValue:
         return render_template("accounts/login.html", form=form), 422
     user = User.authenticate(form.username.data, form.password.data)
     if user is None:
-        return _refuse_login(form, WRONG_PASSWORD)
+        applicant = Applicant.named(form.username.data)
+        waits = applicant and applicant.has_password(form.password.data)
+        return _refuse_login(form, WAITING if waits else WRONG_PASSWORD)
     if user.suspended_at:
         return _refuse_login(form, SUSPENDED)
     count_attempt(sign_in_rules(user.id))
@@ -79,6 +106,7 @@ def _refuse_login(form: LoginForm, why: str) -> ResponseReturnValue:
 
 
 @bp.post("/logout")
+@open_to_strangers
 def logout() -> ResponseReturnValue:
     """End this session."""
     if signed_in():
@@ -144,6 +172,7 @@ def _refuse_change(form: PasswordForm) -> ResponseReturnValue:
 
 
 @bp.route("/reset/<token>", methods=["GET", "POST"])
+@open_to_strangers
 def reset_password(token: str) -> ResponseReturnValue:
     """Set a new password with a link, from a mail or from `flask user reset-link`."""
     form = ResetForm()

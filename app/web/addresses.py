@@ -7,12 +7,12 @@ from typing import ParamSpec
 from flask import Blueprint, abort, current_app, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from app.config import Config
 from app.models import EmailTakenError, SecondFactor
 from app.models.addresses import ask_to_confirm, confirm, forget_password, keep, remove, with_confirm_token
 from app.rate_limit import current_limiter, mail_rules, reset_rules, sign_in_rules
 from app.web.forms.addresses import AddressForm, ForgotForm
 from app.web.limits import count_attempt
+from app.web.membership import open_to_strangers, site_config
 from app.web.viewer import login_required, viewer
 
 bp = Blueprint("addresses", __name__)
@@ -25,13 +25,8 @@ DEAD_LINK = (
 TAKEN = "Meanwhile this address was confirmed for another account. An address can belong to one account only."
 
 
-def site_config() -> Config:
-    """Return the settings of this site."""
-    config: Config = current_app.extensions["config"]
-    return config
-
-
 @bp.route("/forgot", methods=["GET", "POST"])
+@open_to_strangers
 def forgot() -> ResponseReturnValue:
     """Have a link to choose a new password sent; the answer is the same for every address, and takes as long."""
     form = ForgotForm()
@@ -44,6 +39,7 @@ def forgot() -> ResponseReturnValue:
 
 
 @bp.get("/forgot/sent")
+@open_to_strangers
 def forgot_sent() -> ResponseReturnValue:
     """Say where the link is, if there is one."""
     return render_template("addresses/forgot_sent.html")
@@ -94,6 +90,7 @@ def send_again() -> ResponseReturnValue:
 
 
 @bp.route("/confirm/<token>", methods=["GET", "POST"])
+@open_to_strangers
 def confirm_address(token: str) -> ResponseReturnValue:
     """Confirm an address with a link. It takes a button, because programs that look for viruses open links, too."""
     if request.method == "POST":
@@ -110,6 +107,7 @@ def confirm_address(token: str) -> ResponseReturnValue:
 
 
 @bp.get("/confirmed")
+@open_to_strangers
 def confirmed() -> ResponseReturnValue:
     """Say that an address is confirmed; who opened the link need not be logged in."""
     return render_template("addresses/confirmed.html")

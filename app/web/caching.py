@@ -19,6 +19,7 @@ from app.front.responses import Filling, PageResponses, Piece, headers_by_name
 from app.sessions import has_cookie
 from app.web.errors import cant_see
 from app.web.holes import SHARED, Holes, visitor
+from app.web.membership import is_for_members
 from app.web.viewer import last_write
 
 REMEMBERED_PATHS = 5_000  # some 1.5 MB; matching a path takes ten microseconds, and the same paths recur
@@ -81,7 +82,7 @@ class CachedPages:
             kind: PageKind | None = getattr(view, "cached_as", None)
             if kind:
                 self._kinds[endpoint] = kind
-                if hasattr(view, "members_only"):
+                if is_for_members(view, app):
                     self._for_members.add(endpoint)
                 cache.register(kind, partial(self._build, endpoint, kind, inspect.unwrap(view)))
         self._match = lru_cache(maxsize=REMEMBERED_PATHS)(self._address_of)

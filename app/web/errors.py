@@ -13,6 +13,7 @@ from app.rate_limit import WINDOW
 from app.redis_client import StoreUnavailableError
 from app.sessions import current_session
 from app.web.limits import TooManyAttemptsError
+from app.web.membership import is_for_members
 from app.web.viewer import LoginNeededError, came_from, local_path, signed_in
 
 RETRY_AFTER = 5  # s; a restarted store is back by then
@@ -73,7 +74,7 @@ def _form_out_of_date(_error: CSRFError) -> Response:
     if current_session().unavailable:  # the token may be good; its session can't be read to tell
         return _redis_unavailable(StoreUnavailableError("the session can't be read"))
     view = current_app.view_functions.get(request.endpoint or "")
-    if hasattr(view, "members_only") and not signed_in():
+    if is_for_members(view, current_app) and not signed_in():
         return _login_needed(LoginNeededError())
     text = (
         "You opened the form too long ago, or your browser doesn't accept cookies. "

@@ -8,6 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.extensions import has_tables, sql_reason
 from app.redis_client import Store, StoreUnavailableError, current_store
+from app.web.membership import open_to_strangers
 
 log = logging.getLogger(__name__)
 bp = Blueprint("health", __name__)
@@ -18,12 +19,14 @@ checkers = {name: ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"readyz-
 
 
 @bp.get("/healthz")
+@open_to_strangers
 def alive() -> Response:
     """Answer at all: the process lives, whatever the stores do."""
     return _answer("ok\n", 200)
 
 
 @bp.get("/readyz")
+@open_to_strangers
 def ready() -> Response:
     """Answer 200 if SQL has its tables and Redis takes a write, within a second; else 503, and what is wrong."""
     app = current_app._get_current_object()  # type: ignore[attr-defined]  # Flask's own way, which its types hide

@@ -36,6 +36,7 @@ VALUE = re.compile(r"[\w/.@]*", re.ASCII)  # an argument; nothing in it can end 
 SHARED = "pipit.shared"  # in the WSGI environment: a page is being built for the cache, as anonymous visitors see it
 ONLY_FOR = "only_for"  # an argument: the id of the one person who sees something
 CSRF_SALT = "wtf-csrf-token"  # Flask-WTF's
+GLOBALS = ("asset", "hole", "url_for", "members_only", "may_register")  # that templates of holes may use
 REMEMBERED = 1_000  # anonymous visitors' fillings; some 0.5 MB
 
 Variables = Mapping[str, Any]
@@ -171,7 +172,7 @@ class Holes:
     def _templates(self) -> Environment:
         """Return templates with only what a hole may use: Flask's own globals (request, session, g) are not there."""
         templates = self._app.jinja_env.overlay(undefined=StrictUndefined)
-        templates.globals = {name: self._app.jinja_env.globals[name] for name in ("asset", "hole", "url_for")}
+        templates.globals = {name: self._app.jinja_env.globals[name] for name in GLOBALS}
         templates.globals["site_name"] = self._app.config["SITE_NAME"]
         return templates
 

@@ -11,6 +11,7 @@ from app.sessions import current_session
 from app.web.forms.second_factor import AppCodeForm, RecoveryCodeForm, SetUpForm
 from app.web.limits import count_attempt, rules_for_code
 from app.web.login_steps import complete_login, half_login
+from app.web.membership import open_to_strangers
 from app.web.recent_login import recent_login_required
 from app.web.viewer import signed_in, viewer
 
@@ -25,6 +26,7 @@ NEW_SECRET = "new_factor"  # noqa: S105  # the name of a key in the session
 
 
 @bp.route("/login/code", methods=["GET", "POST"])
+@open_to_strangers
 def enter_code() -> ResponseReturnValue:
     """Finish logging in with a code; guesses are counted before they are checked."""
     if signed_in():

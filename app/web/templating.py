@@ -10,6 +10,7 @@ from flask import Flask, Response
 from jinja2 import Environment, pass_environment
 from markupsafe import Markup, escape
 
+from app.config import Config
 from app.front.assets import Assets
 from app.front.hidden_people import without_hidden_people
 from app.models.pagination import shown_count
@@ -110,6 +111,10 @@ def init_templates(app: Flask, assets: Assets) -> None:
     app.jinja_env.globals["url_for"] = lru_cache(maxsize=REMEMBERED_URLS)(
         lambda endpoint, **values: urls.build(endpoint, values)
     )
+    config: Config = app.extensions["config"]
+    app.jinja_env.globals["members_only"] = config.members_only
+    app.jinja_env.globals["registration"] = config.registration
+    app.jinja_env.globals["may_register"] = config.may_register
     app.extensions["assets"] = assets
     app.jinja_env.globals["asset"] = assets.url
     app.jinja_env.filters["text_html"] = text_html

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from flask import abort, current_app, flash, g, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response as Redirect
 
 from app.cache import current_cache
 from app.models import User
@@ -56,25 +57,36 @@ def viewer() -> User:
 def login_required(view: Callable[P, ResponseReturnValue]) -> Callable[P, ResponseReturnValue]:
     """Send a visitor who isn't signed in to the login page, and back here afterwards.
 
-    Raises LoginNeededError if they sent a form: a redirect would lose what they wrote. While Redis can't say who is
-    signed in, nobody is sent away: the answer is a 503.
+    Raises what send_to_login() raises.
     """
 
     @wraps(view)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> ResponseReturnValue:
-        session = current_session()
-        if session.unavailable:
-            raise StoreUnavailableError("the session can't be read")
-        if session.user_id is None:
-            if request.method not in ("GET", "HEAD"):
-                raise LoginNeededError
-            if not asked_by_script():
-                flash("Log in to see this page.")
-            return redirect(url_for("accounts.login", next=request.full_path.rstrip("?")))
-        return view(*args, **kwargs)
+        return send_to_login() or view(*args, **kwargs)
 
-    wrapped.members_only = True  # type: ignore[attr-defined]  # read by CachedPages and the error pages
+    wrapped.members_only = True  # type: ignore[attr-defined]  # read by is_for_members()
     return wrapped
+
+
+def send_to_login() -> Redirect | None:
+    """Return a redirect to the login page, which leads back here afterwards; None if the visitor is signed in.
+
+    Raises LoginNeededError if they sent a form: a redirect would lose what they wrote. While Redis can't say who is
+    signed in, nobody is sent away: raises StoreUnavailableError, which is answered with a 503.
+    """
+    session = current_session()
+    if session.unavailable:
+        raise StoreUnavailableError("the session can't be read")
+    if session.user_id is not None:
+        return None
+    if request.method not in ("GET", "HEAD"):
+        raise LoginNeededError
+    path = request.full_path.rstrip("?")
+    if path == "/":  # where they logged out, or first came to: there is nothing to explain, nor to go back to
+        return redirect(url_for("accounts.login"))
+    if not asked_by_script():
+        flash("Log in to see this page.")
+    return redirect(url_for("accounts.login", next=path))
 
 
 def sign_in(user: User) -> bool:

@@ -11,6 +11,7 @@ from app.front.assets import Assets
 from app.models import User
 from app.models.writes import SITEMAP
 from app.web.caching import cached
+from app.web.membership import open_to_strangers
 
 bp = Blueprint("well_known", __name__)
 
@@ -19,6 +20,7 @@ SITEMAP_PEOPLE = 1_000  # so that the sitemap fits into the cache; search engine
 PAPER = "#faf7f1"  # as in layout.html
 ROBOTS = """\
 User-agent: *
+Disallow: /join/
 Disallow: /login
 Disallow: /notifications
 Disallow: /register
@@ -28,11 +30,15 @@ Disallow: /settings/
 
 
 @bp.get("/robots.txt")
+@open_to_strangers
 def robots() -> Response:
     """Tell crawlers what is of no use to them (RFC 9309): forms, and pages that lead everyone but their owner there.
 
-    /home does, too, but no link leads a stranger to it. It names the sitemap, if there is one.
+    /home does, too, but no link leads a stranger to it. It names the sitemap, if there is one. On a site for members
+    only, everything leads to the login page.
     """
+    if _config().members_only:
+        return Response("User-agent: *\nDisallow: /\n", mimetype="text/plain", headers={"Cache-Control": KEPT})
     site_url = _config().site_url
     sitemap_line = f"\nSitemap: {site_url}{url_for('well_known.sitemap')}\n" if site_url else ""
     return Response(ROBOTS + sitemap_line, mimetype="text/plain", headers={"Cache-Control": KEPT})
@@ -43,14 +49,15 @@ def robots() -> Response:
 def sitemap() -> ResponseReturnValue:
     """List the pages that search engines may not find by links (https://www.sitemaps.org/protocol.html).
 
-    Its URLs must be absolute, so a site without a name has none.
+    Its URLs must be absolute, so a site without a name has none. Neither has one that search engines can't read.
     """
-    if not _config().site_url:
+    if not _config().site_url or _config().members_only:
         abort(404)
     return render_template("sitemap.xml", people=User.active_lately(SITEMAP_PEOPLE))
 
 
 @bp.get("/favicon.ico")
+@open_to_strangers
 def favicon() -> Redirect:
     """Lead those who look for the icon where it used to be, such as feed readers, to where it is."""
     response = redirect(_assets().url("favicon.ico"))
@@ -59,6 +66,7 @@ def favicon() -> Redirect:
 
 
 @bp.get("/site.webmanifest")
+@open_to_strangers
 def manifest() -> Response:
     """Tell phones how the site looks on their home screen (https://www.w3.org/TR/appmanifest/)."""
     site_name = _config().site_name

@@ -37,6 +37,7 @@ def test_accounts_are_listed_and_shown(
         "joined": "",
         "suspended": None,
         "email": "ada@example.org",
+        "invited_by": None,
         "posts": 1,
         "followers": 1,
         "following": 0,

@@ -1,11 +1,13 @@
 """Forms about an account: joining, logging in, passwords."""
 
 from wtforms import Field, HiddenField, PasswordField, StringField, ValidationError
-from wtforms.validators import InputRequired, Length, Regexp
+from wtforms.validators import InputRequired, Length, Optional, Regexp
 
-from app.models import User
+from app.models import Applicant, User
 from app.models.accounts import NAME_LENGTH, NAME_PATTERN, PASSWORD_MAX, PASSWORD_MIN
 from app.models.former_names import FormerName
+from app.models.joining import WHY_LENGTH
+from app.models.post_text import one_line
 from app.web.forms import Form, strip
 from app.web.forms.addresses import email_field
 
@@ -50,21 +52,34 @@ class RegisterForm(Form):
     )
     email = email_field(f"Optional. {EMAIL_USES}")
     password = new_password_field("Password")
+    why = StringField(  # where a moderator decides
+        "Why would you like to join?",
+        filters=[lambda typed: one_line(typed or "")],
+        description="Optional. Only moderators see it.",
+        validators=[Optional(), Length(max=WHY_LENGTH, message=f"Use at most {WHY_LENGTH} characters.")],
+        render_kw={"autocomplete": "off", "maxlength": WHY_LENGTH, "dir": "auto"},
+    )
     next = HiddenField()
 
     def validate_username(self, field: Field) -> None:
         """Refuse a reserved name, or one that is taken."""
         if field.data.lower() in RESERVED_NAMES:
             raise ValidationError("That name is reserved. Choose another one.")
-        if User.named(field.data) or FormerName.has(field.data):
+        if User.named(field.data) or FormerName.has(field.data) or Applicant.named(field.data):
             raise ValidationError(NAME_TAKEN.format(field.data))
 
     @classmethod
-    def where(cls, *, sends_mail: bool, insists: bool) -> "RegisterForm":
-        """Return the form for a site: without an address if the site sends no mail, or with one that it insists on."""
+    def where(cls, *, sends_mail: bool, insists: bool, asks: bool) -> "RegisterForm":
+        """Return the form for a site.
+
+        sends_mail: it has a field for an address, which is None otherwise. insists: the address is required.
+        asks: a moderator decides, and may be told why somebody would like to join.
+        """
         form = InsistentRegisterForm() if insists else cls()
         if not sends_mail:
-            del form.email  # it is None then
+            del form.email
+        if not asks:
+            del form.why
         return form
 
 
