@@ -17,9 +17,11 @@ from app.config import (
     ConfigError,
     InvalidSettingError,
     RedisAddress,
+    SMTPAddress,
     load_or_create_secret_key,
     parse_database_url,
     parse_redis_url,
+    parse_smtp_url,
 )
 from tests.servers import ROOT, clean_environ
 
@@ -616,3 +618,84 @@ def example() -> Callable[[str], str]:
 def test_the_examples_of_urls_are_urls(example: Callable[[str], str]) -> None:
     assert parse_redis_url(example("REDISTOGO_URL")).password == "password"
     assert parse_database_url(example("DATABASE_URL")).startswith("postgresql+psycopg://user:password@")
+
+
+# Mail
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("smtps://smtp.example.org", SMTPAddress("smtps", "smtp.example.org", 465, None, None)),
+        ("smtp://smtp.example.org", SMTPAddress("smtp", "smtp.example.org", 587, None, None)),
+        ("smtp://localhost:1025/", SMTPAddress("smtp", "localhost", 1025, None, None)),
+        ("smtp://[::1]:25", SMTPAddress("smtp", "::1", 25, None, None)),
+        ("smtps://a%40b:p%2F%3A%40@h:2465", SMTPAddress("smtps", "h", 2465, "a@b", "p/:@")),
+    ],
+)
+def test_an_smtp_url_is_understood(url: str, address: SMTPAddress) -> None:
+    assert parse_smtp_url(url) == address
+    assert "p/:@" not in repr(parse_smtp_url(url)) + str(parse_smtp_url(url))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"https://u:{SECRET}@h",
+        f"smtp://u:{SECRET}@",
+        f"smtp://u:{SECRET}@h:port",
+        f"smtp://u:{SECRET}@h:99999",
+        f"smtp://u:{SECRET}/x@h",
+        f"smtp://u:{SECRET}#@h",
+        f"smtp://u@x:{SECRET}@h",
+        f"smtp://u:{SECRET}@h/folder",
+        f"smtp://u:{SECRET}@h?tls=1",
+        f"smtp://:{SECRET}@h",
+        "smtp://u@h",
+        f"smtp://u:{SECRET}é@h",
+    ],
+)
+def test_a_malformed_smtp_url_is_explained_without_its_password(tmp_path: Path, url: str) -> None:
+    (complaint,) = complaints({"SMTP_URL": url, "MAIL_FROM": "a@b.org"}, tmp_path)
+    assert complaint.startswith("SMTP_URL ")
+    assert "Example: smtps://user:password@smtp.example.org" in complaint
+    assert SECRET not in complaint
+
+
+SENDS = {"SMTP_URL": "smtps://h", "MAIL_FROM": "pipit@example.org", "TRUSTED_HOSTS": "pipit.example.org"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "missing"),
+    [
+        (HEROKU | SENDS | {"MAIL_FROM": ""}, "MAIL_FROM"),
+        (HEROKU | SENDS | {"TRUSTED_HOSTS": ""}, "TRUSTED_HOSTS"),
+        (SENDS | {"TRUSTED_HOSTS": "", "TRUSTED_PROXIES": "1"}, "TRUSTED_HOSTS"),
+        (HEROKU | {"CONFIRM_EMAIL": "yes"}, "SMTP_URL"),
+        (SENDS | {"MAIL_FROM": "Pipit <pipit@example.org>"}, "MAIL_FROM"),
+        (SENDS | {"MAIL_FROM": "pipit@example.org\nBcc: eve@example.org"}, "MAIL_FROM"),
+    ],
+)
+def test_what_mail_needs_is_asked_for(tmp_path: Path, environ: dict[str, str], missing: str) -> None:
+    (complaint,) = complaints(environ, tmp_path)
+    assert complaint.startswith(missing)
+
+
+@pytest.mark.parametrize(
+    ("environ", "sends", "url"),
+    [
+        ({}, True, "http://localhost:5000"),  # into a folder
+        ({"PORT": "8000", "CONFIRM_EMAIL": "yes"}, True, "http://localhost:8000"),
+        ({"SMTP_URL": "smtp://localhost:1025", "MAIL_FROM": "a@b.org"}, True, "http://localhost:5000"),
+        ({"TRUSTED_PROXIES": "1"}, False, None),
+        ({"TRUSTED_HOSTS": "pipit.example.org"}, False, None),
+        (HEROKU, False, None),
+        (HEROKU | SENDS, True, "https://pipit.example.org"),
+    ],
+)
+def test_a_laptop_needs_no_mail_server_and_a_site_without_one_sends_nothing(
+    tmp_path: Path, environ: dict[str, str], sends: bool, url: str | None
+) -> None:
+    config = Config.from_environ(environ, tmp_path)
+    assert config.sends_mail is sends
+    assert not sends or config.mail_site_url == url

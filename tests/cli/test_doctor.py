@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from sqlalchemy import text
 from app.cli.doctor import Finding, as_lines, checks, examine
 from app.cli.doctor.checks import Answer
 from app.cli.doctor.facts import Facts
-from app.config import Config, parse_redis_url
+from app.config import Config, parse_redis_url, parse_smtp_url
 from app.extensions import db
 from tests import servers
 from tests.conftest import SECRET_KEY, Visitor
@@ -47,6 +48,8 @@ DYNO = replace(
     redis_tls_verify=False,
     trusted_proxies=1,
     trusted_hosts=("pipit.example.org",),
+    smtp=parse_smtp_url(f"smtps://pipit:{PASSWORD}@smtp.example.org"),
+    mail_from="pipit@example.org",
     memory=512,
 )
 REDIS = {
@@ -70,6 +73,8 @@ POSTGRESQL = {
     "used": 3,
     "limit": 20,
 }
+MAIL: dict[str, Any] = {"waiting": 0, "failed": 0, "since": None}
+LONG_AGO = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 OLD = {"valkey_version": None}  # not a Valkey
 
 
@@ -84,7 +89,7 @@ def facts(config: Config = DYNO, **changes: Any) -> Facts:
     def changed(good: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in (dict(good) | changes).items() if value is not None}
 
-    return Facts(config, changed(REDIS), changed(POSTGRESQL))
+    return Facts(config, changed(REDIS), changed(POSTGRESQL), changed(MAIL) | {"error": changes.get("mail_error")})
 
 
 def run(app: Flask, *arguments: str) -> Result:
@@ -128,6 +133,10 @@ def test_a_good_deployment_has_nothing_but_ok() -> None:
         (checks.redis_clock, {"clock_lead": -1.9}, "ok", "agree"),
         (checks.redis_clock, {"clock_lead": 5.0}, "warning", "5.0 s ahead of Redis's"),
         (checks.redis_clock, {"clock_lead": -61.0}, "warning", "61.0 s behind Redis's"),
+        (checks.mail_server, {"mail_error": "535 wrong"}, "problem", "smtps://smtp.example.org:465 can't be used: 535"),
+        (checks.mail_queue, {"waiting": 1, "since": datetime.now(UTC)}, "ok", "1 waiting, 0 failed"),
+        (checks.mail_queue, {"waiting": 1, "since": LONG_AGO}, "warning", "waits since 2026-01-02 03:04 UTC"),
+        (checks.mail_queue, {"failed": 2}, "note", "0 waiting, 2 failed"),
         (checks.database_reachable, {"seconds": 0.2}, "warning", "200.0 ms: slow"),
         (checks.database_migrations, {"at": {"0001"}}, "problem", "at 0001, and the code needs 0002"),
         (checks.database_migrations, {"at": set()}, "problem", "at no migration, and the code needs 0002"),
@@ -164,6 +173,9 @@ def test_what_the_servers_tell(
         (checks.settings_hosts, LAPTOP, "ok", None),
         (checks.settings_hosts, replace(LAPTOP, trusted_proxies=1), "note", "TRUSTED_HOSTS="),
         (checks.settings_hosts, replace(DYNO, trusted_hosts=()), "note", "heroku config:set TRUSTED_HOSTS="),
+        (checks.mail_server, LAPTOP, "ok", None),
+        (checks.mail_server, replace(DYNO, smtp=None), "note", "heroku config:set SMTP_URL=smtps://…"),
+        (checks.mail_server, replace(LAPTOP, smtp=DYNO.smtp), "warning", "echo TRUSTED_HOSTS=www.example.org >> .env"),
         (checks.settings_memory, replace(DYNO, workers=3), "warning", "heroku config:set WEB_CONCURRENCY=2"),
         (checks.settings_memory, replace(DYNO, workers=8), "problem", "heroku config:set WEB_CONCURRENCY=2"),
         (checks.settings_memory, replace(DYNO, memory=None), "note", "heroku ps"),

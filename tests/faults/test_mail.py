@@ -84,14 +84,16 @@ def test_however_often_the_sender_is_killed_every_mail_arrives(
             while not is_over():
                 print("another", file=workers.stdin, flush=True)
                 worker = int(workers.stderr.readline())
-                if kills < KILLS:
-                    target = len(server.accepted) + chance.randrange(1, MAILS // KILLS)
-                    wait_until(partial(has_accepted, server, target), "some mails")
-                    time.sleep(chance.random() * 0.02)  # at any moment of the next one
-                    kills += 1
-                else:
-                    wait_until(is_over, "the last mails", patience=60)
-                os.kill(worker, signal.SIGKILL)
+                try:
+                    if kills < KILLS:
+                        target = len(server.accepted) + chance.randrange(1, MAILS // KILLS)
+                        wait_until(partial(has_accepted, server, target), "some mails")
+                        time.sleep(chance.random() * 0.02)  # at any moment of the next one
+                        kills += 1
+                    else:
+                        wait_until(is_over, "the last mails", patience=60)
+                finally:
+                    os.kill(worker, signal.SIGKILL)
         arrived = Counter(mail["To"] for mail in server.accepted)
         ids = {mail["To"]: set[str]() for mail in server.accepted}
         for mail in server.accepted:
