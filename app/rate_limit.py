@@ -35,6 +35,7 @@ REGISTRATIONS = 60  # a minute and address: a class of thirty can join at once
 POSTS = 120  # a minute and account: more than anybody types, less than a loop sends
 FOLLOWS = 60  # follows and unfollows a minute and account
 LIKES = 120  # likes, given and taken back, a minute and account
+REPORTS = 10  # a minute and account
 SEARCHES = 30  # a minute and account; four times as many from an address, for strangers: a class may share one
 SIGN_INS = 30  # a minute and account, with the right password
 LONGEST_NAME = 300  # characters; more is neither a name nor an e-mail address, even with spaces around it
@@ -206,6 +207,11 @@ def following_rules(user_id: int) -> list[Rule]:
 def liking_rules(user_id: int) -> list[Rule]:
     """Return the rules for liking, and taking that back."""
     return [Rule("like", str(user_id), LIKES)]
+
+
+def reporting_rules(user_id: int) -> list[Rule]:
+    """Return the rules for reporting posts and people."""
+    return [Rule("report", str(user_id), REPORTS)]
 
 
 def searching_rules(user_id: int | None, address: str) -> list[Rule]:

@@ -31,6 +31,7 @@ from app.config import Config, parse_database_url, parse_redis_url
 from app.extensions import Base, db
 from app.front.log import output
 from app.models import User, accounts
+from app.models.moderation import COMMAND_LINE
 from tests import servers
 from tests.serving import FrontServer, serving
 
@@ -331,6 +332,16 @@ def ada(new_visitor: Callable[..., Visitor]) -> Visitor:
 def bob(new_visitor: Callable[..., Visitor]) -> Visitor:
     visitor = new_visitor()
     assert visitor.register("bob").status_code == 302
+    return visitor
+
+
+@pytest.fixture
+def moderator(app: Flask, new_visitor: Callable[..., Visitor]) -> Visitor:
+    """Give a visitor who is signed in as mod, and may moderate."""
+    visitor = new_visitor()
+    assert visitor.register("mod").status_code == 302
+    with app.app_context():
+        COMMAND_LINE.promote(User.named("mod"))  # type: ignore[arg-type]
     return visitor
 
 

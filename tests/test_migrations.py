@@ -31,6 +31,7 @@ BUILDS_AN_INDEX = """
 """
 WAITS_FOR_POSTS = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'posts'::regclass"
 TABLES = {"users", "posts", "post_tags", "follows", "notifications", "likes", "post_search"}
+TABLES |= {"moderators", "reports", "moderation_log", "site_pages", "pinned_posts"}
 
 
 @pytest.fixture(
@@ -122,7 +123,8 @@ def test_upgrading_an_empty_database_makes_the_tables_of_the_models(empty_app: F
         *("uq_users_name_key", "uq_users_email"),
         *("fk_posts_author_id", "fk_post_tags_post_id", "fk_follows_follower_id", "fk_follows_followed_id"),
         *("fk_notifications_user_id", "fk_notifications_actor_id", "fk_notifications_post_id"),
-        *("fk_likes_user_id", "fk_likes_post_id"),
+        *("fk_likes_user_id", "fk_likes_post_id", "fk_moderators_user_id", "fk_pinned_posts_post_id"),
+        *("fk_reports_reporter_id", "fk_reports_user_id"),
     }
 
 

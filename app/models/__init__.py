@@ -3,21 +3,28 @@
 from app.models.accounts import EmailTakenError, NameTakenError, User
 from app.models.follows import Follow
 from app.models.likes import Like
+from app.models.moderation import Moderator, Report
 from app.models.notifications import Notification
+from app.models.pins import PinnedPost
 from app.models.post_text import PostTextError
 from app.models.posts import Post, PostTag
 from app.models.search import SearchError, SearchQuery
+from app.models.site_pages import SitePage
 
 __all__ = [
     "EmailTakenError",
     "Follow",
     "Like",
+    "Moderator",
     "NameTakenError",
     "Notification",
+    "PinnedPost",
     "Post",
     "PostTag",
     "PostTextError",
+    "Report",
     "SearchError",
     "SearchQuery",
+    "SitePage",
     "User",
 ]

@@ -16,10 +16,13 @@ from app.web import (
     health,
     holes,
     limits,
+    moderation,
     notifications,
     people,
     posts,
     search,
+    site_pages,
+    suspension,
     templating,
     well_known,
 )
@@ -40,14 +43,18 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
     app.url_map.converters["id"] = IdConverter
     for module in (posts, people, search, notifications, feeds, accounts, health, well_known):
         app.register_blueprint(module.bp)
+    for module in (moderation, suspension, site_pages):
+        app.register_blueprint(module.bp)
+    suspension.init_suspension(app)
     errors.init_errors(app)
     limits.init_limits(app)
     templating.init_templates(app, assets)
+    site_pages.init_site_pages(app)
     cache: PageCache = app.extensions["page_cache"]
     notifications.init_notifications(cache)
     posts.init_posts(cache)
     app.extensions["cached_pages"] = caching.CachedPages(app, cache, app.extensions["holes"])
     known = {"site_name": config.site_name, "site_url": config.site_url, "csrf_token": holes.csrf_token_for_visitor}
-    app.context_processor(lambda: {"viewer": signed_in(), **known})
+    app.context_processor(lambda: {"viewer": signed_in(), "source_url": config.source_url, **known})
     app.wsgi_app = FrontMiddleware(assets.serve_before(app.wsgi_app), config)  # type: ignore[method-assign]
     init_log()

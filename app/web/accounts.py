@@ -13,7 +13,6 @@ from app.web.viewer import end_other_sessions, local_path, login_required, sign_
 bp = Blueprint("accounts", __name__)
 
 WRONG_PASSWORD = "That name and password don't match."  # noqa: S105  # a message
-SUSPENDED = "This account has been suspended. Contact the people who run this site."
 DEAD_LINK = (
     "A password reset link works only once, and expires after an hour. Ask the people who run this site for a new one."
 )
@@ -47,7 +46,7 @@ def register() -> ResponseReturnValue:
 
 @bp.route("/login", methods=["GET", "POST"])
 def login() -> ResponseReturnValue:
-    """Sign in; the rate limit is checked before any password is hashed."""
+    """Sign in; the rate limit is checked before any password is hashed. Who is suspended may only read why."""
     if signed_in():
         return redirect(url_for("posts.home"))
     form = LoginForm()
@@ -60,13 +59,11 @@ def login() -> ResponseReturnValue:
     user = User.authenticate(form.username.data, form.password.data)
     if user is None:
         return _refuse_login(form, WRONG_PASSWORD)
-    if user.suspended_at:
-        return _refuse_login(form, SUSPENDED)
     count_attempt(sign_in_rules(user.id))
     current_limiter().give_back(attempt)
     response = make_response(redirect(local_path(form.next.data) or url_for("posts.home")))
     devices = remember_device(response, *user.login_names)
-    if not sign_in(user):  # the password changed, or the account was suspended, during this request
+    if not sign_in(user):  # the password changed, or the account was suspended or reinstated, during this request
         for account, device in devices.items():
             current_limiter().forget_device(account, device)
         return _refuse_login(form, WRONG_PASSWORD)

@@ -5,6 +5,7 @@ from flask.typing import ResponseReturnValue
 
 from app.cache import PageCache
 from app.models import Notification, Post
+from app.models.moderation import news_of
 from app.models.notifications import KINDS, MOST_UNREAD, grouped, mark_read
 from app.models.writes import notifications_of
 from app.web.forms.people import NotificationsForm
@@ -19,14 +20,14 @@ bp = Blueprint("notifications", __name__)
 @fills_from("unread", notifications_of)
 def unread(held: str) -> dict[str, str]:
     """Return how many notifications the viewer has not seen, for the bar of every page."""
-    count = int(held)
+    count = int(held.partition(" ")[0])
     return {"unread": f"{MOST_UNREAD}+" if count > MOST_UNREAD else str(count or "")}
 
 
 def init_notifications(cache: PageCache) -> None:
-    """Keep the number of what each member has not seen in Redis."""
+    """Keep the number of what each member has not seen in Redis, and for moderators that of open reports."""
     # In the context at hand: with one of its own, a request could wait for a connection while it holds another.
-    cache.register_value("notifications", lambda user_id: str(Notification.unread(int(user_id))))
+    cache.register_value("notifications", lambda user_id: news_of(int(user_id)))
 
 
 @bp.get("/notifications")
