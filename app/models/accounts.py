@@ -68,6 +68,7 @@ EMAIL_PATTERN = re.compile(
     r"(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)+\Z"
 )
 DISPLAY_NAME_LENGTH, ABOUT_LENGTH, LINK_LENGTH = 50, 200, 200  # code points
+NEW = timedelta(days=1)  # how long an account counts as new
 REASON_LENGTH = 500  # code points, of why somebody is suspended or reported
 DISPLAY_KEY_LENGTH = 2 * DISPLAY_NAME_LENGTH  # as it is searched for: one letter may become two
 SUGGESTED = 5  # people
@@ -210,6 +211,11 @@ class User(Base):
         if hasher.check_needs_rehash(user.password_hash):
             user._store_hash(password, user.password_version)
         return user
+
+    @property
+    def is_new(self) -> bool:
+        """Return whether somebody has just joined: then stricter limits hold."""
+        return datetime.now(UTC) < self.created_at + NEW
 
     @property
     def login_names(self) -> list[str]:

@@ -97,7 +97,7 @@ def _report(user: User, path: str, own: str, post_id: int = ABOUT_PERSON) -> Res
         return redirect(path)
     form = ReportForm()
     if form.is_submitted():
-        count_if_possible(reporting_rules(viewer().id))
+        count_if_possible(reporting_rules(viewer().id, is_new=viewer().is_new))
     if not form.validate_on_submit():
         html = html_by_id(Post.listed([post_id])) if post_id else {}
         page = render_template("moderation/report.html", form=form, user=user, path=path, post=html.get(post_id))

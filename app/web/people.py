@@ -66,7 +66,7 @@ def follow(name: str) -> ResponseReturnValue:
     user = _user(name)
     if user.id == viewer().id:
         abort(403, "You can't follow yourself.")
-    count_if_possible(following_rules(viewer().id))
+    count_if_possible(following_rules(viewer().id, is_new=viewer().is_new))
     viewer().follow(user)
     note_write(counts=True)
     flash(f"You now follow @{user.name}.")
@@ -78,7 +78,7 @@ def follow(name: str) -> ResponseReturnValue:
 def unfollow(name: str) -> ResponseReturnValue:
     """Unfollow someone."""
     user = _user(name)
-    count_if_possible(following_rules(viewer().id))
+    count_if_possible(following_rules(viewer().id, is_new=viewer().is_new))
     viewer().unfollow(user)
     note_write(counts=True)
     flash(f"You unfollowed @{user.name}.")

@@ -108,7 +108,7 @@ def permalink(name: str, post_id: int) -> ResponseReturnValue:
 def publish() -> ResponseReturnValue:
     """Publish a post, then show it at the top of its author's timeline; or a reply, and show it in its conversation."""
     form = PostForm()
-    count_if_possible(posting_rules(viewer().id))
+    count_if_possible(posting_rules(viewer().id, is_new=viewer().is_new))
     if not form.validate():
         return _compose(form), 422
     post = viewer().publish(form.text, form.answered, form.form_key.data or "")
@@ -194,7 +194,7 @@ def edit(post_id: int) -> ResponseReturnValue:
             abort(403, TOO_LATE)
         page = render_template("posts/edit.html", form=form, post=post, path=path, length=LENGTH)
         return page, 422 if form.is_submitted() else 200
-    count_if_possible(posting_rules(viewer().id))
+    count_if_possible(posting_rules(viewer().id, is_new=viewer().is_new))
     if not viewer().edit(post, form.text):
         abort(403, TOO_LATE)
     note_write()
@@ -241,7 +241,7 @@ def delete(post_id: int) -> ResponseReturnValue:
 
 def _like(post_id: int, change: Callable[[User, Post], None]) -> ResponseReturnValue:
     post = Post.with_id(post_id) or abort(404)
-    count_if_possible(liking_rules(viewer().id))
+    count_if_possible(liking_rules(viewer().id, is_new=viewer().is_new))
     page = came_from() or url_for("posts.permalink", name=post.author.name, post_id=post_id)
     change(viewer(), post)
     note_write(counts=True)
