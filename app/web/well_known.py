@@ -20,7 +20,9 @@ PAPER = "#faf7f1"  # as in layout.html
 ROBOTS = """\
 User-agent: *
 Disallow: /login
+Disallow: /moderation
 Disallow: /notifications
+Disallow: /posts/
 Disallow: /register
 Disallow: /reset/
 Disallow: /settings/
