@@ -205,6 +205,12 @@ def _redis_prefix(text: str) -> str:
     return text
 
 
+def _web_address(text: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", text):
+        raise InvalidSettingError("must be a web address")
+    return text
+
+
 def _host_names(text: str) -> tuple[str, ...]:
     names = tuple(name.strip().lower() for name in text.split(",") if name.strip())
     if any(not re.fullmatch(r"\.?[a-z0-9.-]+|\[[0-9a-f:]+\]", name) for name in names):
@@ -280,6 +286,9 @@ class Config:
     registration: str = setting("REGISTRATION", parse=_one_of("open", "invited", "asked", "closed"), default="open")
     reading: str = setting("READING", parse=_one_of("everyone", "members"), default="everyone")
     site_name: str = setting("SITE_NAME", parse=str, default="Pipit")
+    source_url: str | None = setting(
+        "SOURCE_URL", parse=_web_address, default=None, example="https://git.example.org/pipit"
+    )
     trusted_hosts: tuple[str, ...] = setting(
         "TRUSTED_HOSTS", parse=_host_names, default=(), example="pipit.example.org,www.pipit.example.org"
     )

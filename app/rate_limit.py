@@ -38,6 +38,10 @@ FOLLOWS = 60  # follows and unfollows a minute and account
 INVITATIONS = 20  # a minute and account: whoever makes one, and revokes it, could go on for ever
 LIKES = 120  # likes, given and taken back, a minute and account
 PICTURES = 10  # uploads a minute and account; each keeps the processor busy for a second
+REPORTS = 10  # a minute and account
+# The same for an account that is younger than a day: enough for whoever finds their way around, too little for a
+# spammer who has just joined and is not reported yet.
+NEW_POSTS, NEW_FOLLOWS, NEW_LIKES, NEW_REPORTS = 20, 10, 30, 5
 SEARCHES = 30  # a minute and account; four times as many from an address, for strangers: a class may share one
 MAILS = 6  # an hour to one e-mail address: nobody's mailbox is flooded
 MAILS_FROM = 120  # mails an hour and client address: four classes of thirty can join, each with an address
@@ -244,14 +248,14 @@ def sign_in_rules(user_id: int) -> list[Rule]:
     return [Rule("sign-in", str(user_id), SIGN_INS)]
 
 
-def posting_rules(user_id: int) -> list[Rule]:
-    """Return the rules for publishing a post."""
-    return [Rule("post", str(user_id), POSTS)]
+def posting_rules(user_id: int, *, is_new: bool = False) -> list[Rule]:
+    """Return the rules for publishing a post. is_new: the account is younger than a day."""
+    return [Rule("post", str(user_id), NEW_POSTS if is_new else POSTS)]
 
 
-def following_rules(user_id: int) -> list[Rule]:
-    """Return the rules for following and unfollowing."""
-    return [Rule("follow", str(user_id), FOLLOWS)]
+def following_rules(user_id: int, *, is_new: bool = False) -> list[Rule]:
+    """Return the rules for following and unfollowing. is_new: the account is younger than a day."""
+    return [Rule("follow", str(user_id), NEW_FOLLOWS if is_new else FOLLOWS)]
 
 
 def inviting_rules(user_id: int) -> list[Rule]:
@@ -259,9 +263,14 @@ def inviting_rules(user_id: int) -> list[Rule]:
     return [Rule("invite", str(user_id), INVITATIONS)]
 
 
-def liking_rules(user_id: int) -> list[Rule]:
-    """Return the rules for liking, and taking that back."""
-    return [Rule("like", str(user_id), LIKES)]
+def liking_rules(user_id: int, *, is_new: bool = False) -> list[Rule]:
+    """Return the rules for liking, and taking that back. is_new: the account is younger than a day."""
+    return [Rule("like", str(user_id), NEW_LIKES if is_new else LIKES)]
+
+
+def reporting_rules(user_id: int, *, is_new: bool = False) -> list[Rule]:
+    """Return the rules for reporting posts and people. is_new: the account is younger than a day."""
+    return [Rule("report", str(user_id), NEW_REPORTS if is_new else REPORTS)]
 
 
 def picture_rules(user_id: int) -> list[Rule]:

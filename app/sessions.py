@@ -75,6 +75,7 @@ class Content(TypedDict, total=False):
     csrf_token: Annotated[str, Meta(min_length=1)]
     wrote: Annotated[float, Meta(ge=0, le=LAST_MOMENT)]  # see note_write() in app/web/viewer.py
     counted: Annotated[float, Meta(ge=0, le=LAST_MOMENT)]  # the same
+    suspended_until: Moment  # until then it can only tell why: see is_suspended()
     _flashes: list[tuple[str, str]]
 
 
@@ -121,6 +122,11 @@ class Session(RedisSession):
         # dict's own get(): a session is `accessed` when a view asks, not when we do.
         return dict.get(self, "user_id") if self.sid else None
 
+    @property
+    def is_suspended(self) -> bool:
+        """Return whether its user is suspended, so that it is good for nothing but to read why."""
+        return is_suspended(self)
+
     def changes_to(self, stored: dict[str, Any]) -> dict[str, Any]:
         """Return the stored session with this request's changes applied, and nothing else changed.
 
@@ -165,6 +171,7 @@ class SignIn:
     name: str
     device: str = ""
     address: str = ""
+    suspended_until: int | None = None  # s since the epoch
 
 
 class PipitSessionInterface(RedisSessionInterface):
@@ -305,7 +312,8 @@ class PipitSessionInterface(RedisSessionInterface):
         the old session may have ended by then, and the browser gets no new one.
         """
         now, sid = int(time.time()), self._generate_sid(self.sid_length)
-        content = asdict(sign_in) | {"csrf_token": secrets.token_urlsafe(16), "since": now, "seen": now}
+        known = {key: value for key, value in asdict(sign_in).items() if value is not None}
+        content = known | {"csrf_token": secrets.token_urlsafe(16), "since": now, "seen": now}
         with self.store.commands() as redis, redis.pipeline() as pipe:
             pipe.set(self._get_store_id(sid), self.serializer.encode(content), ex=self.lifetime)
             self._index(pipe, sign_in.user_id, sid)
@@ -469,6 +477,12 @@ def _active(sid: str, data: dict[str, Any]) -> ActiveSession:
 def is_due(data: dict[str, Any]) -> bool:
     """Return whether `seen` in a session is old enough to be updated."""
     return bool(time.time() - data["seen"] > SEEN_EVERY)
+
+
+def is_suspended(data: dict[str, Any]) -> bool:
+    """Return whether this is the session of somebody who is suspended. When the time is over, it is one like others."""
+    # dict's own get(): a session is `accessed` when a view asks, not when we do.
+    return bool(dict.get(data, "suspended_until", 0) > time.time())
 
 
 def cookie_name(name: str, *, secure: bool) -> str:

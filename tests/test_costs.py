@@ -37,7 +37,7 @@ REPEAT_VISIT = 1_000  # bytes
 
 PAGES = {  # and the statements that building each takes on a small site, with the HTML of the posts in its list known
     "anonymous": {
-        "/": 1,
+        "/": 2,  # what is pinned, and the latest
         "/@bob": 2,
         "/@bob/replies": 2,
         "/@bob/1": 4,  # the post, whom it mentions, the replies, who likes it
@@ -50,6 +50,7 @@ PAGES = {  # and the statements that building each takes on a small site, with t
         "/tags/tea/feed.atom": 3,
         "/people": 1,
         "/tags": 1,
+        "/rules": 1,
         "/search?q=tea": 2,  # posts, people
         "/search?q=tea+from:bob": 2,  # who that is, his posts
     },

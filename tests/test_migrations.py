@@ -33,6 +33,7 @@ WAITS_FOR_POSTS = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'post
 TABLES = {
     *("users", "posts", "post_tags", "follows", "notifications", "likes", "post_search"),
     *("mails", "second_factors", "recovery_codes", "pictures"),
+    *("moderators", "reports", "moderation_log", "site_pages", "pinned_posts"),
     *("invitations", "applicants"),
     *("blocks", "former_names"),
 }
@@ -129,6 +130,7 @@ def test_upgrading_an_empty_database_makes_the_tables_of_the_models(empty_app: F
         *("fk_notifications_user_id", "fk_notifications_actor_id", "fk_notifications_post_id"),
         *("fk_likes_user_id", "fk_likes_post_id", "fk_blocks_user_id", "fk_blocks_other_id"),
         *("fk_mails_user_id", "fk_second_factors_user_id", "fk_recovery_codes_user_id", "fk_pictures_user_id"),
+        *("fk_moderators_user_id", "fk_pinned_posts_post_id", "fk_reports_reporter_id", "fk_reports_user_id"),
         *("fk_invitations_made_by", "uq_applicants_name_key"),
     }
 

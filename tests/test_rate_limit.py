@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis import Redis
 from sqlalchemy import update
+from werkzeug.test import TestResponse
 
 from app.config import Config, parse_redis_url
 from app.extensions import db
@@ -21,8 +22,14 @@ from app.rate_limit import (
     DAY,
     DEVICE_LIFETIME,
     FOLLOWS,
+    LIKES,
     MOST_DEVICES,
+    NEW_FOLLOWS,
+    NEW_LIKES,
+    NEW_POSTS,
+    NEW_REPORTS,
     POSTS,
+    REPORTS,
     SIGN_INS,
     WINDOW,
     RateLimiter,
@@ -33,7 +40,7 @@ from app.rate_limit import (
     registration_rules,
 )
 from app.redis_client import Store, StoreUnavailableError
-from tests.conftest import PASSWORD, Visitor, in_threads
+from tests.conftest import PASSWORD, Visitor, have_joined_long_ago, in_threads
 from tests.counting import commands_sent
 from tests.servers import ROOT, clean_environ
 
@@ -382,7 +389,7 @@ def test_an_attempt_is_counted_before_it_is_looked_at(
 
 @pytest.mark.server
 def test_following_is_limited(ada: Visitor, bob: Visitor, redis: Redis, clock: Callable[[float], None]) -> None:
-    redis.set(f"limit:follow:1:{MINUTE // 60}", FOLLOWS - 2)
+    redis.set(f"limit:follow:1:{MINUTE // 60}", NEW_FOLLOWS - 2)
     assert ada.follow("bob").status_code == 302
     assert ada.post("/@bob/unfollow", form_on="/home").status_code == 302
     assert ada.follow("bob").status_code == 429
@@ -444,6 +451,26 @@ def test_posting_is_limited_by_account_and_keeps_the_text(
     assert refused.status_code == 429
     assert "one too many" in refused.text
     assert bob.publish("not mine").status_code == 302
+
+
+@pytest.mark.server
+def test_an_account_younger_than_a_day_is_limited_more_strictly(
+    app: Flask, ada: Visitor, bob: Visitor, redis: Redis, clock: Callable[[float], None]
+) -> None:
+    bob.publish("hello")
+    attempts: list[tuple[str, int, int, Callable[[], TestResponse]]] = [
+        ("post", NEW_POSTS, POSTS, lambda: ada.publish("hello")),
+        ("follow", NEW_FOLLOWS, FOLLOWS, lambda: ada.follow("bob")),
+        ("like", NEW_LIKES, LIKES, lambda: ada.post("/posts/1/like", form_on="/home")),
+        ("report", NEW_REPORTS, REPORTS, lambda: ada.post("/posts/1/report", reason="spam")),
+    ]
+    for what, limit, _, attempt in attempts:
+        redis.set(f"limit:{what}:1:{MINUTE // 60}", limit - 1)
+        assert [attempt().status_code for _ in range(2)] == [302, 429], what
+    have_joined_long_ago(app)
+    for what, _, limit, attempt in attempts:
+        redis.set(f"limit:{what}:1:{MINUTE // 60}", limit - 1)
+        assert [attempt().status_code for _ in range(2)] == [302, 429], what
 
 
 @pytest.mark.parametrize("proxies", [0, 1, 2])

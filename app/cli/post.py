@@ -2,8 +2,9 @@
 
 import click
 
-from app.cli.sessions import RedisGroup
+from app.cli.sessions import REASON, RedisGroup
 from app.models import Post
+from app.models.moderation import COMMAND_LINE
 from app.models.search import index_older_posts
 
 
@@ -14,14 +15,14 @@ def post() -> None:
 
 @post.command()
 @click.argument("post_id", metavar="ID", type=click.IntRange(min=1, max=2**63 - 1))
-def remove(post_id: int) -> None:
-    """Remove the post with this ID, which is the number at the end of its address."""
+@REASON
+def remove(post_id: int, reason: str) -> None:
+    """Remove the post with this ID, which is the number at the end of its address, and tell its author why."""
     found = Post.with_id(post_id)
     if found is None:
         raise click.ClickException(f"There is no post {post_id}.")
-    author, body = found.author.name, found.body
-    found.author.delete(found)
-    click.echo(f"Removed post {post_id} by @{author}: {body!r}")
+    body = found.body
+    click.echo(f"{COMMAND_LINE.remove_post(found, reason)} It said: {body!r}")
 
 
 @post.command()

@@ -11,6 +11,7 @@ from app.models import User
 from app.redis_client import Store, StoreUnavailableError
 from app.sessions import ActiveSession, current_interface
 
+REASON = click.option("--reason", default="", help="Why; it is kept in the log, and the person concerned reads it.")
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, an object a line, for scripts.")
 
 

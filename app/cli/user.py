@@ -1,4 +1,4 @@
-"""`flask user`: make accounts and let people in; help people with their accounts; suspend and delete accounts.
+"""`flask user`: make accounts and let people in, help people with theirs; suspend and delete accounts; make moderators.
 
 On Heroku: `heroku run -- flask user show ada`.
 """
@@ -10,10 +10,11 @@ from typing import Any, NoReturn
 import click
 from flask import current_app
 
-from app.cli.sessions import AS_JSON, RedisGroup, user_named
+from app.cli.sessions import AS_JSON, REASON, RedisGroup, user_named
 from app.config import Config
 from app.models import Applicant, NameTakenError, Picture, SecondFactor, User
 from app.models.accounts import NAME_LENGTH, NAME_PATTERN, RESET_LIFETIME, Counts
+from app.models.moderation import COMMAND_LINE, is_moderator, log_lines
 from app.sessions import current_interface
 
 SITE = click.option(
@@ -23,7 +24,7 @@ SITE = click.option(
 
 @click.group(cls=RedisGroup)
 def user() -> None:
-    """See, make, suspend and delete accounts, let people in, and help those who can't log in."""
+    """See, make, suspend and delete accounts, let people in, make moderators, and help those who can't log in."""
 
 
 @user.command("list")
@@ -32,7 +33,7 @@ def user() -> None:
 def list_(suspended: bool, as_json: bool) -> None:
     """List accounts, the oldest first: id, name, when they joined, when they were suspended."""
     for person in User.everyone(suspended=suspended):
-        state = f"  suspended {person.suspended_at:%Y-%m-%d}" if person.suspended_at else ""
+        state = f"  suspended {person.suspended_at:%Y-%m-%d}" if person.suspended_at and person.is_suspended else ""
         line = f"{person.id:>8}  {person.name:<30}  {person.created_at:%Y-%m-%d}{state}"
         click.echo(json.dumps(_about(person)) if as_json else line)
 
@@ -97,6 +98,7 @@ def show(name: str, as_json: bool) -> None:
     about = _about(person) | {
         "email": person.email,
         "invited_by": _inviter(person),
+        "moderator": is_moderator(person.id),
         **_counts(person),
         "sessions": len(current_interface().active(person.id)),
         "two_factor": factor and factor.created_at.isoformat(),
@@ -107,20 +109,48 @@ def show(name: str, as_json: bool) -> None:
 
 @user.command()
 @click.argument("name")
-def suspend(name: str) -> None:
-    """Log NAME out everywhere and stop them from logging in. Their posts stay."""
+@click.option("--days", type=click.IntRange(1, 3650), help="For so many days; else for good.")
+@REASON
+def suspend(name: str, days: int | None, reason: str) -> None:
+    """Log NAME out everywhere. Until the time is over they can log in only to read why. Their posts stay."""
     person = user_named(name)
-    person.suspend()
-    click.echo(f"@{person.name} is suspended and logged out everywhere. Undo: flask user reinstate {person.name}")
+    click.echo(COMMAND_LINE.suspend(person, reason, days))
+    click.echo(f"@{person.name} is logged out everywhere. Undo: flask user reinstate {person.name}")
 
 
 @user.command()
 @click.argument("name")
-def reinstate(name: str) -> None:
-    """Let NAME log in again."""
-    person = user_named(name)
-    person.reinstate()
-    click.echo(f"@{person.name} can log in again.")
+@REASON
+def reinstate(name: str, reason: str) -> None:
+    """End the suspension of NAME."""
+    click.echo(COMMAND_LINE.reinstate(user_named(name), reason))
+
+
+@user.command()
+@click.argument("name")
+def promote(name: str) -> None:
+    """Make NAME a moderator."""
+    click.echo(COMMAND_LINE.promote(user_named(name)))
+
+
+@user.command()
+@click.argument("name")
+def demote(name: str) -> None:
+    """Let NAME be a moderator no longer."""
+    click.echo(COMMAND_LINE.demote(user_named(name)))
+
+
+@user.command()
+def log() -> None:
+    """Print what moderators and these commands have done, the latest first."""
+    before: int | None = None
+    while True:
+        lines = log_lines(before)
+        for line in lines.items:
+            click.echo(f"{line.created_at:%Y-%m-%d %H:%M}  {line}")
+        before = lines.older
+        if before is None:
+            return
 
 
 @user.command()
@@ -136,15 +166,15 @@ def remove_picture(name: str) -> None:
 @user.command()
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Don't ask.")
-def delete(name: str, yes: bool) -> None:
+@REASON
+def delete(name: str, yes: bool, reason: str) -> None:
     """Delete the account NAME for good, with its posts, follows and sessions."""
     person = user_named(name)
     own_name, counts = person.name, _counts(person)
     if not yes:
         click.echo(f"@{own_name}: {counts['posts']} posts, {counts['followers']} followers. This can't be undone.")
         click.prompt("Type the name to delete the account", type=click.Choice([own_name]), show_choices=False)
-    person.delete_account()
-    click.echo(f"@{own_name} is deleted, with {counts['posts']} posts.")
+    click.echo(COMMAND_LINE.remove(person, reason))
 
 
 @user.command()
@@ -166,7 +196,7 @@ def _print_reset_link(person: User, site: str | None) -> None:
     click.echo((site or "").rstrip("/") + path)
     if site is None:
         click.echo("Put your site's address in front, or use --site.", err=True)
-    if person.suspended_at:
+    if person.is_suspended:
         click.echo(f"@{person.name} is suspended, and can log in only after flask user reinstate.", err=True)
     click.echo(f"The link works once, for {RESET_LIFETIME // 60} minutes. Give it to @{person.name} only.", err=True)
 
@@ -189,7 +219,7 @@ def _about(person: User) -> dict[str, Any]:
         "id": person.id,
         "name": person.name,
         "joined": person.created_at.isoformat(),
-        "suspended": person.suspended_at and person.suspended_at.isoformat(),
+        "suspended": person.suspended_at.isoformat() if person.suspended_at and person.is_suspended else None,
     }
 
 

@@ -4,7 +4,7 @@ An anonymous visitor gets the copy in memory, or costs one command to Redis. A s
 which reads the session, and the page if there is no copy; then the page's holes are filled. What filled a hole before
 is used again as long as its stamps (app/cache.py) are the same; they are read in that round trip, too. A hole that
 takes SQL is filled on one of Flask's threads. Flask answers anything unusual (a flash message to show, a session due to
-be written, a page to be built), and gets what was already read.
+be written, a suspended visitor, a page to be built), and gets what was already read.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from app.front.bridge import Bridge, Visit
 from app.front.local_cache import Found, LocalCache
 from app.front.redis_connection import RedisConnection
 from app.front.responses import Filling, PageResponses, Piece, Response, Stamps
-from app.sessions import FLASHES, PipitSessionInterface, cookie_name, has_cookie, is_due
+from app.sessions import FLASHES, PipitSessionInterface, cookie_name, has_cookie, is_due, is_suspended
 
 log = logging.getLogger(__name__)
 
@@ -218,7 +218,7 @@ class EarlyResponses:
         wrote = session.get("wrote", 0) if session else 0
         past_copies = False
         if session:
-            if FLASHES in session or is_due(session):
+            if FLASHES in session or is_due(session) or is_suspended(session):
                 return None
             if wrote and self._cache.may_lack(wrote, session.get("counted", 0)):
                 return None

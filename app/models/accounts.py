@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -45,12 +45,14 @@ from app.models.writes import (
     FOLLOWERS_PAGE,
     FOLLOWING_PAGE,
     LIKERS_PAGE,
+    NOTHING_ELSE,
     PEOPLE_PAGE,
     POST_PAGE,
     PROFILE_FEED,
     PROFILE_PAGE,
     REPLIES_PAGE,
     SITEMAP,
+    Also,
     hidden_from,
     likes_by,
     notifications_of,
@@ -74,6 +76,8 @@ EMAIL_PATTERN = re.compile(
 )
 DISPLAY_NAME_LENGTH, ABOUT_LENGTH, LINK_LENGTH = 50, 200, 200  # code points
 DIGEST_LENGTH = 32  # characters of a picture's name
+NEW = timedelta(days=1)  # how long an account counts as new
+REASON_LENGTH = 500  # code points, of why somebody is suspended or reported
 DISPLAY_KEY_LENGTH = 2 * DISPLAY_NAME_LENGTH  # as it is searched for: one letter may become two
 SUGGESTED = 5  # people
 OWN_PAGES = (PROFILE_PAGE, REPLIES_PAGE, PROFILE_FEED, FOLLOWERS_PAGE, FOLLOWING_PAGE)
@@ -110,7 +114,12 @@ class User(Base):
     password_version: Mapped[int] = mapped_column(default=0, server_default="0", deferred_group="private")
     suspended_at: Mapped[datetime | None] = mapped_column(UTCDateTime, deferred_group="private")
     invited_by: Mapped[int | None] = mapped_column(BigInteger, deferred_group="private")  # kept if they are deleted
+    suspended_until: Mapped[datetime | None] = mapped_column(UTCDateTime, deferred_group="private")  # None: for good
+    suspension_reason: Mapped[str] = mapped_column(
+        String(REASON_LENGTH), default="", server_default=text("''"), deferred_group="private"
+    )
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=lambda: datetime.now(UTC))
+    pinned_post_id: Mapped[int | None] = mapped_column(BigInteger)  # on top of their own page; it may be deleted
     notifications_read: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")  # up to this id
     # Kinds of notifications that they have turned off, with commas between.
     not_told_of: Mapped[str] = mapped_column(String(100), default="", server_default=text("''"))
@@ -193,7 +202,8 @@ class User(Base):
         """Yield all accounts, or the suspended ones, oldest first, with their deferred columns."""
         query = select(cls).options(undefer_group("private")).order_by(cls.id)
         if suspended:
-            query = query.where(cls.suspended_at.is_not(None))
+            is_not_over = cls.suspended_until.is_(None) | (cls.suspended_until > datetime.now(UTC))
+            query = query.where(cls.suspended_at.is_not(None), is_not_over)
         return db.session.scalars(query.execution_options(yield_per=500))
 
     @classmethod
@@ -223,7 +233,7 @@ class User(Base):
     def authenticate(cls, login: str, password: str) -> Self | None:
         """Return the account, if the password is its own, else None; an unknown account takes just as long.
 
-        The account may be suspended; the caller has to check that.
+        The account may be suspended: then its session may only tell why. See sign_in() in app/web/viewer.py.
         """
         user = cls.known_as(login)
         if user is None:
@@ -237,6 +247,11 @@ class User(Base):
         return user
 
     @property
+    def is_new(self) -> bool:
+        """Return whether somebody has just joined: then stricter limits hold."""
+        return datetime.now(UTC) < self.created_at + NEW
+
+    @property
     def login_names(self) -> list[str]:
         """Return all that the owner may log in with."""
         return [self.name, self.email] if self.email else [self.name]
@@ -245,15 +260,15 @@ class User(Base):
         return _matches(self.password_hash, password)
 
     @classmethod
-    def may_log_in(cls, user_id: int, password_version: int) -> bool:
-        """Return whether a login that was right a moment ago still is: same password, and the account not suspended.
+    def may_log_in(cls, user_id: int, password_version: int, suspended_at: datetime | None) -> bool:
+        """Return whether a login that was right a moment ago still is: same password, and suspended since then or not.
 
-        Call this after the session is stored. A password change, a suspension and a deletion end the account's sessions
-        after their commit. So either they find the new session, or this method sees their change.
+        Call this after the session is stored. A password change, a suspension, its end and a deletion end the account's
+        sessions after their commit. So either they find the new session, or this method sees their change.
         """
         db.session.rollback()  # start a new transaction, which sees the latest commit
-        version = select(cls.password_version).where(cls.id == user_id, cls.suspended_at.is_(None))
-        return db.session.scalar(version) == password_version
+        row = db.session.execute(select(cls.password_version, cls.suspended_at).where(cls.id == user_id)).first()
+        return row is not None and tuple(row) == (password_version, suspended_at)
 
     def change_password(self, password: str, *, keep: str | None = None) -> bool:
         """Set another password, and end all sessions but the one with the id `keep`.
@@ -307,24 +322,50 @@ class User(Base):
 
     # Suspending and deleting
 
-    def suspend(self) -> None:
-        """Suspend this account: its sessions end at once and nobody can log in to it. Its posts stay.
+    @property
+    def is_suspended(self) -> bool:
+        """Return whether the account is suspended at this moment: nothing has to lift a suspension that is over."""
+        until = self.suspended_until
+        return self.suspended_at is not None and (until is None or until > datetime.now(UTC))
 
-        Suspending it again ends its sessions again. Raises StoreUnavailableError.
+    def suspend(self, days: int | None = None, reason: str = "", also: Also = NOTHING_ELSE) -> None:
+        """Suspend this account, for good if no days are given. Its posts stay.
+
+        Its sessions end at once, everywhere. Who logs in to it can only read why, and until when. Suspending it again
+        ends its sessions again, and the new time counts. Raises StoreUnavailableError.
         """
-        with self._locking_out(), write():
-            self.suspended_at = self.suspended_at or datetime.now(UTC)
+        with self._locking_out(), write(*also.changes):
+            self.suspended_at = now = datetime.now(UTC)
+            self.suspended_until = now + timedelta(days=days) if days else None
+            self.suspension_reason = reason
             # Reset links and logins under way are void. The database counts: the password may be changing right now.
             self.password_version = User.password_version + 1
+            also.run()
 
-    def reinstate(self) -> None:
-        """Let the owner log in again."""
-        with write():
-            self.suspended_at = None
+    def reinstate(self, also: Also = NOTHING_ELSE) -> bool:
+        """End a suspension before its time; return False if there is none.
 
-    def delete_account(self) -> None:
-        """Delete the account and all that belongs to it; its name stays reserved. Raises StoreUnavailableError."""
-        self.suspend()  # so that the owner can't post or follow meanwhile
+        The sessions that only told why end, so that the owner can log in as before. Raises StoreUnavailableError.
+        """
+        if not self.is_suspended:
+            return False
+        with self._locking_out(), write(*also.changes):
+            self.suspended_at = self.suspended_until = None
+            self.suspension_reason = ""
+            also.run()
+        return True
+
+    def delete_posts(self) -> None:
+        """Delete everything this user has written. Raises StoreUnavailableError."""
+        while self._delete_some_posts():
+            pass
+
+    def delete_account(self, also: Also = NOTHING_ELSE) -> None:
+        """Delete the account and all that belongs to it; its name stays reserved.
+
+        also: done as soon as the account is locked. Raises StoreUnavailableError.
+        """
+        self.suspend(also=also)  # so that the owner can't post or follow meanwhile
         own_pages = [page(self.name) for page in OWN_PAGES]
         # A batch at a time, because each follow and each post is on pages of its own; and again, because a request that
         # was under way may still have posted or followed, and others may follow this account until it is gone.
@@ -476,7 +517,7 @@ class User(Base):
         _drop_late_replies([post_id], [], changed)
         return True
 
-    def delete(self, post: Post) -> bool:
+    def delete(self, post: Post, also: Also = NOTHING_ELSE) -> bool:
         """Delete one's own post; return False, and leave it, if it is somebody else's. Raises StoreUnavailableError.
 
         What replies to it stays.
@@ -491,14 +532,26 @@ class User(Base):
             changed |= pages_above([above.id])  # one more than shows the post shows how many replies it had
         deleted = [post.id]
         try:
-            with write(*changed, counted_on=_lists_of(above) - lists, removal=True):
+            with write(*changed, *also.changes, counted_on=_lists_of(above) - lists, removal=True):
                 Post.lock([post])
                 moved = Post.delete_many(deleted)
+                also.run()
         except ChangedMeanwhileError:
             again = Post.with_id(deleted[0])
-            return again is None or self.delete(again)
+            return again is None or self.delete(again, also)
         _drop_late_replies(deleted, moved, changed)
         return True
+
+    def pin(self, post: Post | None) -> None:
+        """Pin one of one's own posts to the top of one's page, in place of the one before; None only unpins that.
+
+        Raises ValueError for somebody else's post, StoreUnavailableError.
+        """
+        if post and post.author_id != self.id:
+            raise ValueError("nobody pins somebody else's post")
+        changed = {post.id if post else None, self.pinned_post_id} - {None}
+        with write(PROFILE_PAGE(self.name), *(POST_PAGE(self.name, post_id) for post_id in changed), removal=True):
+            self.pinned_post_id = post.id if post else None
 
     # Following
 

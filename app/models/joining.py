@@ -19,6 +19,7 @@ from sqlalchemy import (
     delete,
     exists,
     func,
+    or_,
     select,
     update,
 )
@@ -98,7 +99,7 @@ class Invitation(Base):
 
     def check(self) -> None:
         """Raise InvitationEndedError, if this invitation, which was read with its inviter, can't be used any more."""
-        if self.revoked_at or self.inviter.suspended_at:
+        if self.revoked_at or self.inviter.is_suspended:
             raise InvitationEndedError("This invitation has been withdrawn. Ask for a new one.")
         if self.uses >= self.most_uses:
             raise InvitationEndedError("This invitation has been used up. Ask for a new one.")
@@ -110,7 +111,8 @@ class Invitation(Base):
 
         Raises InvitationEndedError.
         """
-        trusted = exists().where(User.id == INVITATION.c.made_by, User.suspended_at.is_(None))
+        free = or_(User.suspended_at.is_(None), User.suspended_until <= datetime.now(UTC))
+        trusted = exists().where(User.id == INVITATION.c.made_by, free)
         query = update(INVITATION).where(INVITATION.c.id == self.id, _is_open(), trusted)
         result = db.session.execute(query.values(uses=INVITATION.c.uses + 1))
         if not cast(CursorResult[Any], result).rowcount:

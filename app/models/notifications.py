@@ -12,6 +12,7 @@ from sqlalchemy import (
     Index,
     Select,
     String,
+    Text,
     bindparam,
     delete,
     func,
@@ -29,6 +30,7 @@ from app.models.writes import notifications_of, write
 PER_PAGE = 50  # events
 MOST_UNREAD = 99  # that are counted
 REPLY, MENTION, LIKE, FOLLOW = KINDS = ("reply", "mention", "like", "follow")
+WARNING, REMOVAL = "warning", "removal"  # by moderators; they can't be turned off
 
 
 class Notification(Base):
@@ -48,6 +50,7 @@ class Notification(Base):
     actor_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
     post_id: Mapped[int | None] = mapped_column(ForeignKey("posts.id", ondelete="CASCADE"))  # written, or liked
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=lambda: datetime.now(UTC))
+    note: Mapped[str | None] = mapped_column(Text)  # what moderators say; `actor_id` is then the user's own
 
     @classmethod
     def of(cls, user_id: int, before: int | None = None) -> "Pagination[Event]":
@@ -57,13 +60,7 @@ class Notification(Base):
     @classmethod
     def unread(cls, user_id: int) -> int:
         """Return how many a user has not seen; MOST_UNREAD + 1 for any more."""
-        return db.session.scalar(_unread(), {"user_id": user_id}) or 0
-
-    @classmethod
-    def held(cls, user_id: int) -> str:
-        """Return what the bar of every page shows a user: how much is unread(), and their picture. One query."""
-        row = db.session.execute(_unread(), {"user_id": user_id}).one()
-        return f"{row[0]} {row[1] or ''}"
+        return db.session.scalar(unread_query(), {"user_id": user_id}) or 0
 
     @classmethod
     def keep_in_order(cls, user_ids: Iterable[int]) -> None:
@@ -112,6 +109,7 @@ class Event(NamedTuple):
     kind: str
     created_at: datetime
     post_id: int | None
+    note: str | None
     actor: Person
 
 
@@ -124,6 +122,7 @@ class Group:
     post_id: int | None
     created_at: datetime  # of the newest
     newest: int  # its id
+    note: str | None = None  # what moderators say
 
 
 def grouped(events: Sequence[Event]) -> list[Group]:
@@ -137,7 +136,7 @@ def grouped(events: Sequence[Event]) -> list[Group]:
 
 def _group(events: Sequence[Event]) -> Group:
     newest, people = events[0], dict.fromkeys(event.actor for event in events)
-    return Group(newest.kind, list(people), newest.post_id, newest.created_at, newest.id)
+    return Group(newest.kind, list(people), newest.post_id, newest.created_at, newest.id, newest.note)
 
 
 def mark_read(user_id: int, newest: int) -> None:
@@ -160,19 +159,19 @@ USER_ID = bindparam("user_id", type_=BigInteger)
 @cache
 def _events() -> PagedQuery[Event]:
     people, row = people_table(), Notification.__table__.c
-    columns = row.id, row.kind, row.created_at, row.post_id, *person_columns(people)
+    columns = row.id, row.kind, row.created_at, row.post_id, row.note, *person_columns(people)
     query = select(*columns).join(people, people.c.id == row.actor_id).where(row.user_id == USER_ID)
     return PagedQuery(_event, query, row.id, PER_PAGE)
 
 
-def _event(event_id: int, kind: str, moment: datetime, post_id: int | None, *actor: Any) -> Event:
-    return Event(event_id, kind, moment, post_id, Person(*actor))
+def _event(event_id: int, kind: str, moment: datetime, post_id: int | None, note: str | None, *actor: Any) -> Event:
+    return Event(event_id, kind, moment, post_id, note, Person(*actor))
 
 
 @cache
-def _unread() -> Select[Any]:
+def unread_query() -> Select[Any]:
+    """Return the query that counts what a user, its parameter `user_id`, has not seen."""
     people, row = people_table().c, Notification.__table__.c
     seen = select(people.notifications_read).where(people.id == USER_ID).scalar_subquery()
     some = select(literal(1)).where(row.user_id == USER_ID, row.id > seen).limit(MOST_UNREAD + 1).subquery()
-    picture = select(people.picture).where(people.id == USER_ID).scalar_subquery()
-    return select(func.count(), picture).select_from(some)
+    return select(func.count()).select_from(some)

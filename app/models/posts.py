@@ -20,6 +20,7 @@ from sqlalchemy import (
     bindparam,
     delete,
     exists,
+    false,
     func,
     or_,
     select,
@@ -256,6 +257,7 @@ class ShownPost:
     reply_to_id: int | None  # None if the post is not there
     addressee_id: int | None
     addressee: str | None  # that person's name, if they still have an account
+    is_pinned: bool  # on top of its author's page
     people: dict[str, str] = field(default_factory=dict)  # the mentioned users who exist, by name in lower case
 
     @property
@@ -300,7 +302,8 @@ class PostTag(Base):
 def _shown() -> Select[Any]:
     people, addressee = people_table(), people_table().alias()
     columns = *person_columns(people), POST.id, POST.body, POST.created_at, POST.edited_at
-    context = POST.answered_id, OTHER.id, POST.addressee_id, addressee.c.name
+    is_pinned = func.coalesce(people.c.pinned_post_id == POST.id, false())
+    context = POST.answered_id, OTHER.id, POST.addressee_id, addressee.c.name, is_pinned
     query = select(*columns, *context).join(people, people.c.id == POST.author_id)
     query = query.outerjoin(ANOTHER, OTHER.id == POST.reply_to_id)
     query = query.outerjoin(addressee, addressee.c.id == POST.addressee_id)

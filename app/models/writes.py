@@ -3,9 +3,10 @@
 A view that is decorated with @cached(LATEST_PAGE) shows the page that a write(LATEST_PAGE()) changes.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import NamedTuple
 
 from app.cache import STAMP, PageKind, current_cache
 from app.extensions import db
@@ -22,6 +23,7 @@ LIKERS_PAGE = PageKind("likers")  # who likes a post: LIKERS_PAGE("ada", 7)
 TAG_PAGE = PageKind("tag")  # by tag_key()
 PEOPLE_PAGE = PageKind("people")  # everyone
 TAGS_PAGE = PageKind("tags")  # those in use lately
+SITE_PAGE = PageKind("site-page")  # SITE_PAGE("rules")
 ATOM = "application/atom+xml; charset=utf-8"
 SITEMAP = PageKind("sitemap", "application/xml; charset=utf-8")  # no post drops it: it may be CACHE_TTL old
 LATEST_FEED = PageKind("feed", ATOM)
@@ -47,13 +49,26 @@ def likes_by(user_id: int) -> str:
 
 
 def notifications_of(user_id: int) -> str:
-    """Return the stamp of what a user is told; it holds Notification.held(): how much is new to them, their picture."""
+    """Return the stamp of what a user is told; it holds news_of(): what the bar of every page shows them."""
     return STAMP("notifications", user_id)
 
 
 def hidden_from(user_id: int) -> str:
     """Return the stamp of whom a user does not see; it holds Block.held()."""
     return STAMP("hidden-from", user_id)
+
+
+class Also(NamedTuple):
+    """What a write does as well, in its own transaction: a line in a log, a notification.
+
+    changes: the cached pages and stamps that this changes.
+    """
+
+    run: Callable[[], object] = lambda: None
+    changes: Collection[str] = ()
+
+
+NOTHING_ELSE = Also()
 
 
 @contextmanager

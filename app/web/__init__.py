@@ -22,6 +22,7 @@ from app.web import (
     letters,
     limits,
     membership,
+    moderation,
     notifications,
     people,
     pictures,
@@ -29,6 +30,8 @@ from app.web import (
     recent_login,
     search,
     second_factor,
+    site_pages,
+    suspension,
     templating,
     uploads,
     well_known,
@@ -49,20 +52,23 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
     )
     app.url_map.converters["id"] = IdConverter
     own = accounts, recent_login, second_factor, addresses, people, pictures, blocks, notifications, leaving
-    for module in (posts, *own, joining, search, feeds, health, well_known):
+    kept = joining, moderation, suspension, site_pages
+    for module in (posts, *own, *kept, search, feeds, health, well_known):
         app.register_blueprint(module.bp)
     uploads.init_uploads(app)
     membership.init_membership(app)
+    suspension.init_suspension(app)
     errors.init_errors(app)
     limits.init_limits(app)
     letters.init_letters(app)
     templating.init_templates(app, assets)
+    site_pages.init_site_pages(app)
     cache: PageCache = app.extensions["page_cache"]
     notifications.init_notifications(cache)
     posts.init_posts(cache)
     blocks.init_blocks(cache)
     app.extensions["cached_pages"] = caching.CachedPages(app, cache, app.extensions["holes"])
     known = {"site_name": config.site_name, "site_url": config.site_url, "csrf_token": holes.csrf_token_for_visitor}
-    app.context_processor(lambda: {"viewer": signed_in(), **known})
+    app.context_processor(lambda: {"viewer": signed_in(), "source_url": config.source_url, **known})
     app.wsgi_app = FrontMiddleware(assets.serve_before(app.wsgi_app), config)  # type: ignore[method-assign]
     init_log()

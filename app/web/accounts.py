@@ -17,7 +17,6 @@ from app.web.viewer import end_other_sessions, local_path, login_required, sign_
 bp = Blueprint("accounts", __name__)
 
 WRONG_PASSWORD = "That name and password don't match."  # noqa: S105  # a message
-SUSPENDED = "This account has been suspended. Contact the people who run this site."
 ASKED = "Thanks, @{}! As soon as a moderator has let you in, you can log in."
 WAITING = "Your account is waiting for a moderator to let you in. Try again later."
 DEAD_LINK = (
@@ -78,7 +77,10 @@ def register_with(invitation: Invitation | None = None) -> ResponseReturnValue:
 @bp.route("/login", methods=["GET", "POST"])
 @open_to_strangers
 def login() -> ResponseReturnValue:
-    """Check name and password; the rate limit is checked before any password is hashed."""
+    """Check name and password; the rate limit is checked before any password is hashed.
+
+    Who is suspended may only read why.
+    """
     if signed_in():
         return redirect(url_for("posts.home"))
     form = LoginForm()
@@ -93,8 +95,6 @@ def login() -> ResponseReturnValue:
         applicant = Applicant.named(form.username.data)
         waits = applicant and applicant.has_password(form.password.data)
         return _refuse_login(form, WAITING if waits else WRONG_PASSWORD)
-    if user.suspended_at:
-        return _refuse_login(form, SUSPENDED)
     count_attempt(sign_in_rules(user.id))
     current_limiter().give_back(attempt)
     return after_password(user, form.next.data) or _refuse_login(form, WRONG_PASSWORD)

@@ -1,18 +1,16 @@
 """Joining where not everyone can: links that members make, and those who wait for a moderator to let them in."""
 
-from collections.abc import Callable
-from functools import wraps
-
 from flask import Blueprint, abort, current_app, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from app.models import Applicant, Invitation, NameTakenError, User
+from app.models import Applicant, Invitation, Moderator, NameTakenError
 from app.models.joining import MOST_OPEN, SHOWN, InvitationEndedError, TooManyInvitationsError
 from app.rate_limit import inviting_rules
 from app.web.accounts import register_with
 from app.web.forms.joining import InvitationForm
 from app.web.limits import count_if_possible
 from app.web.membership import open_to_strangers, site_config
+from app.web.moderation import moderator_required
 from app.web.viewer import login_required, signed_in, viewer
 
 bp = Blueprint("joining", __name__)
@@ -78,29 +76,16 @@ def _url(invitation: Invitation) -> str:
 # What moderators do
 
 
-def moderator_required(view: Callable[..., ResponseReturnValue]) -> Callable[..., ResponseReturnValue]:
-    """Give a view the moderator who asks; for everyone else there is no such page."""
-
-    @wraps(view)
-    @login_required
-    def wrapped(**arguments: object) -> ResponseReturnValue:
-        if not getattr(viewer(), "is_moderator", False):
-            abort(404)
-        return view(viewer(), **arguments)
-
-    return wrapped
-
-
 @bp.get("/moderation/joining")
 @moderator_required
-def waiting(_moderator: User) -> ResponseReturnValue:
+def waiting(_moderator: Moderator) -> ResponseReturnValue:
     """Show who asks to join, the longest wait first."""
     return render_template("joining/waiting.html", applicants=Applicant.waiting(SHOWN), number=Applicant.count())
 
 
 @bp.post("/moderation/joining/<id:applicant_id>/let-in")
 @moderator_required
-def let_in(_moderator: User, applicant_id: int) -> ResponseReturnValue:
+def let_in(_moderator: Moderator, applicant_id: int) -> ResponseReturnValue:
     """Let somebody in."""
     applicant = Applicant.with_id(applicant_id)
     try:
@@ -114,7 +99,7 @@ def let_in(_moderator: User, applicant_id: int) -> ResponseReturnValue:
 
 @bp.post("/moderation/joining/<id:applicant_id>/turn-away")
 @moderator_required
-def turn_away(_moderator: User, applicant_id: int) -> ResponseReturnValue:
+def turn_away(_moderator: Moderator, applicant_id: int) -> ResponseReturnValue:
     """Turn somebody away."""
     applicant = Applicant.with_id(applicant_id)
     if applicant:

@@ -5,6 +5,7 @@ from flask.typing import ResponseReturnValue
 
 from app.cache import PageCache
 from app.models import Notification, Post
+from app.models.moderation import news_of
 from app.models.notifications import KINDS, MOST_UNREAD, grouped, mark_read
 from app.models.writes import notifications_of
 from app.web.blocks import hidden_from_viewer
@@ -27,13 +28,13 @@ def unread(held: str) -> dict[str, str]:
 @fills_from("own_face", notifications_of)
 def own_face(held: str) -> dict[str, str]:
     """Return the viewer's picture, for the bar. It is held with the number, so it costs no further command."""
-    return {"picture": held.partition(" ")[2]}
+    return {"picture": held.split(" ")[1]}
 
 
 def init_notifications(cache: PageCache) -> None:
     """Keep what the bar shows each member in Redis."""
     # In the context at hand: with one of its own, a request could wait for a connection while it holds another.
-    cache.register_value("notifications", lambda user_id: Notification.held(int(user_id)))
+    cache.register_value("notifications", lambda user_id: news_of(int(user_id)))
 
 
 @bp.get("/notifications")

@@ -13,7 +13,7 @@ from app.web.caching import cached
 from app.web.forms.people import ProfileForm
 from app.web.holes import fills
 from app.web.limits import count_if_possible
-from app.web.post_html import listed
+from app.web.post_html import listed_below
 from app.web.posts import before
 from app.web.viewer import Viewer, login_required, note_write, viewer
 
@@ -68,7 +68,7 @@ def follow(name: str) -> ResponseReturnValue:
     user = _user(name)
     if user.id == viewer().id:
         abort(403, "You can't follow yourself.")
-    count_if_possible(following_rules(viewer().id))
+    count_if_possible(following_rules(viewer().id, is_new=viewer().is_new))
     viewer().follow(user)
     note_write(counts=True)
     flash(f"You now follow @{user.name}.")
@@ -80,7 +80,7 @@ def follow(name: str) -> ResponseReturnValue:
 def unfollow(name: str) -> ResponseReturnValue:
     """Unfollow someone."""
     user = _user(name)
-    count_if_possible(following_rules(viewer().id))
+    count_if_possible(following_rules(viewer().id, is_new=viewer().is_new))
     viewer().unfollow(user)
     note_write(counts=True)
     flash(f"You unfollowed @{user.name}.")
@@ -105,8 +105,11 @@ def _profile(name: str, endpoint: str, *, with_replies: bool) -> ResponseReturnV
     user, counts = User.with_counts(name) or _nobody(name)
     if user.name != name:
         return redirect(url_for(endpoint, name=user.name), 301)
-    posts = listed(Post.by(user.id, before(), replies=with_replies))
-    return render_template("people/profile.html", user=user, counts=counts, posts=posts, endpoint=endpoint)
+    older = before()
+    of_own = user.pinned_post_id if not (older or with_replies) else None
+    posts, pinned = listed_below(Post.by(user.id, older, replies=with_replies), Post.listed([of_own]) if of_own else [])
+    about = {"user": user, "counts": counts, "posts": posts, "pinned": pinned}
+    return render_template("people/profile.html", endpoint=endpoint, **about)
 
 
 def _user(name: str) -> User:

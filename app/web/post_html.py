@@ -104,6 +104,13 @@ def listed(posts: Pagination[Listed]) -> Pagination[Markup]:
     return Pagination(html_of(posts.items), posts.before, posts.older)
 
 
+def listed_below(posts: Pagination[Listed], pinned: Sequence[Listed]) -> tuple[Pagination[Markup], list[Markup]]:
+    """Return a page of posts as HTML, without those that are pinned above it, and these."""
+    html = html_by_id([*pinned, *posts.items])
+    above = [html.pop(post.id) for post in pinned if post.id in html]
+    return Pagination(list(html.values()), posts.before, posts.older), above
+
+
 def html_of(posts: Sequence[Listed]) -> list[Markup]:
     """Return the HTML of these posts, in this order; a post that no longer exists is left out."""
     return list(html_by_id(posts).values())

@@ -6,7 +6,7 @@ from flask import Blueprint, abort, flash, redirect, render_template, request, u
 from flask.typing import ResponseReturnValue
 
 from app.cache import PageCache
-from app.models import Like, Post, User
+from app.models import Like, PinnedPost, Post, User
 from app.models.conversations import Conversation
 from app.models.likes import Liked, is_held
 from app.models.pagination import parse_id
@@ -28,7 +28,7 @@ from app.web.caching import cached
 from app.web.forms.posts import PostForm, TextForm
 from app.web.holes import NotHeldError, fills, fills_from
 from app.web.limits import count_if_possible
-from app.web.post_html import html_of, listed
+from app.web.post_html import html_of, listed, listed_below
 from app.web.viewer import Viewer, came_from, login_required, note_write, signed_in, viewer
 
 bp = Blueprint("posts", __name__)
@@ -50,7 +50,9 @@ def _id_in_query(name: str) -> int | None:
 @cached(LATEST_PAGE)
 def latest() -> ResponseReturnValue:
     """Show everyone's latest posts: the page that most visitors see."""
-    return render_template("posts/latest.html", posts=listed(Post.latest(before())))
+    older = before()
+    posts, pinned = listed_below(Post.latest(older), [] if older else PinnedPost.all())
+    return render_template("posts/latest.html", posts=posts, pinned=pinned)
 
 
 @bp.get("/home")
@@ -108,7 +110,7 @@ def permalink(name: str, post_id: int) -> ResponseReturnValue:
 def publish() -> ResponseReturnValue:
     """Publish a post, then show it at the top of its author's timeline; or a reply, and show it in its conversation."""
     form = PostForm()
-    count_if_possible(posting_rules(viewer().id))
+    count_if_possible(posting_rules(viewer().id, is_new=viewer().is_new))
     if not form.validate():
         return _compose(form), 422
     post = viewer().publish(form.text, form.answered, form.form_key.data or "")
@@ -195,12 +197,36 @@ def edit(post_id: int) -> ResponseReturnValue:
             abort(403, TOO_LATE)
         page = render_template("posts/edit.html", form=form, post=post, path=path, length=LENGTH)
         return page, 422 if form.is_submitted() else 200
-    count_if_possible(posting_rules(viewer().id))
+    count_if_possible(posting_rules(viewer().id, is_new=viewer().is_new))
     if not viewer().edit(post, form.text):
         abort(403, TOO_LATE)
     note_write()
     flash("Saved.", "published")
     return redirect(path)
+
+
+@bp.post("/posts/<id:post_id>/pin")
+@login_required
+def pin(post_id: int) -> ResponseReturnValue:
+    """Pin one's own post to the top of one's page; somebody else's is a 403."""
+    post = Post.with_id(post_id) or abort(404)
+    if post.author_id != viewer().id:
+        abort(403)
+    viewer().pin(post)
+    note_write()
+    flash("Pinned to the top of your page.")
+    return redirect(url_for("people.profile", name=viewer().name))
+
+
+@bp.post("/posts/<id:post_id>/unpin")
+@login_required
+def unpin(post_id: int) -> ResponseReturnValue:
+    """Unpin one's own post."""
+    if viewer().pinned_post_id == post_id:
+        viewer().pin(None)
+        note_write()
+    flash("Unpinned.")
+    return redirect(url_for("posts.permalink", name=viewer().name, post_id=post_id))
 
 
 @bp.post("/posts/<id:post_id>/delete")
@@ -218,7 +244,7 @@ def delete(post_id: int) -> ResponseReturnValue:
 
 def _like(post_id: int, change: Callable[[User, Post], None]) -> ResponseReturnValue:
     post = Post.with_id(post_id) or abort(404)
-    count_if_possible(liking_rules(viewer().id))
+    count_if_possible(liking_rules(viewer().id, is_new=viewer().is_new))
     page = came_from() or url_for("posts.permalink", name=post.author.name, post_id=post_id)
     change(viewer(), post)
     note_write(counts=True)

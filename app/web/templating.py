@@ -2,7 +2,7 @@
 
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -32,7 +32,12 @@ def text_html(environment: Environment, post: ShownPost, site: str = "") -> Mark
     site: goes before the path of every link into this site.
     """
     url_for: Callable[..., str] = environment.globals["url_for"]  # type: ignore[assignment]  # declared as object
-    return Markup("").join(_piece_html(piece, post.people, url_for, site) for piece in post.pieces)
+    return linked(post.pieces, post.people, url_for, site)
+
+
+def linked(pieces: Iterable[Piece], people: Mapping[str, str], url_for: Callable[..., str], site: str = "") -> Markup:
+    """Return pieces of text as HTML. people: those who can be mentioned, by name in lower case."""
+    return Markup("").join(_piece_html(piece, people, url_for, site) for piece in pieces)
 
 
 def _piece_html(piece: Piece, people: Mapping[str, str], url_for: Callable[..., str], site: str) -> Markup:

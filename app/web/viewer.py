@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from typing import ParamSpec
 from urllib.parse import urlsplit
 
@@ -15,7 +15,7 @@ from werkzeug.wrappers import Response as Redirect
 from app.cache import current_cache
 from app.models import User
 from app.redis_client import StoreUnavailableError
-from app.sessions import SignIn, current_interface, current_session
+from app.sessions import LAST_MOMENT, SignIn, current_interface, current_session
 from app.web.device import device_in_words
 
 P = ParamSpec("P")
@@ -27,6 +27,7 @@ class Viewer:
 
     id: int
     name: str
+    is_suspended: bool = False
 
 
 class LoginNeededError(Exception):
@@ -38,7 +39,7 @@ def signed_in() -> Viewer | None:
     session = current_session()
     if session.user_id is None:
         return None
-    return Viewer(session.user_id, session["name"])
+    return Viewer(session.user_id, session["name"], session.is_suspended)
 
 
 def viewer() -> User:
@@ -92,12 +93,16 @@ def send_to_login() -> Redirect | None:
 def sign_in(user: User) -> bool:
     """Start a session for this visitor; return False if the account was changed or suspended just before that.
 
+    If it was suspended before, the session says until when, and app/web/suspension.py lets it do no more than tell why.
+
     user: as it was read when the password was checked. Raises StoreUnavailableError.
     """
-    version = user.password_version
+    version, suspended_at = user.password_version, user.suspended_at
+    until = LAST_MOMENT if user.suspended_until is None else int(user.suspended_until.timestamp()) + 1
     device = device_in_words(request.user_agent.string)
-    details = SignIn(user.id, user.name, device, request.remote_addr or "")
-    return current_interface().begin(current_session(), details, lambda: User.may_log_in(user.id, version))
+    details = SignIn(user.id, user.name, device, request.remote_addr or "", until if user.is_suspended else None)
+    may_stay = partial(User.may_log_in, user.id, version, suspended_at)
+    return current_interface().begin(current_session(), details, may_stay)
 
 
 def sign_out() -> None:

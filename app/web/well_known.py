@@ -22,7 +22,9 @@ ROBOTS = """\
 User-agent: *
 Disallow: /join/
 Disallow: /login
+Disallow: /moderation
 Disallow: /notifications
+Disallow: /posts/
 Disallow: /register
 Disallow: /reset/
 Disallow: /settings/

@@ -38,6 +38,7 @@ def test_accounts_are_listed_and_shown(
         "suspended": None,
         "email": "ada@example.org",
         "invited_by": None,
+        "moderator": False,
         "posts": 1,
         "followers": 1,
         "following": 0,
@@ -48,7 +49,10 @@ def test_accounts_are_listed_and_shown(
     assert run("user", "list", "--suspended").output == ""
 
 
-@pytest.mark.parametrize("command", ["show", "suspend", "reinstate", "delete", "reset-link", "remove-second-factor"])
+COMMANDS = ["show", "suspend", "reinstate", "delete", "reset-link", "remove-second-factor", "promote", "demote"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_who_is_not_there_is_said(run: Callable[..., Result], app: Flask, redis: Redis, command: str) -> None:
     result = run("user", command, "nobody")
     assert result.exit_code == 1
@@ -64,10 +68,14 @@ def test_to_suspend_ends_all_sessions_at_once_and_to_reinstate_lets_in_again(
     assert "still here" in visitor.get("/@ada").text
     assert run("user", "suspend", "ada").exit_code == 0
     assert "ada" in run("user", "list", "--suspended").output
-    assert visitor.log_in("ada").status_code == 422
-    assert run("user", "reinstate", "ada").exit_code == 0
-    assert run("user", "reinstate", "ada").exit_code == 0
     assert visitor.log_in("ada").status_code == 302
+    assert not visitor.is_signed_in()
+    assert run("user", "reinstate", "ada").exit_code == 0
+    assert run("user", "list", "--suspended").output == ""
+    assert visitor.log_in("ada").status_code == 302
+    assert visitor.is_signed_in()
+    assert run("user", "reinstate", "ada").exit_code == 0
+    assert visitor.is_signed_in()
 
 
 def test_an_account_is_deleted_with_all_that_is_its_own(
@@ -97,7 +105,7 @@ def test_an_account_is_deleted_with_all_that_is_its_own(
 def test_to_delete_asks_first(run: Callable[..., Result], app: Flask, ada: Visitor) -> None:
     assert run("user", "delete", "ada", answer="").exit_code == 1
     assert ada.is_signed_in()
-    assert run("user", "delete", "@ADA", "--yes").output.startswith("@ada is deleted")
+    assert run("user", "delete", "@ADA", "--yes").output.startswith("Removed the account of @ada ")
     with app.app_context():
         assert User.named("ada") is None
 

@@ -46,10 +46,14 @@ def test_seeding_makes_a_town_that_one_can_read_and_log_in_to(app: Flask, visito
     result = seed(app)
     assert result.exit_code == 0
     assert rows(app) | {"post_tags": 0} == {"users": 100, "posts": 1000, "follows": 1200, "post_tags": 0}
-    told = re.search(r"Log in as (\w+), or as anybody else, with the password “(.+)”\.", result.output)
+    told = re.search(r"Log in as (\w+), who moderates, or as anybody else, with the password “(.+)”\.", result.output)
     assert told
     assert visitor.log_in(told[1], told[2]).status_code == 302
     assert visitor.is_signed_in()
+    page = visitor.get("/moderation").text
+    assert page.count(">Decide<") == 2
+    assert 'class="pinned"' in visitor.get("/").text
+    assert 'class="pinned"' in visitor.get(f"/@{told[1]}").text
     newest = wendbridge().messages[-1]
     assert f"/@{newest.author}" in visitor.get("/").get_data(as_text=True)
 

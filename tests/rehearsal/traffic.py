@@ -13,7 +13,7 @@ from tests.rehearsal.browser import Answer, Browser
 from tests.rehearsal.router import Router
 from tests.servers import wait_until
 
-ROUND = 1.0  # s between two posts of a visitor; 8 visitors post 480 times a minute
+ROUND = 3.5  # s between two posts of a visitor; who has just joined may post 20 times a minute
 STALE_AFTER = 2.0  # s; in a slower look at the latest posts, newer ones may have pushed a post off the page
 
 

@@ -1,6 +1,8 @@
 """Who may no longer come in is out at once, whatever was under way: real threads, a real Valkey, both databases."""
 
+import json
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -88,9 +90,13 @@ def test_no_login_outlives_a_suspension(make_app: Callable[..., Flask], redis: R
     for _ in range(ROUNDS):
         over = threading.Event()
 
-        def log_in_again_and_again(over: threading.Event = over) -> None:
+        browsers: list[Visitor] = []
+
+        def log_in_again_and_again(over: threading.Event = over, browsers: list[Visitor] = browsers) -> None:
             while not over.is_set():
-                Visitor(app.test_client()).log_in("ada")
+                browser = Visitor(app.test_client())
+                if browser.log_in("ada").status_code == 302:
+                    browsers.append(browser)
 
         loops = [threading.Thread(target=log_in_again_and_again) for _ in range(LOOPS)]
         for loop in loops:
@@ -103,9 +109,54 @@ def test_no_login_outlives_a_suspension(make_app: Callable[..., Flask], redis: R
         for loop in loops:
             loop.join(timeout=30)
             assert not loop.is_alive()
-        assert redis.zcard("user:1:sessions") == 0
+        assert not any(browser.is_signed_in() for browser in browsers)
+        sessions = [json.loads(str(redis.get(key))) for key in redis.keys("session:*")]
+        assert all(session["suspended_until"] > time.time() for session in sessions)  # all that they can do is read why
         with app.app_context():
             User.named("ada").reinstate()  # type: ignore[union-attr]
+        assert redis.keys("session:*") == []
+
+
+@pytest.mark.usefixtures("unlimited")
+def test_no_login_of_somebody_suspended_outlives_the_suspension(make_app: Callable[..., Flask], redis: Redis) -> None:
+    """Who logs in while they are being reinstated must not stay locked out."""
+    app = make_app(login_max_attempts=1_000)
+    Visitor(app.test_client()).register("ada")
+    for _ in range(ROUNDS):
+        with app.app_context():
+            User.named("ada").suspend()  # type: ignore[union-attr]
+        over = threading.Event()
+
+        def log_in_again_and_again(over: threading.Event = over) -> None:
+            while not over.is_set():
+                Visitor(app.test_client()).log_in("ada")
+
+        loops = [threading.Thread(target=log_in_again_and_again) for _ in range(LOOPS)]
+        for loop in loops:
+            loop.start()
+        with app.app_context():
+            User.named("ada").reinstate()  # type: ignore[union-attr]
+        over.set()
+        for loop in loops:
+            loop.join(timeout=30)
+            assert not loop.is_alive()
+        sessions = [json.loads(str(redis.get(key))) for key in redis.keys("session:*")]
+        assert not any("suspended_until" in session for session in sessions)
+
+
+def test_a_suspension_during_a_login_makes_it_void(
+    app: Flask, ada: Visitor, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def suspended_meanwhile(_hasher: object, _hash: str) -> bool:
+        monkeypatch.undo()
+        with app.app_context():
+            User.named("ada").suspend()  # type: ignore[union-attr]
+        return False
+
+    monkeypatch.setattr(type(hasher), "check_needs_rehash", suspended_meanwhile)
+    assert visitor.log_in("ada").status_code == 422
+    assert visitor.session_id() is None
+    assert not ada.is_signed_in()
 
 
 def change_elsewhere(owner: Visitor) -> None:

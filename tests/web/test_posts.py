@@ -11,7 +11,7 @@ from app.extensions import db
 from app.models import Post, User
 from app.models.pagination import LARGEST_ID
 from app.models.posts import PER_PAGE
-from tests.conftest import Visitor
+from tests.conftest import Visitor, have_joined_long_ago
 
 BAD_BEFORE = ["", "0", "-1", "abc", "1.5", "٣", "²", str(LARGEST_ID + 1), "9" * 5000, "0" * 20 + "9" * 30, "1 ", "%00"]
 TEXTAREA = re.compile(r"<textarea[^>]*>\s*(.*?)</textarea>", re.DOTALL)
@@ -340,7 +340,8 @@ def test_a_hashtag_that_nobody_used_says_so(visitor: Visitor) -> None:
     assert "There are no older posts with this hashtag." in visitor.get("/tags/silence?before=3").text
 
 
-def test_older_posts_of_a_hashtag_are_a_link_away(ada: Visitor, visitor: Visitor) -> None:
+def test_older_posts_of_a_hashtag_are_a_link_away(app: Flask, ada: Visitor, visitor: Visitor) -> None:
+    have_joined_long_ago(app)
     for number in range(PER_PAGE + 1):
         ada.publish(f"{number} #日記")
     link = re.search(r'rel="next" href="([^"]+)"', visitor.get("/tags/日記").text)

@@ -110,12 +110,14 @@ def test_who_is_suspended_is_told_so_only_with_the_right_password(app: Flask, ad
         user.suspend()
     assert not ada.is_signed_in()
     assert "suspended" not in visitor.log_in("ada", "wrong").text
-    refused = visitor.log_in("ada")
-    assert refused.status_code == 422
-    assert "This account has been suspended." in refused.text
+    assert visitor.log_in("ada").status_code == 302
+    assert not visitor.is_signed_in()
+    assert "Your account is suspended" in visitor.get("/suspended").text
+    assert visitor.post("/posts", form_on="/suspended", body="still here").status_code == 403
     with app.app_context():
         User.named("ada").reinstate()  # type: ignore[union-attr]
     assert visitor.log_in("ada").status_code == 302
+    assert visitor.is_signed_in()
 
 
 def test_one_may_log_in_with_name_or_address(

@@ -35,7 +35,7 @@ def test_crawlers_are_told_what_is_of_no_use_to_them(visitor: Visitor) -> None:
     answer = visitor.get("/robots.txt")
     assert answer.status_code == 200
     assert answer.mimetype == "text/plain"
-    useless = ["/join/", "/login", "/notifications", "/register", "/reset/", "/settings/"]
+    useless = ["/join/", "/login", "/moderation", "/notifications", "/posts/", "/register", "/reset/", "/settings/"]
     assert answer.text.splitlines() == ["User-agent: *", *(f"Disallow: {path}" for path in useless)]
 
 

@@ -186,6 +186,18 @@ def database_connections(facts: Facts) -> Answer:
     return _connections(facts, facts.database["used"], facts.database["limit"], "WEB_THREADS", facts.config.threads)
 
 
+# The site
+
+
+def site_moderators(facts: Facts) -> Answer:
+    """Is there somebody who reads what people report?"""
+    count = facts.database["moderators"]
+    if count:
+        return Answer("ok", f"{count} moderator{'' if count == 1 else 's'}")
+    promote = _either(facts, "heroku run -- flask user promote NAME", "flask user promote NAME")
+    return Answer("note", "there is no moderator: nobody reads what people report", promote)
+
+
 # Settings
 
 
@@ -285,6 +297,7 @@ CHECKS: tuple[Callable[[Facts], Answer], ...] = (
     database_reachable,
     database_migrations,
     database_connections,
+    site_moderators,
     settings_secret_key,
     settings_https,
     settings_hosts,

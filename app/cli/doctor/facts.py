@@ -69,7 +69,10 @@ def redis_facts(store: Store) -> dict[str, Any]:
 
 
 def database_facts(config: Config) -> dict[str, Any]:
-    """Return `server`, `seconds` (a round trip) and migrations; for PostgreSQL also `used` and `limit`; or `error`."""
+    """Return `server`, `seconds` (a round trip) and migrations; for PostgreSQL also `used` and `limit`; or `error`.
+
+    If the tables fit the code, also how many `moderators` there are.
+    """
     url = db.engine.url
     if url.get_backend_name() == "sqlite":
         if config.on_heroku:
@@ -88,6 +91,8 @@ def database_facts(config: Config) -> dict[str, Any]:
                 "known": {script.revision for script in scripts.walk_revisions()},
                 "seconds": median(timeit.repeat(lambda: connection.execute(text("SELECT 1")), number=1, repeat=TRIES)),
             }
+            if facts["at"] == facts["head"]:
+                facts["moderators"] = connection.execute(text("SELECT count(*) FROM moderators")).scalar()
             if dialect.name == "postgresql":
                 facts["limit"], facts["used"] = connection.execute(text(CONNECTIONS)).one()
             return facts

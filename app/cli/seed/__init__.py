@@ -8,14 +8,16 @@ from flask.cli import with_appcontext
 from app.cli.seed.town import Town, wendbridge
 from app.config import is_heroku
 from app.extensions import db
-from app.models import Block, Follow, Like, Notification, Picture, Post, PostTag, User
+from app.models import Block, Follow, Like, Notification, Picture, PinnedPost, Post, PostTag, Report, User
 from app.models.accounts import hasher
+from app.models.moderation import ModeratorRole
 from app.models.notifications import LIKE, REPLY
 from app.models.pictures import digest_of
 from app.models.post_text import PostText, search_key
 from app.models.writes import ALL_POSTS, LATEST_PAGE, PEOPLE_PAGE, TAGS_PAGE, write
 from app.redis_client import StoreUnavailableError
 
+REPORTS = ("That's the third time this week. Isn't it spam?", "Not true, and not kind.")
 PASSWORD = "pipit on the fence"  # noqa: S105  # everyone's, which is why this refuses to run on Heroku
 PICTURED = 3  # every third person has a picture
 
@@ -29,7 +31,7 @@ def seed() -> None:
     town = wendbridge()
     busiest = town.speakers[0]
     taken = [name for name in town.people if User.named(name)]
-    invitation = f"Log in as {busiest}, or as anybody else, with the password “{PASSWORD}”."
+    invitation = f"Log in as {busiest}, who moderates, or as anybody else, with the password “{PASSWORD}”."
     if busiest in taken:
         click.echo(f"This Pipit is seeded already. {invitation}")
         return
@@ -96,6 +98,19 @@ def _insert(town: Town) -> None:
         db.session.add(Follow(follower_id=people[follower].id, followed_id=people[followed].id))
     busiest, muted = people[town.speakers[0]], people[town.speakers[-1]]
     db.session.add(Block(user_id=busiest.id, other_id=muted.id, is_mute=True))
+    _moderate(busiest, [posts[message.body] for message in reversed(town.messages)])
+
+
+def _moderate(moderator: User, newest: list[Post]) -> None:
+    """Make somebody a moderator, who has pinned posts, and has reports to decide about."""
+    db.session.add(ModeratorRole(user_id=moderator.id))
+    to_everyone = [post for post in newest if post.addressee_id is None]
+    db.session.add(PinnedPost(post_id=next(post.id for post in to_everyone if "https://" in post.body)))
+    moderator.pinned_post_id = next(post.id for post in to_everyone if post.author_id == moderator.id)
+    reported = [post for post in newest if post.author_id != moderator.id]
+    for post, other, reason in zip(reported[::3], reported[1::3], REPORTS, strict=False):
+        reporter_id = other.author_id if other.author_id != post.author_id else moderator.id
+        db.session.add(Report(reporter_id=reporter_id, user_id=post.author_id, post_id=post.id, reason=reason))
 
 
 def _event(kind: str, user_id: int, actor_id: int, post: Post, moment: datetime) -> Notification:
