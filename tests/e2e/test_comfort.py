@@ -1,6 +1,8 @@
 """What the pages are like to use: by keyboard, screen reader and finger, with large text, on paper, while they load."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -8,7 +10,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Route, expect
 
 from tests.e2e.conftest import Visit
-from tests.servers import Pipit
+from tests.servers import ROOT, Pipit
 
 pytestmark = pytest.mark.browser
 
@@ -24,6 +26,8 @@ MEMBERS_PAGES = [
     *["/settings/profile", "/settings/picture", "/settings/notifications", "/settings/sessions", "/settings/password"],
     *["/settings/account", "/settings/account/two-factor", "/confirm-password"],
     *["/settings/blocked", "/settings/delete"],
+    *["/moderation", "/moderation/log", "/moderation/pages", "/moderation/pages/rules"],  # they moderate, too
+    *["/moderation/people/{other}", "/@{other}", "/@{other}/report"],
 ]
 STRANGERS_PAGES = [
     *["/", "/@{name}", "/@{name}/{post}", "/@{name}/followers", "/search?q=nothing+found", "/search?q=from:nobody"],
@@ -73,13 +77,21 @@ def a_thread(person: Visit, name: str) -> str:
     return permalink.rpartition("/")[2]
 
 
-def every_page(person: Visit, stranger: Visit, name: str) -> Iterator[tuple[Visit, str]]:
-    """Register that person, and open the pages for members, then those for strangers."""
+def every_page(site: Pipit, person: Visit, stranger: Visit, name: str) -> Iterator[tuple[Visit, str]]:
+    """Register that person, who moderates, and open the pages for members, then those for strangers."""
     person.register(name)
-    post = a_thread(person, name)
+    post, other = a_thread(person, name), f"{name}z"
+    promote = [sys.executable, "-m", "flask", "user", "promote", name]
+    subprocess.run(promote, cwd=ROOT, env=site.environ, check=True, stdout=subprocess.DEVNULL)
+    stranger.register(other)
+    stranger.open(f"/posts/{post}/report")
+    stranger.page.get_by_label("What's wrong?").fill("It's too comfortable.")
+    stranger.page.get_by_role("button", name="Report").click()
+    stranger.page.get_by_text("Thanks, the moderators will look at it.").wait_for()
+    stranger.log_out()
     for someone, paths in ((person, MEMBERS_PAGES), (stranger, STRANGERS_PAGES)):
         for path in paths:
-            someone.open(path.format(name=name, post=post))
+            someone.open(path.format(name=name, post=post, other=other))
             yield someone, path
 
 
@@ -152,7 +164,7 @@ def test_large_text_and_a_long_name_fit_a_small_screen(
     site: Pipit, visit: Visits, site_name: str, text_size: str
 ) -> None:
     person, stranger = (visit(site, viewport={"width": 320, "height": 640}) for _ in range(2))
-    for someone, path in every_page(person, stranger, f"large{len(site_name)}x{text_size[:3]}"):
+    for someone, path in every_page(site, person, stranger, f"large{len(site_name)}x{text_size[:3]}"):
         someone.page.evaluate("size => document.documentElement.style.fontSize = size", text_size)
         someone.page.evaluate("name => document.querySelector('.brand span').textContent = name", site_name)
         assert someone.page.evaluate(OVERFLOW) == 0, path
@@ -162,7 +174,7 @@ def test_large_text_and_a_long_name_fit_a_small_screen(
 def test_every_target_is_large_enough_for_a_finger(site: Pipit, visit: Visits, screen: dict[str, int]) -> None:
     small = {}
     for someone, path in every_page(
-        visit(site, viewport=screen), visit(site, viewport=screen), f"finger{screen['width']}"
+        site, visit(site, viewport=screen), visit(site, viewport=screen), f"finger{screen['width']}"
     ):
         found = someone.page.evaluate(SMALL_TARGETS % (SMALLEST_TARGET, SMALLEST_TARGET))
         if found:
@@ -175,7 +187,7 @@ def test_every_target_is_large_enough_for_a_finger(site: Pipit, visit: Visits, s
 def test_axe_finds_nothing(site: Pipit, visit: Visits, theme: str, rules: list[str] | None) -> None:
     person, stranger = (visit(site, viewport=PHONE, color_scheme=theme) for _ in range(2))
     options = {"resultTypes": ["violations"]} | ({"runOnly": rules} if rules else {})
-    for someone, path in every_page(person, stranger, f"axe_{theme}"):
+    for someone, path in every_page(site, person, stranger, f"axe_{theme}"):
         results = Axe().run(someone.page, options=options)
         assert not results.violations_count, f"{path}: {results.generate_report()}"
 

@@ -9,7 +9,7 @@ from flask import Flask
 
 from app.models import Post
 from app.models.conversations import PER_PAGE
-from tests.conftest import PASSWORD, Visitor, in_threads
+from tests.conftest import PASSWORD, Visitor, have_joined_long_ago, in_threads
 from tests.web.test_posts import TEXTAREA, shown
 
 ANSWERED = 'name="reply_to"[^>]*value="{}"'
@@ -78,7 +78,8 @@ def test_replies_are_on_a_page_of_their_own(ada: Visitor, bob: Visitor, visitor:
     assert visitor.get("/@nobody/replies").status_code == 404
 
 
-def test_a_long_conversation_goes_on_where_it_stopped(ada: Visitor, bob: Visitor, visitor: Visitor) -> None:
+def test_a_long_conversation_goes_on_where_it_stopped(app: Flask, ada: Visitor, bob: Visitor, visitor: Visitor) -> None:
+    have_joined_long_ago(app)
     ada.publish("tea?")
     for number in range(PER_PAGE + 2):
         reply(bob, "/@ada/1", f"reply {number}")

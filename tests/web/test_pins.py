@@ -28,11 +28,11 @@ def test_one_pins_a_post_of_ones_own_to_ones_page(ada: Visitor, bob: Visitor, vi
     assert pinned(visitor.get("/@ada/replies").text) == pinned(visitor.get("/@ada?before=3").text) == []
     ada.post("/posts/2/pin", form_on="/@ada/2")
     assert pinned(visitor.get("/@ada").text) == ["second"]
-    assert ">Pin</button>" in ada.get("/@ada/1").text
-    assert ">Unpin</button>" in ada.get("/@ada/2").text
+    assert ">Pin to profile</button>" in ada.get("/@ada/1").text
+    assert ">Unpin from profile</button>" in ada.get("/@ada/2").text
     ada.post("/posts/2/unpin", form_on="/@ada/2")
     assert pinned(visitor.get("/@ada").text) == []
-    assert ">Pin</button>" in ada.get("/@ada/2").text
+    assert ">Pin to profile</button>" in ada.get("/@ada/2").text
 
 
 def test_nobody_pins_what_somebody_else_wrote(ada: Visitor, bob: Visitor, visitor: Visitor) -> None:
@@ -43,7 +43,7 @@ def test_nobody_pins_what_somebody_else_wrote(ada: Visitor, bob: Visitor, visito
     ada.post("/posts/1/pin", form_on="/@ada/1")
     bob.post("/posts/1/unpin", form_on="/home")
     assert pinned(visitor.get("/@ada").text) == ["hers"]
-    assert ">Pin</button>" not in bob.get("/@ada/1").text
+    assert ">Pin to profile</button>" not in bob.get("/@ada/1").text
 
 
 def test_a_pinned_post_that_is_deleted_is_gone_and_one_that_is_edited_is_new(ada: Visitor, visitor: Visitor) -> None:
