@@ -36,7 +36,15 @@ def text_of(name: str) -> str:
     """Return the text of a page as visitors read it, with the site's name and settings in it."""
     config: Config = current_app.extensions["config"]
     days = f"{config.session_lifetime / DAY:g}"
-    return SitePage.text_of(name).replace("{site_name}", config.site_name).replace("{session_days}", days)
+    facts = {
+        "{site_name}": config.site_name,
+        "{session_days}": days,
+        "{everyone}": "members" if config.members_only else "everyone",
+    }
+    text = SitePage.text_of(name)
+    for placeholder, fact in facts.items():
+        text = text.replace(placeholder, fact)
+    return text
 
 
 @pass_environment
