@@ -57,7 +57,7 @@ PAGES = {  # and the statements that building each takes on a small site, with t
     # Three more than for a stranger count the notifications, find what the viewer likes, and whom they don't see; they
     # are run again only when that has changed. On a short /home another one looks for people to follow.
     "signed in": {
-        "/": 4,
+        "/": 5,
         "/@bob": 6,
         "/@bob/1": 7,
         "/tags/tea": 4,
@@ -96,9 +96,8 @@ def test_posts_whose_html_is_not_known_take_a_statement_more_and_one_for_whom_th
         assert len(known) == PAGES["signed in"][path]
         assert len(statements_of_a_miss(app, redis, ada, path, forgetful=True)) == len(known) + statements
     permalink = statements_of_a_miss(app, redis, ada, "/@bob/1")
-    assert (
-        len(permalink) == statements + 5
-    )  # its replies, who likes it; notifications, what the reader likes, whom not to show
+    # Its replies, who likes it; notifications, what the reader likes, whom not to show.
+    assert len(permalink) == statements + 5
 
 
 def test_a_conversation_takes_as_many_statements_however_long_it_is(app: Flask, redis: Redis, bob: Visitor) -> None:

@@ -34,8 +34,10 @@ class Assets:
         for path in sorted(self._static.iterdir()):
             hashed = f"{path.stem}.{_digest(path.read_bytes())}{path.suffix}"
             self._names[path.name] = path.name if self._debug else hashed
-        # Cached pages are compressed with it, so what most of them share, such as _post.html, comes last.
-        paths = sorted((root / "templates").rglob("*.*ml"), reverse=True)
+        # Cached pages are compressed with its last 32 kB, so what most of them share, such as _post.html, comes last.
+        order = ("search", "people", "posts", "holes", "templates")  # folders; those of other pages come before
+        folders = {name: place for place, name in enumerate(order)}
+        paths = sorted((root / "templates").rglob("*.*ml"), key=lambda path: (folders.get(path.parent.name, -1), path))
         self.templates = b"".join(path.read_bytes() for path in paths)
         # Of static files and templates: a deployment that changes either must not serve pages made with the old ones.
         self.version = _digest("".join(self._names.values()).encode() + self.templates)

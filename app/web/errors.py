@@ -9,7 +9,6 @@ from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAll
 from app.extensions import sql_reason
 from app.models import BlockedError
 from app.models.pagination import parse_id
-from app.rate_limit import WINDOW
 from app.redis_client import StoreUnavailableError
 from app.sessions import current_session
 from app.web.limits import TooManyAttemptsError
@@ -17,6 +16,7 @@ from app.web.membership import is_for_members
 from app.web.viewer import LoginNeededError, came_from, local_path, signed_in
 
 RETRY_AFTER = 5  # s; a restarted store is back by then
+UNITS = (("second", 1, 60), ("minute", 60, 60), ("hour", 3600, 24))  # each with its seconds, and how many are said
 
 TITLES = {
     400: "That request didn't work",
@@ -112,7 +112,8 @@ def _too_many_attempts(error: TooManyAttemptsError) -> Response:
 
 def _in_words(seconds: int) -> str:
     """Return a time to wait, such as "1 second" or "5 hours", rounded up."""
-    count, unit = (seconds, "second") if seconds <= WINDOW else (-(-seconds // 3600), "hour")
+    unit, length = next((name, length) for name, length, most in UNITS if seconds <= length * most)
+    count = -(-seconds // length)
     return f"{count} {unit}{'' if count == 1 else 's'}"
 
 

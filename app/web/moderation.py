@@ -68,7 +68,7 @@ def open_reports(held: str) -> dict[str, str] | None:
 @fills_from("moderate", notifications_of)
 def moderate_link(held: str, **_about: str) -> dict[str, str] | None:
     """Return something if the viewer is a moderator: then the page leads to what they can do."""
-    return {} if " " in held else None
+    return {} if held.split(" ")[2] else None
 
 
 # Reporting

@@ -283,7 +283,7 @@ def test_nobody_else_has_such_a_page(moderated: Flask) -> None:
             assert stranger.get(path).status_code == 404
         else:
             assert bob.post(path, form_on="/home").status_code == 404
-            assert stranger.post(path, form_on="/login").status_code == 403
+            assert stranger.post(path, form_on="/login").status_code == 404
     with moderated.app_context():
         assert Applicant.count() == 1
 
