@@ -214,7 +214,9 @@ def test_the_log_says_what_an_early_hit_has_asked_of_redis(app: Flask, front: Fr
     assert log.lines()[-1].endswith(" redis=1 sql=0 cache=hit")  # the session; the rest were copies
     front.on_loop(front.local_cache.drop_all)
     front.ask("/", header)
-    assert log.lines()[-1].endswith(" redis=3 sql=0 cache=hit")  # the page, and the number of notifications
+    assert log.lines()[-1].endswith(
+        " redis=4 sql=0 cache=hit"
+    )  # the page, the number of notifications, whom not to show
 
 
 def test_the_forms_on_an_early_page_work(app: Flask, front: FrontServer) -> None:
@@ -344,7 +346,7 @@ def test_a_page_is_looked_for_once_on_a_miss_and_each_request_has_one_line(
     lines = log.lines()[before:]
     assert len(lines) == 2
     for line, reply, cost in (
-        (lines[0], missed, "redis=3 sql=1 cache=miss"),  # a look, the lease, the page
+        (lines[0], missed, "redis=3 sql=2 cache=miss"),  # a look, the lease, the page
         (lines[1], hit, "redis=[01] sql=0 cache=hit"),
     ):
         request_id = reply.header("x-request-id")

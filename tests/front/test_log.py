@@ -32,7 +32,7 @@ def test_a_request_is_one_line_that_says_what_it_cost(visitor: Visitor, log: Log
     visitor.get("/healthz")
     built, hit, health = log.lines()
     assert re.fullmatch(
-        r"method=GET path=/ status=200 ms=\d+ request_id=[0-9a-f]{32} redis=3 sql=1 cache=miss", built
+        r"method=GET path=/ status=200 ms=\d+ request_id=[0-9a-f]{32} redis=3 sql=2 cache=miss", built
     ), built
     assert re.search(r" redis=1 sql=0 cache=hit$", hit), hit
     assert re.search(r" redis=0 sql=0 cache=-$", health), health

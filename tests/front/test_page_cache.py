@@ -194,13 +194,15 @@ def test_a_strangers_hit_is_one_command(visitor: Visitor, redis: Redis) -> None:
     assert calls == {"get": 10}
 
 
-def test_a_signed_in_hit_reads_the_session_and_the_number_of_notifications_as_well(ada: Visitor, redis: Redis) -> None:
+def test_a_signed_in_hit_reads_the_session_the_number_of_notifications_and_whom_not_to_show(
+    ada: Visitor, redis: Redis
+) -> None:
     ada.get("/home")
     ada.get("/")
     with commands(redis) as calls:
         for _ in range(10):
             assert "@ada" in ada.get("/").text
-    assert calls == {"getex": 10, "get": 20}
+    assert calls == {"getex": 10, "get": 30}
 
 
 def test_a_stranger_on_a_page_that_is_not_cached_costs_redis_nothing(
