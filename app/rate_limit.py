@@ -37,6 +37,7 @@ POSTS = 120  # a minute and account: more than anybody types, less than a loop s
 FOLLOWS = 60  # follows and unfollows a minute and account
 INVITATIONS = 20  # a minute and account: whoever makes one, and revokes it, could go on for ever
 LIKES = 120  # likes, given and taken back, a minute and account
+IMPORTS = 5  # uploads a minute and account; each is unpacked once, and kept until it is imported
 PICTURES = 10  # uploads a minute and account; each keeps the processor busy for a second
 REPORTS = 10  # a minute and account
 # The same for an account that is younger than a day: enough for whoever finds their way around, too little for a
@@ -276,6 +277,11 @@ def reporting_rules(user_id: int, *, is_new: bool = False) -> list[Rule]:
 def picture_rules(user_id: int) -> list[Rule]:
     """Return the rules for uploading a picture."""
     return [Rule("picture", str(user_id), PICTURES)]
+
+
+def import_rules(user_id: int) -> list[Rule]:
+    """Return the rules for uploading an export."""
+    return [Rule("import", str(user_id), IMPORTS)]
 
 
 def searching_rules(user_id: int | None, address: str) -> list[Rule]:

@@ -407,6 +407,13 @@ def make_user(context: None) -> Callable[[str], User]:
     return lambda name: User.register(name, f"{name}@example.org", PASSWORD)
 
 
+def csrf_token(visitor: Visitor, path: str) -> str:
+    """Return the token that a page has in its forms."""
+    token = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', visitor.get(path).text)
+    assert token
+    return unescape(token[1])
+
+
 def id_of(app: Flask, name: str) -> int:
     """Return the id of an account."""
     with app.app_context():

@@ -36,6 +36,7 @@ TABLES = {
     *("moderators", "reports", "moderation_log", "site_pages", "pinned_posts"),
     *("invitations", "applicants"),
     *("blocks", "former_names"),
+    *("transfers", "transfer_parts"),
 }
 
 
@@ -131,6 +132,7 @@ def test_upgrading_an_empty_database_makes_the_tables_of_the_models(empty_app: F
         *("fk_likes_user_id", "fk_likes_post_id", "fk_blocks_user_id", "fk_blocks_other_id"),
         *("fk_mails_user_id", "fk_second_factors_user_id", "fk_recovery_codes_user_id", "fk_pictures_user_id"),
         *("fk_moderators_user_id", "fk_pinned_posts_post_id", "fk_reports_reporter_id", "fk_reports_user_id"),
+        *("fk_transfers_user_id", "fk_transfer_parts_transfer_id"),
         *("fk_invitations_made_by", "uq_applicants_name_key"),
     }
 

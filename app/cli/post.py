@@ -13,8 +13,8 @@ def post() -> None:
     """Remove posts, and index them."""
 
 
-@post.command()
-@click.argument("post_id", metavar="ID", type=click.IntRange(min=1, max=2**63 - 1))
+@post.command(context_settings={"ignore_unknown_options": True})  # so that a negative ID is not taken for an option
+@click.argument("post_id", metavar="ID", type=click.IntRange(min=1 - 2**63, max=2**63 - 1))
 @REASON
 def remove(post_id: int, reason: str) -> None:
     """Remove the post with this ID, which is the number at the end of its address, and tell its author why."""

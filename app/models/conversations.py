@@ -14,6 +14,7 @@ from sqlalchemy import CTE, BigInteger, Select, bindparam, literal, select
 
 from app.extensions import db
 from app.models.follows import people_table
+from app.models.pagination import LARGEST_ID
 from app.models.posts import OTHER, POST, Listed, Post, ShownPost, edited_at, listed_columns
 from app.models.writes import POST_PAGE
 
@@ -39,7 +40,8 @@ class Conversation:
         above: list[Listed] = []
         if post.reply_to_id and is_first:
             above = [Listed(*row) for row in db.session.execute(_above(), {"ids": [post.id]})]
-        rows = [Listed(*row) for row in db.session.execute(_below(), {"ids": [post.id], "after": after or 0})]
+        page = {"ids": [post.id], "after": after or -LARGEST_ID}
+        rows = [Listed(*row) for row in db.session.execute(_below(), page)]
         below = rows[:PER_PAGE]
         return cls(above, below, after, below[-1].id if len(rows) > PER_PAGE else None)
 

@@ -27,7 +27,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.extensions import Base, db
 from app.models.follows import Person, people_table, person_columns
-from app.models.pagination import MOST_COUNTED, Id, PagedQuery, Pagination, counted
+from app.models.pagination import LARGEST_ID, MOST_COUNTED, Id, PagedQuery, Pagination, counted
 
 PER_PAGE = 50  # people
 MOST_HELD = 5_000  # ids; some 35 kB, and 10 kB in Redis
@@ -75,7 +75,7 @@ class Like(Base):
         """Return what is_held() looks into: the ids of the newest posts that a user likes."""
         ids = db.session.scalars(_newest(), {"user_id": user_id}).all()
         # A stamp must be new after each write. If this one holds not all, the ids that it holds may be the same.
-        since = f"{ids[-1]}+{secrets.token_hex(4)}" if len(ids) == MOST_HELD else "0+"
+        since = f"{ids[-1]}+{secrets.token_hex(4)}" if len(ids) == MOST_HELD else f"{-LARGEST_ID}+"
         return f"{since}: {' '.join(map(str, ids))} "
 
 

@@ -28,8 +28,8 @@ BEFORE = bindparam("before", type_=BigInteger)  # a parameter of every PagedQuer
 
 
 def parse_id(text: str) -> int | None:
-    """Return the id that a text holds, or None."""
-    if not re.fullmatch("[0-9]{1,19}", text) or not 0 < int(text) <= LARGEST_ID:
+    """Return the id that a text holds, or None. Those of imported posts are negative (app/models/imports.py)."""
+    if not re.fullmatch("-?[0-9]{1,19}", text) or not 0 < abs(int(text)) <= LARGEST_ID:
         return None
     return int(text)
 

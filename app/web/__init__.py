@@ -33,6 +33,7 @@ from app.web import (
     site_pages,
     suspension,
     templating,
+    transfers,
     uploads,
     well_known,
 )
@@ -51,7 +52,7 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
         SITE_NAME=config.site_name,
     )
     app.url_map.converters["id"] = IdConverter
-    own = accounts, recent_login, second_factor, addresses, people, pictures, blocks, notifications, leaving
+    own = accounts, recent_login, second_factor, addresses, people, pictures, blocks, notifications, transfers, leaving
     kept = joining, moderation, suspension, site_pages
     for module in (posts, *own, *kept, search, feeds, health, well_known):
         app.register_blueprint(module.bp)
@@ -62,6 +63,7 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
     limits.init_limits(app)
     letters.init_letters(app)
     templating.init_templates(app, assets)
+    transfers.init_transfers(app, config)
     site_pages.init_site_pages(app)
     cache: PageCache = app.extensions["page_cache"]
     notifications.init_notifications(cache)

@@ -32,7 +32,7 @@ from app.cache import current_cache
 from app.web.viewer import Viewer, asked_by_script, signed_in
 
 HOLE = re.compile(r"<!--\[([^>]*)-->.*?<!--\]-->", re.DOTALL)  # as SplitPage finds it in bytes
-VALUE = re.compile(r"[\w/.@]*", re.ASCII)  # an argument; nothing in it can end a marker
+VALUE = re.compile(r"(?:-[0-9])?[\w/.@]*", re.ASCII)  # an argument; nothing in it can end a marker
 SHARED = "pipit.shared"  # in the WSGI environment: a page is being built for the cache, as anonymous visitors see it
 ONLY_FOR = "only_for"  # an argument: the id of the one person who sees something
 CSRF_SALT = "wtf-csrf-token"  # Flask-WTF's

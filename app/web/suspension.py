@@ -13,7 +13,8 @@ from app.web.viewer import login_required, viewer
 bp = Blueprint("suspension", __name__)
 
 # What such a session may ask for beside static files.
-OPEN = {"suspension.suspended", "accounts.logout", "leaving.delete", "static"}
+TAKE_LEAVE = {"leaving.delete", "transfers.exporting", "transfers.export", "transfers.download", "recent_login.confirm"}
+OPEN = {"suspension.suspended", "accounts.logout", *TAKE_LEAVE, "static"}
 OPEN_BLUEPRINTS = {"site_pages", "health", "well_known"}
 
 

@@ -1,5 +1,6 @@
 """Deleting one's own account: what is asked, what goes, and what is left of it."""
 
+import io
 import re
 
 from flask import Flask
@@ -8,7 +9,7 @@ from sqlalchemy import select
 
 from app.cache import PageCache
 from app.extensions import Base, db
-from tests.conftest import PASSWORD, Visitor
+from tests.conftest import PASSWORD, Visitor, csrf_token
 
 NAME = "gertrude"
 
@@ -75,6 +76,11 @@ def test_nothing_of_an_account_is_left_in_the_database_or_in_redis(app: Flask, r
     for path in ("/", f"/@{NAME}", "/tags/gertrude", "/home", "/people", "/notifications", f"/@{NAME}/1/likes"):
         leaver.get(path)
         bob.get(path)
+    leaver.post("/settings/export")
+    app.extensions["background"].work_off()
+    content = leaver.get("/settings/export/download").data
+    form = {"csrf_token": csrf_token(leaver, "/settings/import"), "file": (io.BytesIO(content), "pipit.zip")}
+    assert leaver.client.post("/settings/import", data=form).status_code == 302
     assert leave(leaver) == 302
     with app.app_context():
         rows = [

@@ -2,6 +2,8 @@
 
 from flask import request
 from flask_wtf import FlaskForm
+from flask_wtf.file import FileField
+from werkzeug.datastructures import MultiDict
 from wtforms.form import BaseForm
 
 
@@ -17,6 +19,23 @@ class Form(FlaskForm):
         def wrap_formdata(self, form: BaseForm, formdata: object) -> object:  # noqa: ARG002  # a method of WTForms
             """Return the submitted fields, as text by name; None unless the request is a POST."""
             return request.form if request.method == "POST" else None
+
+
+class UploadForm(Form):
+    """A form with files. A file can't pass for a field of text, nor a text for a file."""
+
+    class Meta(Form.Meta):
+        """How the form reads a request: files where it has fields for them, and the usual fields of text."""
+
+        def wrap_formdata(self, form: BaseForm, formdata: object) -> object:
+            """Return what was submitted; None unless the request is a POST that was read."""
+            if request.method != "POST" or formdata is None:
+                return None
+            sent = MultiDict[str, object](request.form)
+            for field in form:
+                if isinstance(field, FileField):
+                    sent.setlist(field.name, request.files.getlist(field.name))
+            return sent
 
 
 def strip(text: str | None) -> str:

@@ -1,30 +1,16 @@
 """The form for a picture of oneself."""
 
-from flask import request
 from flask_wtf.file import FileField, FileRequired
-from werkzeug.datastructures import MultiDict
 from wtforms import Field, ValidationError
-from wtforms.form import BaseForm
 
 from app.models.pictures import LARGEST, PictureError, made_small
-from app.web.forms import Form
+from app.web.forms import UploadForm
 
 TOO_LARGE = f"That file is too large. A picture can have up to {LARGEST // 2**20} MB."
 
 
-class PictureForm(Form):
+class PictureForm(UploadForm):
     """A picture to upload."""
-
-    class Meta(Form.Meta):
-        """How the form reads a request: one file, and the usual fields of text."""
-
-        def wrap_formdata(self, form: BaseForm, formdata: object) -> object:  # noqa: ARG002  # a method of WTForms
-            """Return what was submitted; None unless the request is a POST that was read."""
-            if request.method != "POST" or formdata is None:
-                return None
-            sent = MultiDict[str, object](request.form)
-            sent.setlist("picture", request.files.getlist("picture"))
-            return sent
 
     picture = FileField(
         "Choose a picture",
