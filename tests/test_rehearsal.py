@@ -95,7 +95,7 @@ def test_heroku_would_build_this_checkout(tmp_path: Path) -> None:
         (tmp_path / name).write_text((ROOT / name).read_text())
     check(tmp_path)
     assert named_python(tmp_path) == (3, 13)
-    assert set(procfile(tmp_path)) == {"release", "web"}
+    assert set(procfile(tmp_path)) == {"release", "web", "worker"}
 
 
 @pytest.mark.parametrize(

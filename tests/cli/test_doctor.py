@@ -70,6 +70,7 @@ POSTGRESQL = {
     "at": {"0002"},
     "head": {"0002"},
     "known": {"0001", "0002"},
+    "moderators": 1,
     "used": 3,
     "limit": 20,
 }

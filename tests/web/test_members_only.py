@@ -81,7 +81,7 @@ def ask(request: pytest.FixtureRequest, app: Flask, visitor: Visitor) -> Ask:
 def filled(rule: Rule, arguments: dict[str, object]) -> str:
     """Return an address of a route; "x" stands for an argument that is not known here."""
     values = {name: arguments.get(name, "x") for name in rule.arguments}
-    return re.sub(r"<(?:\w+:)?(\w+)>", lambda found: str(values[found[1]]), rule.rule)
+    return re.sub(r"<(?:[^>:]+:)?(\w+)>", lambda found: str(values[found[1]]), rule.rule)
 
 
 def routes(app: Flask) -> Iterator[Rule]:

@@ -13,7 +13,21 @@ from app.models.pagination import LARGEST_ID
 from app.models.posts import PER_PAGE
 from tests.conftest import Visitor, have_joined_long_ago
 
-BAD_BEFORE = ["", "0", "-1", "abc", "1.5", "٣", "²", str(LARGEST_ID + 1), "9" * 5000, "0" * 20 + "9" * 30, "1 ", "%00"]
+BAD_BEFORE = [
+    "",
+    "0",
+    "-0",
+    "--1",
+    "abc",
+    "1.5",
+    "٣",
+    "²",
+    str(LARGEST_ID + 1),
+    "9" * 5000,
+    "0" * 20 + "9" * 30,
+    "1 ",
+    "%00",
+]
 TEXTAREA = re.compile(r"<textarea[^>]*>\s*(.*?)</textarea>", re.DOTALL)
 
 

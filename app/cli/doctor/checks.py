@@ -276,7 +276,7 @@ def mail_server(facts: Facts) -> Answer:
 
 def mail_queue(facts: Facts) -> Answer:
     """Are mails sent?"""
-    waiting, failed, since = (facts.mail[name] for name in ("waiting", "failed", "since"))
+    waiting, failed, since = facts.mail["waiting"], facts.mail["failed"], facts.mail.get("since")
     fact = f"{waiting} waiting, {failed} failed in the last days"
     see = _either(facts, "heroku run -- flask mail list", "flask mail list")
     if since and datetime.now(UTC) - since > LATE:

@@ -47,7 +47,10 @@ class Facts:
     @classmethod
     def gather(cls, config: Config) -> Self:
         """Ask Redis, the database and the mail server."""
-        return cls(config, redis_facts(current_store()), database_facts(config), mail_facts(config))
+        database = database_facts(config)
+        return cls(
+            config, redis_facts(current_store()), database, mail_facts(config, has_tables="moderators" in database)
+        )
 
 
 def redis_facts(store: Store) -> dict[str, Any]:
@@ -100,10 +103,10 @@ def database_facts(config: Config) -> dict[str, Any]:
         return {"error": sql_reason(error)}
 
 
-def mail_facts(config: Config) -> dict[str, Any]:
+def mail_facts(config: Config, *, has_tables: bool) -> dict[str, Any]:
     """Return `error`, which is None if the mail server lets Pipit in, and how many mails are `waiting` and `failed`.
 
-    Without a mail server, `error` is missing.
+    Without a mail server, `error` is missing; without tables that fit the code, the numbers are.
     """
     facts: dict[str, Any] = {}
     if config.smtp:
@@ -112,6 +115,6 @@ def mail_facts(config: Config) -> dict[str, Any]:
             current_mailer().check()
         except MailError as error:
             facts["error"] = str(error)
-    with suppress(SQLAlchemyError):
+    if has_tables:
         facts["waiting"], facts["failed"], facts["since"] = Mail.counts()
     return facts
