@@ -32,10 +32,15 @@ PUBLISH = """async ([from, to]) => {
 }"""
 
 
-def publish_many(site: Pipit, person: Visit, count: int) -> None:
+def have_joined_long_ago(site: Pipit) -> None:
+    """Let all accounts be older than a day: who is new may post less."""
     with closing(sqlite3.connect(site.environ["DATABASE_URL"].removeprefix("sqlite:///"))) as database:
-        database.execute("UPDATE users SET created_at = '2026-01-01 00:00:00.000000'")  # who is new may post less
+        database.execute("UPDATE users SET created_at = '2026-01-01 00:00:00.000000'")
         database.commit()
+
+
+def publish_many(site: Pipit, person: Visit, count: int) -> None:
+    have_joined_long_ago(site)
     person.open("/home")
     person.page.evaluate(PUBLISH, [1, count])
     person.open("/home")  # shows the message, so that no other page does
@@ -229,6 +234,7 @@ def test_where_older_posts_cannot_be_appended_the_link_is_followed(site: Pipit, 
 def test_more_replies_are_appended_and_none_is_shown_twice(site: Pipit, visit: Visits) -> None:
     author = visit(site)
     author.register("talkative")
+    have_joined_long_ago(site)
     author.publish("Who is coming?")
     author.page.locator(".post-replies").first.click()
     author.page.evaluate(PUBLISH, [1, PER_PAGE + 3])
