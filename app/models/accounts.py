@@ -477,9 +477,7 @@ class User(Base):
         query = query.where(User.id != self.id, ~Block.hides(User.__table__.c.id, self.id))
         concerned = [
             (user_id, REPLY if user_id == addressee_id else MENTION, not_of)
-            for user_id, not_of in db.session.execute(
-                query.where(User.id != self.id, ~Block.hides(User.__table__.c.id, self.id))
-            )
+            for user_id, not_of in db.session.execute(query)
         ]
         return {user_id: kind for user_id, kind, not_of in concerned if kind not in not_of.split(",")}
 
