@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from hmac import compare_digest
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
 from itsdangerous import BadData, URLSafeTimedSerializer
 from sqlalchemy import (
     BigInteger,
-    CursorResult,
     Executable,
     Select,
     String,
@@ -57,6 +56,7 @@ from app.models.writes import (
     likes_by,
     notifications_of,
     posts_by,
+    rows_changed,
     write,
 )
 from app.rate_limit import current_limiter
@@ -315,7 +315,7 @@ class User(Base):
             .values(password_hash=new_hash, password_version=next_version or version)
         )
         with write():
-            stored = bool(cast(CursorResult[Any], db.session.execute(query)).rowcount)
+            stored = rows_changed(query) > 0
         if stored:
             self.password_hash = new_hash
         return stored

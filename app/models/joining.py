@@ -6,12 +6,11 @@ nobody can mention or follow them.
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Self, cast
+from typing import Self
 
 from itsdangerous import BadData, URLSafeSerializer
 from sqlalchemy import (
     ColumnElement,
-    CursorResult,
     ForeignKey,
     Index,
     String,
@@ -30,7 +29,7 @@ from app.extensions import Base, UTCDateTime, db
 from app.models import accounts
 from app.models.accounts import EMAIL_LENGTH, NAME_LENGTH, NAME_PATTERN, NameTakenError, User
 from app.models.pagination import Id
-from app.models.writes import write
+from app.models.writes import rows_changed, write
 
 MOST_OPEN = 10  # invitations of one member that can still be used; more is a list that nobody keeps track of
 WHY_LENGTH = 200  # characters, as a line about oneself
@@ -114,8 +113,7 @@ class Invitation(Base):
         free = or_(User.suspended_at.is_(None), User.suspended_until <= datetime.now(UTC))
         trusted = exists().where(User.id == INVITATION.c.made_by, free)
         query = update(INVITATION).where(INVITATION.c.id == self.id, _is_open(), trusted)
-        result = db.session.execute(query.values(uses=INVITATION.c.uses + 1))
-        if not cast(CursorResult[Any], result).rowcount:
+        if not rows_changed(query.values(uses=INVITATION.c.uses + 1)):
             raise InvitationEndedError("Somebody else was a moment faster. This invitation can't be used any more.")
 
 
@@ -197,8 +195,7 @@ class Applicant(Base):
         return account
 
     def _stop_waiting(self) -> None:
-        result = db.session.execute(delete(APPLICANT).where(APPLICANT.c.id == self.id))
-        if not cast(CursorResult[Any], result).rowcount:
+        if not rows_changed(delete(APPLICANT).where(APPLICANT.c.id == self.id)):
             raise _NotWaitingError
 
 

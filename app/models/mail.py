@@ -11,16 +11,16 @@ deleted the row, or never gets the server's reply.
 import logging
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Self, cast
+from typing import Self
 
-from sqlalchemy import CursorResult, ForeignKey, String, delete, func, select, text, true, update
+from sqlalchemy import ForeignKey, String, delete, func, select, text, true, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.background import wake_after_commit
 from app.extensions import Base, UTCDateTime, db
 from app.mail import LONGEST_DIALOGUE, REASON_LENGTH, Letter, MailError, current_mailer
 from app.models.pagination import Id
-from app.models.writes import write
+from app.models.writes import rows_changed, write
 
 log = logging.getLogger(__name__)
 
@@ -79,9 +79,9 @@ class Mail(Base):
         """Have a mail that has failed sent again, or all of them, beginning with a first attempt; return how many."""
         which = cls.failed_at.is_not(None), cls.id == mail_id if mail_id else true()
         now = datetime.now(UTC)
-        anew = {"attempts": 0, "failed_at": None, "error": "", "created_at": now, "due_at": now}
+        unsent = {"attempts": 0, "failed_at": None, "error": "", "created_at": now, "due_at": now}
         with write():
-            count = _run(update(cls).where(*which).values(anew))
+            count = rows_changed(update(cls).where(*which).values(unsent))
             wake_after_commit()
         return count
 
@@ -106,7 +106,7 @@ class Mail(Base):
         query = update(Mail).where(Mail.id == self.id, Mail.attempts == self.attempts, Mail.failed_at.is_(None))
         query = query.values(attempts=attempt, due_at=datetime.now(UTC) + CLAIM)
         with write():
-            claimed = _run(query) == 1
+            claimed = rows_changed(query) == 1
         self.attempts = attempt
         db.session.expunge(self)  # changes are written by _note() alone
         return claimed
@@ -126,7 +126,7 @@ class Mail(Base):
         return True
 
     def _note(self, error: MailError) -> None:
-        """Store why an attempt failed, and when to try again, unless the mail has been claimed anew meanwhile."""
+        """Store why an attempt failed, and when to try again, unless another process has claimed the mail since."""
         now = datetime.now(UTC)
         gives_up = error.kind == "refused" or now - self.created_at > GIVE_UP
         pause = min(FIRST_RETRY * 2 ** min(self.attempts - 1, 10), LAST_RETRY)
@@ -141,13 +141,8 @@ class Mail(Base):
         )
         query = update(Mail).where(Mail.id == self.id, Mail.attempts == self.attempts)
         with write():
-            _run(query.values(error=str(error)[:REASON_LENGTH], **outcome))
+            rows_changed(query.values(error=str(error)[:REASON_LENGTH], **outcome))
 
     def _delete(self) -> None:
         with write():
             db.session.execute(delete(Mail).where(Mail.id == self.id))
-
-
-def _run(query: Any) -> int:
-    """Run an update; return how many rows it has changed."""
-    return cast(CursorResult[Any], db.session.execute(query, execution_options={"synchronize_session": False})).rowcount

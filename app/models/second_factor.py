@@ -13,14 +13,12 @@ import unicodedata
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from hmac import compare_digest
-from typing import Any, Self, cast
+from typing import Self
 
 import pyotp
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
-    CursorResult,
-    Executable,
     ForeignKey,
     String,
     delete,
@@ -33,7 +31,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.extensions import Base, UTCDateTime, db
-from app.models.writes import write
+from app.models.writes import rows_changed, write
 
 STEP = 30  # s a code is shown, by every app
 DRIFT = 1  # steps by which the app's clock may be off, and a step to type in (RFC 6238, 5.2)
@@ -62,7 +60,7 @@ class SecondFactor(Base):
     @classmethod
     def of(cls, user_id: int) -> Self | None:
         """Return a user's second factor; None if the password is enough."""
-        return db.session.get(cls, user_id)
+        return db.session.get(cls, user_id, populate_existing=True)
 
     @classmethod
     def turn_on(cls, user_id: int, secret: str, code: str) -> list[str] | None:
@@ -87,7 +85,7 @@ class SecondFactor(Base):
     def turn_off(cls, user_id: int) -> bool:
         """Let the password be enough again; return whether it wasn't."""
         with write():
-            return _changes_a_row(delete(cls).where(cls.user_id == user_id))
+            return rows_changed(delete(cls).where(cls.user_id == user_id)) > 0
 
     def accepts(self, code: str) -> bool:
         """Return whether a code is right, and use it up: of two requests with the same code, one is refused.
@@ -103,12 +101,12 @@ class SecondFactor(Base):
             return False
         unused = self._is_this, SecondFactor.secret == self.secret, SecondFactor.last_step < step
         with write():
-            return _changes_a_row(update(SecondFactor).where(*unused).values(last_step=step))
+            return rows_changed(update(SecondFactor).where(*unused).values(last_step=step)) > 0
 
     def _use_recovery_code(self, code: str) -> bool:
         has_code = RecoveryCode.user_id == self.user_id, RecoveryCode.code_hash == _hash(self.user_id, code)
         with write():
-            return _changes_a_row(delete(RecoveryCode).where(*has_code))
+            return rows_changed(delete(RecoveryCode).where(*has_code)) > 0
 
     def codes_left(self) -> int:
         """Return how many recovery codes are not used yet."""
@@ -119,7 +117,7 @@ class SecondFactor(Base):
         codes = _new_codes()
         with write():
             # The row is locked, so that of two requests at once the later one deletes what the earlier one has kept.
-            if not _changes_a_row(update(SecondFactor).where(self._is_this).values(last_step=SecondFactor.last_step)):
+            if not rows_changed(update(SecondFactor).where(self._is_this).values(last_step=SecondFactor.last_step)):
                 return []
             db.session.execute(delete(RecoveryCode).where(RecoveryCode.user_id == self.user_id))
             RecoveryCode.keep(self.user_id, codes)
@@ -186,7 +184,3 @@ def _new_codes() -> list[str]:
 
 def _hash(user_id: int, code: str) -> str:
     return hashlib.sha256(f"{user_id}:{code}".encode()).hexdigest()
-
-
-def _changes_a_row(query: Executable) -> bool:
-    return cast(CursorResult[Any], db.session.execute(query)).rowcount > 0

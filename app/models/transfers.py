@@ -10,10 +10,9 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from tempfile import TemporaryFile
-from typing import IO, Any, Self, cast
+from typing import IO, Any, Self
 
 from sqlalchemy import (
-    CursorResult,
     ForeignKey,
     Index,
     LargeBinary,
@@ -33,7 +32,7 @@ from app.background import wake_after_commit
 from app.extensions import Base, UTCDateTime, db
 from app.models.follows import people_table
 from app.models.pagination import Id
-from app.models.writes import write
+from app.models.writes import rows_changed, write
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +184,7 @@ class Transfer(Base):
         may_go_on = exists().where(people.id == self.user_id, may_post if self.kind == IMPORT else true())
         mine = Transfer.id == self.id, Transfer.attempts == self.attempts, Transfer.state == RUNNING
         values = {"done": done, "due_at": datetime.now(UTC) + CLAIM} | values
-        if _run(update(Transfer).where(*mine, may_go_on).values(values)) != 1:
+        if rows_changed(update(Transfer).where(*mine, may_go_on).values(values)) != 1:
             raise LostClaimError
 
     def finish(self, file: IO[bytes] | None = None) -> None:
@@ -210,7 +209,7 @@ class Transfer(Base):
         """Make the work this process's own; return False if another process was faster."""
         query = update(Transfer).where(Transfer.id == self.id, Transfer.attempts == self.attempts)
         with write():
-            claimed = _run(query.values(attempts=self.attempts + 1, due_at=datetime.now(UTC) + CLAIM)) == 1
+            claimed = rows_changed(query.values(attempts=self.attempts + 1, due_at=datetime.now(UTC) + CLAIM)) == 1
         db.session.expunge(self)  # changes are written by advance() alone
         self.attempts += 1
         return claimed
@@ -269,8 +268,3 @@ class Transfers:
         elif transfer.claim():
             self._current, self._steps = transfer, self._kinds[transfer.kind](transfer)
         return True
-
-
-def _run(query: Any) -> int:
-    """Run an update; return how many rows it has changed."""
-    return cast(CursorResult[Any], db.session.execute(query, execution_options={"synchronize_session": False})).rowcount

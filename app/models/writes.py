@@ -6,7 +6,9 @@ A view that is decorated with @cached(LATEST_PAGE) shows the page that a write(L
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
+
+from sqlalchemy import CursorResult, Executable
 
 from app.cache import STAMP, PageKind, current_cache
 from app.extensions import db
@@ -69,6 +71,15 @@ class Also(NamedTuple):
 
 
 NOTHING_ELSE = Also()
+
+
+def rows_changed(statement: Executable) -> int:
+    """Run an update or a delete in the current transaction; return how many rows it has changed.
+
+    Objects that were loaded before stay as they are.
+    """
+    result = db.session.execute(statement, execution_options={"synchronize_session": False})
+    return cast(CursorResult[Any], result).rowcount
 
 
 @contextmanager
