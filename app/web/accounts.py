@@ -12,11 +12,13 @@ from app.web.forms.accounts import NAME_TAKEN, LoginForm, PasswordForm, Register
 from app.web.limits import count_attempt, remember_device, rules_for_this_browser
 from app.web.login_steps import after_password
 from app.web.membership import open_to_strangers, site_config
+from app.web.recent_login import has_proved
 from app.web.viewer import end_other_sessions, local_path, login_required, sign_in, sign_out, signed_in, viewer
 
 bp = Blueprint("accounts", __name__)
 
 WRONG_PASSWORD = "That name and password don't match."  # noqa: S105  # a message
+NOT_CURRENT = "That's not your current password."
 ASKED = "Thanks, @{}! As soon as a moderator has let you in, you can log in."
 WAITING = "Your account is waiting for a moderator to let you in. Try again later."
 DEAD_LINK = (
@@ -149,26 +151,17 @@ def change_password() -> ResponseReturnValue:
     form = PasswordForm()
     if request.method != "POST":
         return render_template("accounts/password.html", form=form)
-    attempt = count_attempt(current_limiter().password_rules(viewer().id))
-    if not form.validate():
+    if not has_proved(form, form.current_password, NOT_CURRENT):
         return render_template("accounts/password.html", form=form), 422
     user = viewer()
-    if not user.has_password(form.current_password.data):
-        return _refuse_change(form)
-    count_attempt(sign_in_rules(user.id))
-    current_limiter().give_back(attempt)
-    if not user.change_password(form.new_password.data, keep=current_session().sid):
-        return _refuse_change(form)
+    if not user.change_password(form.new_password.data, keep=current_session().sid):  # by another request, just now
+        form.current_password.errors.append(NOT_CURRENT)
+        return render_template("accounts/password.html", form=form), 422
     response = make_response(redirect(url_for("posts.home")))
     remember_device(response, *user.login_names)
     if sign_in(user):
         flash("Password changed. You've been logged out everywhere else.")
     return response
-
-
-def _refuse_change(form: PasswordForm) -> ResponseReturnValue:
-    form.current_password.errors.append("That's not your current password.")
-    return render_template("accounts/password.html", form=form), 422
 
 
 @bp.route("/reset/<token>", methods=["GET", "POST"])

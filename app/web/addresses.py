@@ -9,10 +9,11 @@ from flask.typing import ResponseReturnValue
 
 from app.models import EmailTakenError, SecondFactor
 from app.models.addresses import ask_to_confirm, confirm, forget_password, keep, remove, with_confirm_token
-from app.rate_limit import current_limiter, mail_rules, reset_rules, sign_in_rules
+from app.rate_limit import mail_rules, reset_rules
 from app.web.forms.addresses import AddressForm, ForgotForm
 from app.web.limits import count_attempt
 from app.web.membership import open_to_strangers, site_config
+from app.web.recent_login import has_proved
 from app.web.viewer import login_required, viewer
 
 bp = Blueprint("addresses", __name__)
@@ -53,14 +54,8 @@ def account() -> ResponseReturnValue:
     form = AddressForm(data={"email": user.new_email or user.email})
     if request.method != "POST":
         return _account(form)
-    attempt = count_attempt(current_limiter().password_rules(user.id))
-    if not form.validate():
+    if not has_proved(form, form.password):
         return _account(form), 422
-    if not user.has_password(form.password.data):
-        form.password.errors.append("That's not your password.")
-        return _account(form), 422
-    count_attempt(sign_in_rules(user.id))
-    current_limiter().give_back(attempt)
     address = form.email.data.lower()
     if address and address != user.email and not site_config().sends_mail:
         form.email.errors.append("This site sends no mail, so it can't confirm another address.")

@@ -3,9 +3,8 @@
 from flask import Blueprint, flash, redirect, render_template, url_for
 from flask.typing import ResponseReturnValue
 
-from app.rate_limit import current_limiter
 from app.web.forms.accounts import DeleteForm
-from app.web.limits import count_attempt
+from app.web.recent_login import has_proved
 from app.web.viewer import login_required, sign_out, viewer
 
 bp = Blueprint("leaving", __name__)
@@ -18,14 +17,9 @@ def delete() -> ResponseReturnValue:
     form = DeleteForm()
     if not form.is_submitted():
         return render_template("leaving/delete.html", form=form)
-    attempt = count_attempt(current_limiter().password_rules(viewer().id))
-    user = viewer()
-    if form.validate():
-        if user.has_password(form.password.data):
-            current_limiter().give_back(attempt)
-            user.delete_account()
-            sign_out()
-            flash("Your account and everything in it has been deleted.")
-            return redirect(url_for("posts.latest"))
-        form.password.errors.append("That's not your password.")
-    return render_template("leaving/delete.html", form=form), 422
+    if not has_proved(form, form.password):
+        return render_template("leaving/delete.html", form=form), 422
+    viewer().delete_account()
+    sign_out()
+    flash("Your account and everything in it has been deleted.")
+    return redirect(url_for("posts.latest"))

@@ -10,9 +10,11 @@ from typing import ParamSpec
 
 from flask import Blueprint, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
+from wtforms import PasswordField
 
 from app.rate_limit import current_limiter, sign_in_rules
 from app.sessions import current_session
+from app.web.forms import Form
 from app.web.forms.recent_login import ConfirmForm
 from app.web.limits import count_attempt
 from app.web.viewer import local_path, login_required, viewer
@@ -44,6 +46,23 @@ def recent_login_required(view: Callable[P, ResponseReturnValue]) -> Callable[P,
     return login_required(wrapped)
 
 
+def has_proved(form: Form, password: PasswordField, wrong: str = "That's not your password.") -> bool:
+    """Return whether a form is valid, and the password in one of its fields is the viewer's; else the field says so.
+
+    Guesses are counted before they are checked. Raises TooManyAttemptsError, StoreUnavailableError.
+    """
+    user = viewer()
+    attempt = count_attempt(current_limiter().password_rules(user.id))
+    if not form.validate():
+        return False
+    if not user.has_password(password.data):
+        password.errors.append(wrong)
+        return False
+    count_attempt(sign_in_rules(user.id))
+    current_limiter().give_back(attempt)
+    return True
+
+
 @bp.route("/confirm-password", methods=["GET", "POST"])
 @login_required
 def confirm() -> ResponseReturnValue:
@@ -52,14 +71,8 @@ def confirm() -> ResponseReturnValue:
     if request.method != "POST":
         form.next.data = local_path(request.args.get("next"))
         return _page(form)
-    attempt = count_attempt(current_limiter().password_rules(viewer().id))
-    if not form.validate():
+    if not has_proved(form, form.confirmed_password):
         return _page(form, 422)
-    if not viewer().has_password(form.confirmed_password.data):
-        form.confirmed_password.errors.append("That's not your password.")
-        return _page(form, 422)
-    count_attempt(sign_in_rules(viewer().id))
-    current_limiter().give_back(attempt)
     current_session()["proved"] = int(time.time())
     # 307: the browser sends the form again as it is, to the page that had asked for the password.
     return redirect(local_path(form.next.data) or url_for("addresses.account"), 307 if form.resend.data else 302)

@@ -4,7 +4,11 @@ from flask import request
 from flask_wtf import FlaskForm
 from flask_wtf.file import FileField
 from werkzeug.datastructures import MultiDict
+from wtforms import PasswordField
 from wtforms.form import BaseForm
+from wtforms.validators import InputRequired, Length
+
+from app.models.accounts import PASSWORD_MAX
 
 
 class Form(FlaskForm):
@@ -36,6 +40,15 @@ class UploadForm(Form):
                 if isinstance(field, FileField):
                     sent.setlist(field.name, request.files.getlist(field.name))
             return sent
+
+
+def password_field(label: str, *, missing: str = "Enter your password.", **attributes: bool) -> PasswordField:
+    """Return a field for the password that an account has. missing: what to say if it is empty."""
+    return PasswordField(
+        label,
+        validators=[InputRequired(missing), Length(max=PASSWORD_MAX, message="That is too long.")],
+        render_kw={"autocomplete": "current-password", **attributes},
+    )
 
 
 def strip(text: str | None) -> str:

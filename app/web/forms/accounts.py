@@ -8,7 +8,7 @@ from app.models.accounts import NAME_LENGTH, NAME_PATTERN, PASSWORD_MAX, PASSWOR
 from app.models.former_names import FormerName
 from app.models.joining import WHY_LENGTH
 from app.models.post_text import one_line
-from app.web.forms import Form, strip
+from app.web.forms import Form, password_field, strip
 from app.web.forms.addresses import email_field
 
 # Names that would look like the site's own accounts.
@@ -101,36 +101,21 @@ class LoginForm(Form):
         validators=[InputRequired("Enter your name.")],
         render_kw={"autocomplete": "username", "autocapitalize": "none", "spellcheck": "false"},
     )
-    password = PasswordField(
-        "Password",
-        validators=[InputRequired("Enter your password."), Length(max=PASSWORD_MAX, message="That is too long.")],
-        render_kw={"autocomplete": "current-password"},
-    )
+    password = password_field("Password")
     next = HiddenField()
 
 
 class PasswordForm(Form):
     """Another password for the same account."""
 
-    current_password = PasswordField(
-        "Current password",
-        validators=[
-            InputRequired("Enter your current password."),
-            Length(max=PASSWORD_MAX, message="That is too long."),
-        ],
-        render_kw={"autocomplete": "current-password"},
-    )
+    current_password = password_field("Current password", missing="Enter your current password.")
     new_password = new_password_field("New password")
 
 
 class DeleteForm(Form):
     """The deletion of one's own account."""
 
-    password = PasswordField(
-        "Password",
-        validators=[InputRequired("Enter your password."), Length(max=PASSWORD_MAX, message="That is too long.")],
-        render_kw={"autocomplete": "current-password"},
-    )
+    password = password_field("Password")
 
 
 class ResetForm(Form):

@@ -1,10 +1,10 @@
 """Forms about an e-mail address: a forgotten password, another address."""
 
-from wtforms import EmailField, PasswordField
+from wtforms import EmailField
 from wtforms.validators import InputRequired, Length, Optional, Regexp
 
-from app.models.accounts import EMAIL_LENGTH, EMAIL_PATTERN, PASSWORD_MAX
-from app.web.forms import Form, strip
+from app.models.accounts import EMAIL_LENGTH, EMAIL_PATTERN
+from app.web.forms import Form, password_field, strip
 
 
 def email_field(description: str = "", *, missing: str = "") -> EmailField:
@@ -32,8 +32,4 @@ class AddressForm(Form):
     """Another address for an account, or none."""
 
     email = email_field("Never shown to anyone. You can log in with it, and choose a new password if you forget yours.")
-    password = PasswordField(
-        "Your password",
-        validators=[InputRequired("Enter your password."), Length(max=PASSWORD_MAX, message="That is too long.")],
-        render_kw={"autocomplete": "current-password"},
-    )
+    password = password_field("Your password")
