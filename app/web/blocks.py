@@ -13,6 +13,7 @@ from app.models.writes import hidden_from
 from app.rate_limit import following_rules
 from app.web.holes import fills_from
 from app.web.limits import count_if_possible
+from app.web.people import person_named
 from app.web.viewer import came_from, login_required, note_write, viewer
 
 bp = Blueprint("blocks", __name__)
@@ -90,7 +91,7 @@ def hidden_people() -> ResponseReturnValue:
 
 def _other(name: str) -> User:
     """Return somebody other than the viewer, whose attempt is counted."""
-    other = User.named(name) or abort(404, f"There's nobody called “{name[:40]}” here.")
+    other = person_named(name)
     if other.id == viewer().id:
         abort(403, "You can't mute or block yourself.")
     count_if_possible(following_rules(viewer().id))

@@ -32,6 +32,7 @@ from app.sessions import current_session
 from app.web.forms.moderation import DecisionForm, ReportForm, SitePageForm
 from app.web.holes import fills_from
 from app.web.limits import count_if_possible
+from app.web.people import person_named
 from app.web.post_html import html_by_id
 from app.web.posts import before
 from app.web.viewer import login_required, note_write, signed_in, viewer
@@ -87,7 +88,7 @@ def report_post(post_id: int) -> ResponseReturnValue:
 @login_required
 def report_person(name: str) -> ResponseReturnValue:
     """Report a person to the moderators."""
-    user = _user(name)
+    user = person_named(name)
     return _report(user, url_for("people.profile", name=user.name), "This is your own page.")
 
 
@@ -125,14 +126,14 @@ def reports(_moderator: Moderator) -> ResponseReturnValue:
 def look_up(_moderator: Moderator) -> ResponseReturnValue:
     """Lead to somebody whose name was typed."""
     name = request.args.get("name", "").strip().removeprefix("@")
-    return redirect(url_for("moderation.person", name=_user(name).name))
+    return redirect(url_for("moderation.person", name=person_named(name).name))
 
 
 @bp.route("/moderation/people/<name>", methods=["GET", "POST"])
 @moderator_required
 def person(moderator: Moderator, name: str) -> ResponseReturnValue:
     """Show what is known about somebody, or about the post of theirs in ?post=, and decide."""
-    user = _user(name)
+    user = person_named(name)
     asked = request.args.get("post")
     post_id = parse_id(asked) or abort(404) if asked else ABOUT_PERSON
     post = Post.with_id(post_id) if post_id else None
@@ -220,7 +221,3 @@ def edit_page(moderator: Moderator, name: str) -> ResponseReturnValue:
     note_write()
     flash("Saved.")
     return redirect(url_for("site_pages.page", name=name))
-
-
-def _user(name: str) -> User:
-    return User.named(name) or abort(404, f"There's nobody called “{name[:40]}” here.")

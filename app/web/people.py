@@ -44,7 +44,7 @@ def follow_button(viewer: Viewer, user_id: str, **_about: str) -> dict[str, bool
 @cached(FOLLOWERS_PAGE)
 def followers(name: str) -> ResponseReturnValue:
     """Show who follows a user."""
-    user = _user(name)
+    user = person_named(name)
     if user.name != name:
         return redirect(url_for("people.followers", name=user.name), 301)
     return render_template("people/followers.html", user=user, people=Follow.followers_of(user.id, before()))
@@ -54,7 +54,7 @@ def followers(name: str) -> ResponseReturnValue:
 @cached(FOLLOWING_PAGE)
 def following(name: str) -> ResponseReturnValue:
     """Show whom a user follows."""
-    user = _user(name)
+    user = person_named(name)
     if user.name != name:
         return redirect(url_for("people.following", name=user.name), 301)
     return render_template("people/following.html", user=user, people=Follow.followed_by(user.id, before()))
@@ -65,7 +65,7 @@ def following(name: str) -> ResponseReturnValue:
 @address_required
 def follow(name: str) -> ResponseReturnValue:
     """Follow somebody."""
-    user = _user(name)
+    user = person_named(name)
     if user.id == viewer().id:
         abort(403, "You can't follow yourself.")
     count_if_possible(following_rules(viewer().id, is_new=viewer().is_new))
@@ -79,7 +79,7 @@ def follow(name: str) -> ResponseReturnValue:
 @login_required
 def unfollow(name: str) -> ResponseReturnValue:
     """Unfollow someone."""
-    user = _user(name)
+    user = person_named(name)
     count_if_possible(following_rules(viewer().id, is_new=viewer().is_new))
     viewer().unfollow(user)
     note_write(counts=True)
@@ -112,7 +112,8 @@ def _profile(name: str, endpoint: str, *, with_replies: bool) -> ResponseReturnV
     return render_template("people/profile.html", endpoint=endpoint, **about)
 
 
-def _user(name: str) -> User:
+def person_named(name: str) -> User:
+    """Return the account with that name, in whatever case; if there is none, the answer is a 404."""
     return User.named(name) or _nobody(name)
 
 
