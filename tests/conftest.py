@@ -329,7 +329,7 @@ def make_app(redis: Redis, config: Config, compiled_templates: BytecodeCache) ->
 
 
 def _empty_postgresql() -> None:
-    """Delete all rows, and begin to count ids anew; TRUNCATE takes twenty times as long for tables this small."""
+    """Delete all rows and restart the ids; TRUNCATE takes twenty times as long for tables this small."""
     db.session.execute(text("SET LOCAL session_replication_role = replica"))  # no triggers and foreign keys meanwhile
     for table in Base.metadata.sorted_tables:
         db.session.execute(delete(table))

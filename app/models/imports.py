@@ -25,7 +25,7 @@ from app.models.accounts import User
 from app.models.conversations import pages_above
 from app.models.exports import FORMAT, MANIFEST, PER_FILE, VERSION
 from app.models.pagination import LARGEST_ID
-from app.models.post_text import PostText, PostTextError, one_line
+from app.models.post_text import PostText, PostTextError, in_brief, one_line
 from app.models.posts import ELSEWHERE, Post, PostTag
 from app.models.transfers import IMPORT, LostClaimError, Transfer, TransferError
 from app.models.writes import write
@@ -277,9 +277,8 @@ class _Importer:
         self._report["left_out"] += 1
         if len(self._report["posts"]) < MOST_REPORTED:
             said, date = ((post.get(name) if isinstance(post, dict) else None) for name in ("text", "created_at"))
-            said, date = (_line(text) for text in (said, date))
-            said = said if len(said) <= BEGINNING else f"{said[: BEGINNING - 1]}…"
-            self._report["posts"].append({"text": said, "date": date[:10], "reason": reason})
+            said, date = in_brief(_line(said), BEGINNING), _line(date)[:10]
+            self._report["posts"].append({"text": said, "date": date, "reason": reason})
 
 
 def _line(value: Any) -> str:

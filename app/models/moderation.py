@@ -7,7 +7,6 @@ The log keeps bare ids, of the moderator, the person and the post: when an accou
 Triggers refuse to change or delete a line of it (migration 0011).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -41,6 +40,7 @@ from app.models.follows import Person, person_columns
 from app.models.notifications import REMOVAL, WARNING, Notification, unread_query
 from app.models.pagination import Id, PagedQuery, Pagination
 from app.models.pins import MOST_PINNED, PinnedPost
+from app.models.post_text import in_brief
 from app.models.posts import Post
 from app.models.site_pages import SitePage
 from app.models.writes import LATEST_PAGE, SITE_PAGE, Also, notifications_of, write
@@ -178,16 +178,14 @@ class Moderator:
         if self.id == user.id:
             raise NotAllowedError("You can't decide about yourself.")
         also, said = self._decision(DISMISS, user, reason, post_id)
-        with write(*also.changes):
-            also.run()
+        _only(also)
         return said
 
     def remove_post(self, post: Post, reason: str) -> str:
         """Delete somebody's post, and tell them why."""
-        author, text = post.author, " ".join(post.body.split())
+        author = post.author
         self._check(author)
-        quoted = text if len(text) <= QUOTED else f"{text[: QUOTED - 1]}…"
-        told = REMOVAL, f"“{quoted}” {reason}".strip()
+        told = REMOVAL, f"“{in_brief(post.body, QUOTED)}” {reason}".strip()
         also, said = self._decision(REMOVE_POST, author, reason, post.id, tell=told)
         author.delete(post, also)
         return said
@@ -196,8 +194,7 @@ class Moderator:
         """Tell somebody, in a notification that can't be turned off, what they must not do again."""
         self._check(user)
         also, said = self._decision(WARN, user, reason, post_id, tell=(WARNING, reason))
-        with write(*also.changes):
-            also.run()
+        _only(also)
         return said
 
     def suspend(self, user: User, reason: str, days: int | None = None, post_id: int = ABOUT_PERSON) -> str:
@@ -336,15 +333,15 @@ class Moderator:
 COMMAND_LINE = Moderator(None)
 
 
+def _only(also: Also) -> None:
+    """Write what comes with a decision that does nothing else."""
+    with write(*also.changes):
+        also.run()
+
+
 def is_moderator(user_id: int) -> bool:
     """Return whether the user with that id is a moderator."""
     return db.session.get(ModeratorRole, user_id, populate_existing=True) is not None
-
-
-def moderators() -> Sequence[Person]:
-    """Return all moderators, in the order in which they became one."""
-    query = select(*person_columns(User.__table__)).join(ModeratorRole, ModeratorRole.user_id == User.id)
-    return [Person(*row) for row in db.session.execute(query.order_by(ModeratorRole.since))]
 
 
 def news_of_moderators() -> set[str]:

@@ -118,6 +118,12 @@ def one_line(typed: str) -> str:
     return line if VISIBLE.search(line) else ""
 
 
+def in_brief(text: str, length: int) -> str:
+    """Return the start of a text for a title: one line, and nothing in it that turns the direction of what follows."""
+    line = " ".join(BIDI_CONTROL.sub("", text).split())
+    return line if len(line) <= length else f"{line[: length - 1].rsplit(' ', 1)[0]}…"
+
+
 def looks_like_mention(line: str) -> bool:
     """Return whether readers could take a line for an @name: ＠ looks like @, and some characters like nothing."""
     return unicodedata.normalize("NFKC", INVISIBLE.sub("", line)).lstrip().startswith("@")

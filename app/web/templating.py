@@ -14,7 +14,7 @@ from app.config import Config
 from app.front.assets import Assets
 from app.front.hidden_people import without_hidden_people
 from app.models.pagination import shown_count
-from app.models.post_text import BIDI_CONTROL, Piece, tag_key
+from app.models.post_text import Piece, in_brief, tag_key
 from app.models.posts import ShownPost
 from app.web.errors import cant_see
 from app.web.holes import Holes, visitor
@@ -100,12 +100,6 @@ def full_time(moment: datetime) -> str:
 def in_utc(moment: datetime) -> str:
     """Return a moment for machines (RFC 3339)."""
     return moment.astimezone(UTC).isoformat(timespec="seconds")
-
-
-def in_brief(text: str, length: int) -> str:
-    """Return the start of a text for a title: one line, and nothing in it that turns the direction of what follows."""
-    line = " ".join(BIDI_CONTROL.sub("", text).split())
-    return line if len(line) <= length else f"{line[: length - 1].rsplit(' ', 1)[0]}…"
 
 
 def init_templates(app: Flask, assets: Assets) -> None:

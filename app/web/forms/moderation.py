@@ -33,7 +33,7 @@ class ReportForm(Form):
 
 
 class DecisionForm(Form):
-    """What a moderator does about a post or a person; the view says what there is to choose from."""
+    """A moderator's decision about a post or a person. The view fills in the choices."""
 
     choice = RadioField("What do you want to do?", validators=[InputRequired("Choose what to do.")])
     reason = _reason_field(
