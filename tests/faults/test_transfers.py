@@ -2,11 +2,7 @@
 
 import io
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -19,29 +15,12 @@ from app.extensions import db
 from app.models import Post, User
 from app.models.imports import LISTS, start_import
 from app.models.transfers import IMPORT, MOST_ATTEMPTS, Transfer
-from tests import servers
 from tests.conftest import PASSWORD, SECRET_KEY
+from tests.faults.killed_workers import work_and_kill
 from tests.servers import wait_until
 
 FILES, IN_A_FILE = 40, 10
 KILLS = MOST_ATTEMPTS - 2
-# As in test_mail.py: a worker for each line it reads, which finds a claim free sooner.
-WORKERS = """
-import os, sys
-from datetime import timedelta
-import app.models.transfers as transfers
-transfers.CLAIM = timedelta(seconds=1)
-from app import background, create_app
-background.WORKER_POLL = 0.1
-app = create_app()
-for _ in sys.stdin:
-    child = os.fork()
-    if not child:
-        with app.app_context():
-            background.current_background().run_worker()
-    print(child, file=sys.stderr, flush=True)  # the log goes to stdout
-    os.waitpid(child, 0)
-"""
 
 
 def test_however_often_the_importer_is_killed_each_post_is_imported_once(
@@ -50,7 +29,7 @@ def test_however_often_the_importer_is_killed_each_post_is_imported_once(
     with app.app_context():
         ada = User.register("ada", None, PASSWORD)
         start_import(ada, export())
-    environ = servers.clean_environ() | {
+    environ = {
         "DATABASE_URL": database_url,
         "REDIS_URL": redis_url,
         "SECRET_KEY": SECRET_KEY,
@@ -64,28 +43,14 @@ def test_however_often_the_importer_is_killed_each_post_is_imported_once(
             assert found
             return found
 
-    command = [sys.executable, "-c", WORKERS]
-    with subprocess.Popen(
-        command,
-        cwd=servers.ROOT,
-        env=environ,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as workers:
-        assert workers.stdin
-        assert workers.stderr
-        while transfer().is_running:
-            print("another", file=workers.stdin, flush=True)
-            worker = int(workers.stderr.readline())
-            try:
-                target = transfer().done + IN_A_FILE * chance.randrange(1, 4) if kills < KILLS else FILES * IN_A_FILE
-                reached(transfer, target, last=kills == KILLS)
-                time.sleep(chance.random() * 0.02)  # at any moment of the next step
-                kills += kills < KILLS
-            finally:
-                os.kill(worker, signal.SIGKILL)
+    def until_killed() -> None:
+        nonlocal kills
+        target = transfer().done + IN_A_FILE * chance.randrange(1, 4) if kills < KILLS else FILES * IN_A_FILE
+        reached(transfer, target, last=kills == KILLS)
+        time.sleep(chance.random() * 0.02)  # at any moment of the next step
+        kills += kills < KILLS
+
+    work_and_kill("app.models.transfers", environ, lambda: not transfer().is_running, until_killed)
     assert kills == KILLS
     with app.app_context():
         texts = db.session.scalars(select(Post.body).where(Post.author_id == ada.id).order_by(Post.id)).all()
