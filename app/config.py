@@ -326,7 +326,7 @@ class Config:
     @property
     def is_laptop(self) -> bool:
         """Return whether this is a developer's machine, not a site: no platform, no proxy, no name of its own."""
-        return not (self.on_heroku or self.trusted_proxies or self.trusted_hosts)
+        return not _is_site(self.on_heroku, self.trusted_proxies, self.trusted_hosts)
 
     @property
     def sends_mail(self) -> bool:
@@ -394,9 +394,14 @@ class Config:
         return cls(**values, **about, mail_folder=instance / "mail")
 
 
+def _is_site(on_heroku: bool, trusted_proxies: int, trusted_hosts: tuple[str, ...]) -> bool:
+    """Return whether this serves others: on a platform, behind a proxy, or under a name of its own."""
+    return on_heroku or trusted_proxies > 0 or bool(trusted_hosts)
+
+
 def _mail_complaints(values: Mapping[str, Any], on_heroku: bool) -> Iterator[str]:
     """Yield what is missing for sending mail."""
-    is_site = on_heroku or values["trusted_proxies"] or values["trusted_hosts"]
+    is_site = _is_site(on_heroku, values["trusted_proxies"], values["trusted_hosts"])
     if values["smtp"] and not values["mail_from"]:
         yield "MAIL_FROM is not set, and SMTP_URL needs it. Example: pipit@example.org"
     if values["smtp"] and is_site and not values["trusted_hosts"]:
