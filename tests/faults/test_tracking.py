@@ -111,6 +111,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         author.register("ada")
         reader.register("bob")
         reader.get("/home")  # the flash message that welcomes him
+        write.let_accounts_age()
         site = Site(server, proxy, read, author, reader)
         site.publish("Before it.")
         yield site
