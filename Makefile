@@ -28,11 +28,11 @@ coverage: $(INSTALLED)
 
 # Drive the pages in a headless Chromium.
 test-browser: $(INSTALLED)
-	@$(BIN)/pytest -m browser
+	@$(BIN)/pytest -m browser $(PARALLEL)
 
-# Kill, stop and overload real servers, and see what visitors notice.
+# Kill, stop and overload real servers, and see what visitors notice. Most of these tests wait, so two run at a time.
 test-faults: $(INSTALLED)
-	@$(BIN)/pytest tests/faults
+	@$(BIN)/pytest tests/faults -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check .
