@@ -35,7 +35,7 @@ from app.models.conversations import pages_above, pages_around
 from app.models.follows import Follow, Person, person_columns
 from app.models.former_names import FormerName
 from app.models.likes import Like
-from app.models.mail import CONFIRM, Mail
+from app.models.mail import CONFIRM, NEW_PASSWORD, Mail
 from app.models.notifications import FOLLOW, KINDS, LIKE, MENTION, REPLY, Notification
 from app.models.pagination import Id, counted
 from app.models.post_text import PostText, search_key
@@ -316,9 +316,17 @@ class User(Base):
         )
         with write():
             stored = rows_changed(query) > 0
+            if stored and next_version:
+                self.tell_owner(self.id, NEW_PASSWORD)
         if stored:
             self.password_hash = new_hash
         return stored
+
+    @classmethod
+    def tell_owner(cls, user_id: int, kind: str) -> None:
+        """Add a mail to the account's address, if it has one, to the current transaction."""
+        if address := db.session.scalar(select(cls.email).where(cls.id == user_id)):
+            Mail.write_to(address, kind, user_id)
 
     # Suspending and deleting
 

@@ -31,6 +31,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.extensions import Base, UTCDateTime, db
+from app.models.accounts import User
+from app.models.mail import FACTOR_OFF, FACTOR_ON
 from app.models.writes import rows_changed, write
 
 STEP = 30  # s a code is shown, by every app
@@ -77,6 +79,7 @@ class SecondFactor(Base):
                 db.session.add(factor)
                 db.session.flush()
                 RecoveryCode.keep(user_id, codes)
+                User.tell_owner(user_id, FACTOR_ON)
         except IntegrityError:
             raise AlreadyOnError from None
         return codes
@@ -85,7 +88,10 @@ class SecondFactor(Base):
     def turn_off(cls, user_id: int) -> bool:
         """Let the password be enough again; return whether it wasn't."""
         with write():
-            return rows_changed(delete(cls).where(cls.user_id == user_id)) > 0
+            was_on = rows_changed(delete(cls).where(cls.user_id == user_id)) > 0
+            if was_on:
+                User.tell_owner(user_id, FACTOR_OFF)
+        return was_on
 
     def accepts(self, code: str) -> bool:
         """Return whether a code is right, and use it up: of two requests with the same code, one is refused.

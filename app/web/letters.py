@@ -9,18 +9,23 @@ from app.mail import Letter, current_mailer
 from app.models import User
 from app.models.accounts import RESET_LIFETIME
 from app.models.addresses import CONFIRM_LIFETIME, confirm_token
-from app.models.mail import CHANGED, CONFIRM, RESET, Mail
+from app.models.mail import CHANGED, CONFIRM, FACTOR_OFF, FACTOR_ON, NEW_PASSWORD, RESET, Mail
 from app.rate_limit import current_limiter, sending_rules
 from app.redis_client import StoreUnavailableError
 
 WRITERS: dict[str, Callable[[Mail], Letter | None]] = {}
+SECURITY = {
+    NEW_PASSWORD: "Your password was changed",
+    FACTOR_ON: "Two-factor authentication was turned on",
+    FACTOR_OFF: "Two-factor authentication was turned off",
+}
 
 
-def writes(kind: str) -> Callable[[Callable[[Mail], Letter | None]], Callable[[Mail], Letter | None]]:
-    """Declare the function that writes a kind of mail; it returns None if the mail need not be sent any more."""
+def writes(*kinds: str) -> Callable[[Callable[[Mail], Letter | None]], Callable[[Mail], Letter | None]]:
+    """Declare the function that writes these mails; it returns None if a mail need not be sent any more."""
 
     def register(writer: Callable[[Mail], Letter | None]) -> Callable[[Mail], Letter | None]:
-        WRITERS[kind] = writer
+        WRITERS.update(dict.fromkeys(kinds, writer))
         return writer
 
     return register
@@ -54,6 +59,14 @@ def changed(mail: Mail) -> Letter | None:
     """Write to the address that an account has had until now."""
     user = mail.user_id and User.with_id(mail.user_id)
     return letter(mail, "changed", name=user.name) if user else None
+
+
+@writes(*SECURITY)
+def security(mail: Mail) -> Letter | None:
+    """Tell the owner of an account what has changed about logging in."""
+    user = mail.user_id and User.with_id(mail.user_id)
+    link = current_mailer().link("/forgot")
+    return letter(mail, "security", subject=SECURITY[mail.kind], name=user.name, link=link) if user else None
 
 
 def _floods(mail: Mail) -> bool:

@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import pytest
 from flask import Flask
+from pyotp import TOTP
 from redis import Redis
 
-from app.models import User
+from app.models import SecondFactor, User
 from app.models.addresses import CONFIRM_LIFETIME
 from app.models.mail import Mail
+from app.models.second_factor import new_secret
 from app.rate_limit import MAILS
 from tests.conftest import PASSWORD, Mailbox, Visitor, id_of
 from tests.counting import statements_run
@@ -259,6 +261,30 @@ def test_a_new_address_is_confirmed_and_the_old_one_told(app: Flask, ada: Visito
     (told,) = mailbox.fetch()
     assert (told.to, told.subject) == (ADDRESS, "Your e-mail address was changed")
     assert "new@example.org" not in told.text
+
+
+def test_the_owner_is_told_that_the_password_was_changed(
+    app: Flask, ada: Visitor, bob: Visitor, mailbox: Mailbox
+) -> None:
+    ada.post("/settings/password", current_password=PASSWORD, new_password=ANOTHER)
+    bob.post("/settings/password", current_password=PASSWORD, new_password=ANOTHER)  # who has no address
+    (told,) = mailbox.fetch()
+    assert (told.to, told.subject) == (ADDRESS, "Your password was changed")
+    assert told.path == "/forgot"
+
+
+def test_the_owner_is_told_that_two_factor_authentication_is_on_or_off(
+    app: Flask, ada: Visitor, mailbox: Mailbox
+) -> None:
+    with app.app_context():
+        secret = new_secret()
+        assert SecondFactor.turn_on(id_of(app, "ada"), secret, "no code") is None
+        assert SecondFactor.turn_on(id_of(app, "ada"), secret, TOTP(secret).now())
+        assert SecondFactor.turn_off(id_of(app, "ada"))
+        assert not SecondFactor.turn_off(id_of(app, "ada"))
+    on, off = mailbox.fetch()
+    assert on.subject == "Two-factor authentication was turned on"
+    assert off.subject == "Two-factor authentication was turned off"
 
 
 def test_an_address_can_be_removed_and_is_told(app: Flask, ada: Visitor, mailbox: Mailbox) -> None:
