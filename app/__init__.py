@@ -5,6 +5,7 @@ from flask import Flask
 from app.background import init_background
 from app.cache import init_cache
 from app.config import Config
+from app.daily_counts import init_daily_counts
 from app.extensions import init_extensions
 from app.front.application import Front
 from app.front.assets import Assets
@@ -39,6 +40,7 @@ def create_app(config: Config | None = None) -> Flask:
     init_limiter(app, config, store)
     init_mail(app, config)
     init_background(app, store)
+    init_daily_counts(app, store)
     init_web(app, config, assets)
     if config.runs_commands:
         from app.cli import init_cli  # a web process is smaller and starts sooner without the commands

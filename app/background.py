@@ -25,7 +25,7 @@ from app.redis_client import Store, StoreUnavailableError
 
 log = logging.getLogger(__name__)
 
-POLL = 15.0  # s; a look takes one command and one statement for each kind of work
+POLL = 15.0  # s; a look takes one command and one statement for each kind of work; daily counts take a few commands
 WORKER_POLL = 2.0  # s; no commit wakes the worker, which is another process
 WORKER_LIFETIME = 30  # s the worker's key lives; it is renewed before each piece of work and each look
 STOP_PATIENCE = 4.0  # s to finish a piece of work; with uvicorn's 20 for requests, that is within gunicorn's 25
@@ -41,6 +41,7 @@ class Background:
         self._app = app
         self._store = store
         self._kinds: list[Work] = []
+        self._afterwards: list[Callable[[], object]] = []
         self._failing: set[Work] = set()
         self._awake = threading.Event()
         self._stopping = threading.Event()
@@ -53,6 +54,13 @@ class Background:
         The function must claim the piece in SQL, and hold no connection to SQL while it waits for anything else.
         """
         self._kinds.append(work)
+
+    def after_each_look(self, do: Callable[[], object]) -> None:
+        """Have the thread of each web process call this after each look for work, and before it ends.
+
+        It must be quick, and never raise.
+        """
+        self._afterwards.append(do)
 
     def start(self) -> None:
         """Start the thread, unless it runs. After a fork, the new process has none yet."""
@@ -98,6 +106,12 @@ class Background:
             self._wait(POLL)
             if not self._has_worker():
                 self.work_off()
+            self._end_look()
+        self._end_look()  # stop() may have come just after the last one
+
+    def _end_look(self) -> None:
+        for do in self._afterwards:
+            do()
 
     def _wait(self, seconds: float) -> None:
         self._awake.wait(seconds)

@@ -248,6 +248,11 @@ class Served:
     is_new: bool = False  # built for this request
 
 
+def is_from_cache(status: str) -> bool:
+    """Return whether a page with this Cache-Status was in the cache, if only after its reader had waited for it."""
+    return "; hit" in status or "; collapsed" in status
+
+
 class PageCache:
     """The cached pages.
 

@@ -88,6 +88,11 @@ class Rule:
         """Return how many seconds a counter is kept: a clock that is a little off between two dynos loses no count."""
         return 2 * self.window
 
+    @property
+    def is_for_logins(self) -> bool:
+        """Return whether it limits logins: names, passwords or codes."""
+        return self.what.startswith(("login", "second-factor", "sign-in"))
+
 
 @dataclass(frozen=True)
 class Window:

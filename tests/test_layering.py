@@ -18,7 +18,7 @@ FLOORS = (
     ("app.web", "app.cli"),
     ("app.front",),
     ("app.models",),
-    ("app.cache", "app.sessions", "app.rate_limit", "app.background"),
+    ("app.cache", "app.sessions", "app.rate_limit", "app.background", "app.daily_counts"),
     ("app.redis_client", "app.extensions", "app.mail"),
     ("app.config", "app.costs"),
 )
@@ -28,6 +28,7 @@ SPEAK_REDIS = {
     "app.cache",
     "app.rate_limit",
     "app.background",  # whether a worker is alive
+    "app.daily_counts",
     "app.front.redis_connection",  # the front's own connection
 }
 REDIS = {"redis", "hiredis"}

@@ -22,7 +22,9 @@ from typing import Any
 from flask import Flask
 
 from app import costs
+from app.cache import is_from_cache
 from app.config import Config
+from app.daily_counts import BUILT, FROM_CACHE, DailyCounts
 from app.front import log as request_log
 from app.front.bridge import MAX_CONTENT_LENGTH, Bridge, DisconnectedError, Receive, Scope, Visit
 from app.front.early_responses import EarlyResponses
@@ -46,6 +48,7 @@ class Front:
         self.app = app
         self._config: Config = app.extensions["config"]
         self._hops = self._config.trusted_proxies
+        self._counts: DailyCounts = app.extensions["daily_counts"]
         self._largest_bodies: Mapping[str, int] = app.extensions["largest_bodies"]  # by path, where views take uploads
         self._early: EarlyResponses | None = None
         self._bridge: Bridge
@@ -64,6 +67,8 @@ class Front:
             request_log.write_request(visit.request, visit.method, scope["path"], error.status)
             return
         request_log.write_request(visit.request, visit.method, scope["path"], response.status)
+        if visit.request.cache_status:
+            self._counts.add(FROM_CACHE if is_from_cache(visit.request.cache_status) else BUILT)
         headers = [*response.headers, *security_headers(visit.scheme), (b"x-request-id", visit.request.id.encode())]
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
         await self._send_body(response, send)

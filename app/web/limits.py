@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from flask import Flask, Request, Response, current_app, g, request
 from itsdangerous import BadSignature, URLSafeSerializer
 
+from app.daily_counts import LOGINS_REFUSED, current_counts
 from app.rate_limit import DEVICE_LIFETIME, Rule, Window, current_limiter, login_account
 from app.redis_client import StoreUnavailableError
 from app.sessions import cookie_name
@@ -27,6 +28,8 @@ def count_attempt(rules: Sequence[Rule]) -> Window:
     """
     g.window = window = current_limiter().hit(rules)
     if window.exceeded:
+        if window.rule.is_for_logins:
+            current_counts().add(LOGINS_REFUSED)
         raise TooManyAttemptsError(window)
     return window
 
