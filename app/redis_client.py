@@ -109,6 +109,16 @@ class CountingRedis(Redis):
         return CountingPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
 
 
+@dataclass(frozen=True)
+class Usage:
+    """How much of a Redis server is in use. A limit is 0 if there is none, or the server doesn't tell."""
+
+    memory: int  # bytes
+    most_memory: int
+    connections: int
+    most_connections: int
+
+
 class StoreUnavailableError(Exception):
     """Redis did not carry out a command: it is away, slow, full, read-only or still loading."""
 
@@ -209,6 +219,14 @@ class Store:
             pipe.set(self.key("ready"), b"", ex=60)
             pipe.exists(self.key("ready"), self.key("ready:2"))
             pipe.execute()
+
+    def usage(self) -> Usage:
+        """Return how much of the server is in use. Raises StoreUnavailableError, also if this user may not run INFO."""
+        with self.commands() as redis:
+            info = redis.info()
+        return Usage(
+            info["used_memory"], info.get("maxmemory", 0), info["connected_clients"], info.get("maxclients", 0)
+        )
 
     def trouble(self, error: StoreUnavailableError) -> Trouble | None:
         """Return the known trouble behind an error, or None."""

@@ -54,6 +54,7 @@ MOST_SESSIONS = 50  # of one user: more devices than anybody has, and 25 kB of R
 MOST_FLASHES = 10  # messages that wait to be shown; older ones are dropped
 LAST_MOMENT = 253_402_300_799  # s since the epoch: the end of the year 9999, the latest a datetime can be
 COOKIES = ("session", "__Host-session", "visitor", "__Host-visitor")
+SAMPLE = 2_000  # keys that count() looks at; of a server with more, the sessions are estimated to within some percent
 FLASHES = "_flashes"  # the session key under which Flask keeps flash messages
 ANONYMOUS_LIFETIME = 3600  # s an anonymous visitor's cookie lasts: long enough to fill in a form
 
@@ -374,6 +375,19 @@ class PipitSessionInterface(RedisSessionInterface):
                 data = self.decode(cast(bytes | None, redis.get(key)))
                 if data:
                     yield _active(key.decode().removeprefix(self.key_prefix), data)
+
+    def count(self) -> tuple[int, bool]:
+        """Return how many sessions there are, and whether that is exact; more keys than SAMPLE make it an estimate.
+
+        SCAN goes through the keys in the order of their hashes, so that the first ones are a fair sample of all.
+        Raises StoreUnavailableError.
+        """
+        with self.store.commands() as redis, redis.pipeline(transaction=False) as pipe:
+            pipe.scan(count=SAMPLE)
+            pipe.dbsize()
+            (cursor, keys), size = pipe.execute()
+        found = sum(key.startswith(self.key_prefix.encode()) for key in keys)
+        return (round(found * size / max(1, len(keys))), False) if cursor else (found, True)
 
     def end_one(self, user_id: int, handle: str) -> ActiveSession | None:
         """End one session of a user, by its handle; return that session, or None. Raises StoreUnavailableError."""

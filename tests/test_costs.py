@@ -17,6 +17,7 @@ import pytest
 from flask import Flask
 from redis import Connection, Redis
 
+from app.daily_counts import DAYS, last_days
 from app.extensions import db
 from app.front.local_cache import COPY_LIFETIME
 from app.front.redis_connection import Batch, RedisConnection
@@ -278,6 +279,26 @@ def test_a_first_visit_is_small_and_the_next_one_next_to_nothing(tmp_path: Path,
     assert visit.first_bytes <= FIRST_VISIT, visit.parts
     assert visit.first_requests <= FIRST_VISIT_REQUESTS, visit.parts
     assert visit.repeat_bytes <= REPEAT_VISIT
+
+
+@pytest.mark.server
+def test_the_moderators_page_of_numbers_takes_as_many_commands_and_statements_whatever_it_shows(
+    app: Flask, redis: Redis, ada: Visitor, moderator: Visitor
+) -> None:
+    moderator.get("/home")
+    for number in range(2):
+        with commands_sent(redis) as commands, statements_run(app) as statements, round_trips() as trips:
+            answer = moderator.get("/moderation/status")
+        assert answer.status_code == 200
+        assert "Cache-Status" not in answer.headers
+        assert len(statements) == 5  # whether the reader moderates; accounts, posts, mails, reports
+        # The session; what was counted on each day; sessions; memory and connections; what the menu shows.
+        assert names(commands) == ["GETEX", *DAYS * ["HGETALL"], "SCAN", "DBSIZE", "INFO", "GET"]
+        assert len(trips) == 5
+        for day in last_days():
+            redis.hset(f"count:{day}", "built", number + 1)
+        ada.publish("hello")
+        moderator.get("/home")
 
 
 def test_the_documentation_says_what_the_kept_benchmark_found() -> None:

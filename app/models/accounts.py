@@ -118,7 +118,7 @@ class User(Base):
     suspension_reason: Mapped[str] = mapped_column(
         String(REASON_LENGTH), default="", server_default=text("''"), deferred_group="private"
     )
-    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=lambda: datetime.now(UTC))
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=lambda: datetime.now(UTC), index=True)
     pinned_post_id: Mapped[int | None] = mapped_column(BigInteger)  # on top of their own page; it may be deleted
     notifications_read: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")  # up to this id
     # Kinds of notifications that they have turned off, with commas between.

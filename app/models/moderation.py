@@ -17,6 +17,7 @@ from sqlalchemy import (
     Executable,
     ForeignKey,
     Index,
+    ScalarSelect,
     Select,
     String,
     Text,
@@ -136,6 +137,11 @@ class Report(Base):
                 db.session.add(cls(reporter_id=reporter.id, user_id=user.id, post_id=post_id, reason=reason))
         except IntegrityError:
             return  # a second click, at the same moment
+
+    @classmethod
+    def count_open(cls) -> int:
+        """Return how many reports are open; MOST_COUNTED + 1 stands for any more."""
+        return db.session.execute(select(_open_reports())).scalar_one()
 
 
 class LogEntry(Base):
@@ -476,11 +482,14 @@ def _called(name: str | None, user_id: int | None) -> str:
 @cache
 def _news() -> Select[Any]:
     may = exists().where(ModeratorRole.user_id == bindparam("user_id", type_=BigInteger))
-    some = select(literal(1)).where(Report.decided_at.is_(None)).limit(MOST_COUNTED + 1).subquery()
-    open_reports = select(func.count()).select_from(some).scalar_subquery()
     people = User.__table__.c
     picture = select(people.picture).where(people.id == bindparam("user_id", type_=BigInteger)).scalar_subquery()
-    return select(unread_query().scalar_subquery(), picture, case((may, open_reports), else_=null()))
+    return select(unread_query().scalar_subquery(), picture, case((may, _open_reports()), else_=null()))
+
+
+def _open_reports() -> ScalarSelect[int]:
+    some = select(literal(1)).where(Report.decided_at.is_(None)).limit(MOST_COUNTED + 1).subquery()
+    return select(func.count()).select_from(some).scalar_subquery()
 
 
 @cache

@@ -64,10 +64,10 @@ class PagedQuery(Generic[T]):
         return Pagination([self._item(*row[:-1]) for row in shown], before, older)
 
 
-def counted(which: ColumnElement[bool], *, outside: FromClause) -> ScalarSelect[int]:
+def counted(which: ColumnElement[bool], *, outside: FromClause | None = None) -> ScalarSelect[int]:
     """Return a subquery that counts rows; MOST_COUNTED + 1 stands for any more.
 
-    outside: the table whose row the count is for.
+    outside: the table whose row the count is for, if it is for one.
     """
     most = bindparam("most", callable_=lambda: MOST_COUNTED + 1, type_=Integer, unique=True)
     some = select(literal(1)).where(which).correlate(outside).limit(most).subquery()

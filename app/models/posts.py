@@ -80,6 +80,7 @@ class Post(Base):
     __tablename__ = "posts"
     __table_args__ = (
         Index("ix_posts_author_id_id", "author_id", "id"),
+        Index("ix_posts_created_at_id", "created_at", "id"),
         Index("uq_posts_sent_as", "sent_as", unique=True),
         Index("ix_posts_reply_to_id", "reply_to_id"),  # a partial one would load PostgreSQL's dialect for SQLite: 2 MB
         {"sqlite_autoincrement": True},

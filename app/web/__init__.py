@@ -31,6 +31,7 @@ from app.web import (
     search,
     second_factor,
     site_pages,
+    status,
     suspension,
     templating,
     transfers,
@@ -53,7 +54,7 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
     )
     app.url_map.converters["id"] = IdConverter
     own = accounts, recent_login, second_factor, addresses, people, pictures, blocks, notifications, transfers, leaving
-    kept = joining, moderation, suspension, site_pages
+    kept = joining, moderation, status, suspension, site_pages
     for module in (posts, *own, *kept, search, feeds, health, well_known):
         app.register_blueprint(module.bp)
     uploads.init_uploads(app)

@@ -26,7 +26,13 @@ MEMBERS_PAGES = [
     *["/settings/profile", "/settings/picture", "/settings/notifications", "/settings/sessions", "/settings/password"],
     *["/settings/account", "/settings/account/two-factor", "/confirm-password"],
     *["/settings/blocked", "/settings/delete"],
-    *["/moderation", "/moderation/log", "/moderation/pages", "/moderation/pages/rules"],  # they moderate, too
+    *[
+        "/moderation",
+        "/moderation/log",
+        "/moderation/status",
+        "/moderation/pages",
+        "/moderation/pages/rules",
+    ],  # they moderate, too
     *["/moderation/people/{other}", "/@{other}", "/@{other}/report"],
 ]
 STRANGERS_PAGES = [

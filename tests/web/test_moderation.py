@@ -19,7 +19,14 @@ from tests.serving import FrontServer
 from tests.web.test_notifications import told, unread
 from tests.web.test_posts import shown
 
-PAGES = ("/moderation", "/moderation/log", "/moderation/pages", "/moderation/pages/rules", "/moderation/people/ada")
+PAGES = (
+    "/moderation",
+    "/moderation/log",
+    "/moderation/status",
+    "/moderation/pages",
+    "/moderation/pages/rules",
+    "/moderation/people/ada",
+)
 
 
 @pytest.fixture
