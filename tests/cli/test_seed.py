@@ -12,10 +12,13 @@ from redis import Redis
 from sqlalchemy import func, select
 
 from app.cli.seed import PASSWORD
-from app.cli.seed.town import wendbridge
+from app.cli.seed.town import SILENT, wendbridge
 from app.config import parse_redis_url
+from app.daily_counts import last_days
 from app.extensions import db
 from app.models import Follow, Post, PostTag, User
+from app.models.by_day import joined as joined_lately
+from app.models.by_day import published
 from app.models.post_text import PostText
 from tests.conftest import Visitor
 
@@ -63,9 +66,12 @@ def test_the_posts_are_as_old_as_they_say_and_their_tags_can_be_looked_up(app: F
     with app.app_context():
         times = list(db.session.scalars(select(Post.created_at).order_by(Post.id)))
         assert times == sorted(times)
-        joined = db.session.scalar(select(func.max(User.created_at)))
+        wrote = User.id.in_(select(Post.author_id))
+        joined = db.session.scalar(select(func.max(User.created_at)).where(wrote))
         assert joined is not None
         assert joined <= times[0]
+        assert sum(published(last_days())) > 100
+        assert sum(joined_lately(last_days())) == SILENT
         found = Post.all_shown([post.id for post in Post.tagged("wendbirds").items])
         assert found
         assert all("#wendbirds" in post.body.lower() for post in found)

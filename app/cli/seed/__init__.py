@@ -1,6 +1,6 @@
 """`flask seed`: fill an empty Pipit with a believable small community, the same each time."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import click
 from flask.cli import with_appcontext
@@ -51,7 +51,10 @@ def _insert(town: Town) -> None:
     from app.cli.seed.faces import drawn  # brings Pillow along, which no other command needs
 
     now = datetime.now(UTC)
-    joined = now - town.messages[0].age
+    joined = dict.fromkeys(town.people, now - town.messages[0].age)
+    active = {name for message in town.messages for name in (message.author, *dict(message.liked_by))}
+    for number, name in enumerate(name for name in town.people if name not in active):
+        joined[name] = now - timedelta(days=4 * number + 1)  # whoever has done nothing yet has just come
     password_hash = hasher.hash(PASSWORD)  # one for all: hashing a hundred would take as many times as long
     people = {
         name: User(
@@ -59,7 +62,7 @@ def _insert(town: Town) -> None:
             name_key=name.lower(),
             email=f"{name.lower()}@example.org",
             password_hash=password_hash,
-            created_at=joined,
+            created_at=joined[name],
         )
         for name in town.people
     }
