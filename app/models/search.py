@@ -164,7 +164,7 @@ def _found(database: str, by_words: bool, tags: int, by_author: bool) -> PagedQu
     ids, conditions = list[ColumnElement[int]](), list[ColumnElement[bool]]()
     if by_words:
         ids.append(INDEX.c.rowid)
-        conditions.append(MATCHES[database])
+        conditions.append(MATCHES[database]())
     for number in range(tags):
         tag = PostTag.__table__.alias().c
         ids.append(tag.post_id)
@@ -192,9 +192,10 @@ EVERYONE = PagedQuery(Person, select(*person_columns(User.__table__)), PERSON.id
 TYPED = bindparam("words", type_=Text)
 SIMPLE: ColumnElement[str] = literal_column("'simple'")
 # All that differs between the databases: how words are looked for, and what is stored of a post.
-MATCHES: dict[str, ColumnElement[bool]] = {
-    "sqlite": INDEX.c.words.bool_op("MATCH")(TYPED),
-    "postgresql": INDEX.c.words.bool_op("@@")(func.websearch_to_tsquery(SIMPLE, func.search_text(TYPED))),
+# The first are functions: SQLAlchemy refuses a PostgreSQL function that was made before its dialect was loaded.
+MATCHES: dict[str, Callable[[], ColumnElement[bool]]] = {
+    "sqlite": lambda: INDEX.c.words.bool_op("MATCH")(TYPED),
+    "postgresql": lambda: INDEX.c.words.bool_op("@@")(func.websearch_to_tsquery(SIMPLE, func.search_text(TYPED))),
 }
 INDEXED: dict[str, Callable[[ColumnElement[str]], ColumnElement[str]]] = {
     "sqlite": lambda body: body,

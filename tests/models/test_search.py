@@ -1,5 +1,7 @@
 """What is found: the same on both databases, whatever is typed, and nothing that was deleted."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -12,6 +14,7 @@ from app.models.post_text import PostText, search_key
 from app.models.posts import PER_PAGE as POSTS
 from app.models.search import LENGTH, PEOPLE, everyone, index_older_posts, tags_in_use
 from tests.models.test_posts import all_pages, bodies, publish
+from tests.servers import ROOT
 
 pytestmark = pytest.mark.usefixtures("context")
 MakeUser = Callable[[str], User]
@@ -268,3 +271,14 @@ def test_the_hashtags_of_one_post_are_on_one_page(ada: User, monkeypatch: pytest
     monkeypatch.setattr(search, "PER_PAGE", 2)
     assert [[used.tag for used in page.items] for page in all_pages(tags_in_use)] == [["e", "b", "c", "d"], ["a"]]
     assert tags_in_use(1).items == []
+
+
+def test_a_web_process_can_search_postgresql_which_it_loads_after_the_models() -> None:
+    code = """
+from app.models import search
+from sqlalchemy.dialects import postgresql
+found = search._found("postgresql", by_words=True, tags=0, by_author=False)
+print(found._query.compile(dialect=postgresql.dialect()))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "@@ websearch_to_tsquery(" in ran.stdout, ran.stderr
