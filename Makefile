@@ -7,7 +7,7 @@ PARALLEL := -n auto --dist worksteal
 # For what these programs start. Make 3.81, which is macOS's, does not look for a recipe's own programs there.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run check test coverage test-browser test-faults lint mutate seed rehearse bench profile requirements clean
+.PHONY: run check test coverage test-browser test-faults test-growth lint mutate seed rehearse bench profile requirements clean
 
 # Pipit on this machine: the web process with reload, an embedded Redis, SQLite. Ctrl-C stops it all.
 run: $(INSTALLED) .env
@@ -20,11 +20,11 @@ check: lint
 # Lint, types and the tests, on as many cores as there are; what can't run here is reported as skipped, with the reason.
 # The tests in a browser, of faults, and of a deployment have targets of their own below.
 test: lint
-	@$(BIN)/pytest -m "not browser" --ignore=tests/faults $(PARALLEL)
+	@$(BIN)/pytest -m "not browser" --ignore=tests/faults --ignore=tests/growth $(PARALLEL)
 
 # As `make test`, and report which lines of app/ no test ran.
 coverage: $(INSTALLED)
-	@$(BIN)/pytest -m "not browser" --ignore=tests/faults --cov $(PARALLEL)
+	@$(BIN)/pytest -m "not browser" --ignore=tests/faults --ignore=tests/growth --cov $(PARALLEL)
 
 # Drive the pages in a headless Chromium.
 test-browser: $(INSTALLED)
@@ -33,6 +33,10 @@ test-browser: $(INSTALLED)
 # Kill, stop and overload real servers, and see what visitors notice. Most of these tests wait, so two run at a time.
 test-faults: $(INSTALLED)
 	@$(BIN)/pytest tests/faults -n 2 --dist loadfile
+
+# Run Pipit past one machine: several of them on small plans, a follower of the database.
+test-growth: $(INSTALLED)
+	@$(BIN)/pytest tests/growth
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check .

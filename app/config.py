@@ -272,7 +272,9 @@ class Config:
     port: int = setting("PORT", parse=_integer(1, 65535), default=5000)
     workers: int = setting("WEB_CONCURRENCY", parse=_integer(1, 100), default=2)
     threads: int = setting("WEB_THREADS", parse=_integer(1, 100), default=5)
-    redis_max_connections: int = setting("REDIS_MAX_CONNECTIONS", parse=_integer(1, 1000), default=4)
+    # In each web process. With 2 and 2, four dynos of two processes take 16 of the 20 that the smallest plans allow.
+    redis_max_connections: int = setting("REDIS_MAX_CONNECTIONS", parse=_integer(1, 1000), default=2)
+    database_max_connections: int = setting("DATABASE_MAX_CONNECTIONS", parse=_integer(1, 1000), default=2)
     redis_prefix: str = setting("REDIS_PREFIX", parse=_redis_prefix, default="", example="pipit:")
     redis_tls_verify: bool = setting("REDIS_TLS_VERIFY", parse=_yes_or_no, default=True, example="yes, or no")
     cache_strategy: str = setting(
@@ -363,7 +365,7 @@ class Config:
         """
         on_heroku = is_heroku(environ)
         sqlite = f"sqlite:///{instance / 'pipit.db'}"
-        defaults: dict[str, Any] = {"redis_max_connections": None}
+        defaults: dict[str, Any] = {}
         if on_heroku:
             # Every request has passed one proxy, the router. Heroku signs its servers' certificates itself, so there
             # is nothing to verify them against.
@@ -383,9 +385,6 @@ class Config:
             complaints = list(_mail_complaints(values, on_heroku))
         if complaints:
             raise ConfigError(complaints)
-        # A thread holds a connection only while a command runs. One less than the threads: two dynos of two workers
-        # then open 16 of the 20 that the smallest plan allows, and leave some for an operator.
-        values["redis_max_connections"] = values["redis_max_connections"] or max(1, values["threads"] - 1)
         if values["database_url"] == sqlite or not values["secret_key"]:
             instance.mkdir(exist_ok=True)
         values["secret_key"] = values["secret_key"] or load_or_create_secret_key(instance)

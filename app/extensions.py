@@ -77,6 +77,16 @@ def init_extensions(app: Flask, config: Config) -> None:
         event.listen(db.engine, "before_cursor_execute", _count)
 
 
+def release_connection() -> None:
+    """Give this thread's SQL connection to another one, before something that takes long; what was read stays loaded.
+
+    While there is something to write, keep the connection: nothing is committed here.
+    """
+    session = db.session()
+    if not (session.new or session.dirty or session.deleted):
+        session.commit()
+
+
 def sql_reason(error: Exception) -> str:
     """Return why the database could not be used: the first line of the driver's message, without passwords.
 
@@ -118,7 +128,7 @@ def _engine_options(config: Config) -> dict[str, Any]:
     if config.database_url.startswith("sqlite"):
         return {"connect_args": {"timeout": SQL_TIMEOUT}, "hide_parameters": True}
     return {
-        "pool_size": config.threads,  # a thread never needs a second connection
+        "pool_size": config.database_max_connections,  # threads wait for one; none needs a second while it has one
         "max_overflow": 0,
         "pool_pre_ping": True,
         "hide_parameters": True,  # an error's text, and so the log, must not quote what people wrote

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 0.4  # s; a TLS handshake within one data centre takes 0.01
 COMMAND_TIMEOUT = 0.4  # s; a page from SQL is better than a page that waited longer than this for a cache
+CONNECTION_WAIT = 1.0  # s for a free one; a command takes 0.0002, but the thread that has it may have to wait for a CPU
 FAILURES_TO_OPEN = 2  # in a row: one may be a blip, and ends nobody's session
 PROBE_INTERVAL = 0.25  # s between two probes of a dead server; "again within a second" leaves room for three
 RUN_ID = re.compile(rb"run_id:(\w+)")  # in INFO
@@ -338,7 +339,7 @@ def _connection_pool(config: Config, greet: Callable[[Any], None]) -> BlockingCo
         password=address.password,
         db=address.db,
         max_connections=max(1, config.redis_max_connections - 1),  # one is the front's
-        timeout=COMMAND_TIMEOUT,  # for a free connection
+        timeout=CONNECTION_WAIT,
         socket_connect_timeout=CONNECT_TIMEOUT,
         socket_timeout=COMMAND_TIMEOUT,
         # Heroku hangs up on a connection that was idle for 300 s, and a failover on all of them. One retry on a

@@ -39,7 +39,7 @@ from tests.serving import FrontServer, serving
 
 os.environ["FLASK_SKIP_DOTENV"] = "1"  # no test may depend on a developer's .env
 SECRET_KEY = "a key for tests, and for tests only"
-SERVER_FOLDERS = {"bench", "e2e", "faults", "front"}
+SERVER_FOLDERS = {"bench", "e2e", "faults", "front", "growth"}
 FAKE_PORT = 1  # fakeredis tells its servers apart by their address
 PASSWORD = "correct horse battery"
 THREADS_PATIENCE = 60  # s for what threads do to end; reached only by a failure

@@ -275,7 +275,8 @@ def test_a_laptop_needs_no_variable_at_all(tmp_path: Path) -> None:
         port=5000,
         workers=2,
         threads=5,
-        redis_max_connections=4,
+        redis_max_connections=2,
+        database_max_connections=2,
         redis_prefix="",
         redis_tls_verify=True,
         cache_strategy="invalidate",
@@ -319,6 +320,7 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
         "WEB_CONCURRENCY": "0",
         "WEB_THREADS": "many",
         "REDIS_MAX_CONNECTIONS": "-1",
+        "DATABASE_MAX_CONNECTIONS": "0",
         "REDIS_PREFIX": "two words",
         "REDIS_TLS_VERIFY": "perhaps",
         "CACHE_STRATEGY": "hope",
@@ -352,6 +354,7 @@ def test_the_message_counts_the_settings_and_says_each_on_its_own_line() -> None
         ("WEB_CONCURRENCY", "workers", 1, 100),
         ("WEB_THREADS", "threads", 1, 100),
         ("REDIS_MAX_CONNECTIONS", "redis_max_connections", 1, 1000),
+        ("DATABASE_MAX_CONNECTIONS", "database_max_connections", 1, 1000),
         ("CACHE_TTL", "cache_ttl", 1, 86400),
         ("LOGIN_MAX_ATTEMPTS", "login_max_attempts", 1, 1000),
         ("SESSION_LIFETIME", "session_lifetime", 60, 315360000),
@@ -367,16 +370,9 @@ def test_a_number_keeps_within_its_bounds(name: str, field: str, low: int, high:
         assert len(complaint) < 200
 
 
-@pytest.mark.parametrize(("threads", "connections"), [("9", 8), ("2", 1), ("1", 1)])
-def test_the_pool_has_one_connection_less_than_there_are_threads_and_at_least_one(
-    threads: str, connections: int, tmp_path: Path
-) -> None:
-    assert Config.from_environ({"WEB_THREADS": threads}, tmp_path).redis_max_connections == connections
-
-
-def test_the_pool_is_as_large_as_one_says(tmp_path: Path) -> None:
-    environ = {"WEB_THREADS": "9", "REDIS_MAX_CONNECTIONS": "20"}
-    assert Config.from_environ(environ, tmp_path).redis_max_connections == 20
+def test_more_threads_share_the_same_connections_unless_one_says_otherwise(tmp_path: Path) -> None:
+    config = Config.from_environ({"WEB_THREADS": "9", "DATABASE_MAX_CONNECTIONS": "4"}, tmp_path)
+    assert (config.redis_max_connections, config.database_max_connections) == (2, 4)
 
 
 @pytest.mark.parametrize("strategy", ["invalidate", "refresh", "expire"])

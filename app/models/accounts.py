@@ -29,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column, undefer_group
 
-from app.extensions import Base, UTCDateTime, db
+from app.extensions import Base, UTCDateTime, db, release_connection
 from app.models.blocks import Block
 from app.models.conversations import pages_above, pages_around
 from app.models.follows import Follow, Person, person_columns
@@ -141,7 +141,7 @@ class User(Base):
         new_email: an address that its owner has yet to confirm, by a link that is sent to it.
         """
         address = email.lower() if email else None
-        user = cls(name=name, name_key=name.lower(), email=address, password_hash=hasher.hash(password))
+        user = cls(name=name, name_key=name.lower(), email=address, password_hash=hashed(password))
         user.new_email = new_email.lower() or None
         user.invited_by = invitation.made_by if invitation else None
         user.join(before=invitation.use if invitation else None)
@@ -308,7 +308,7 @@ class User(Base):
 
     def _store_hash(self, password: str, version: int, *, next_version: int | None = None) -> bool:
         """Store a password's hash, unless the password is no longer of this version; return whether it was stored."""
-        new_hash = hasher.hash(password)
+        new_hash = hashed(password)
         query = (
             update(User)
             .where(User.id == self.id, User.password_version == version)
@@ -687,7 +687,14 @@ def _with_counts() -> Executable:
     return select(User, *counts).where(User.name_key == bindparam("name"))
 
 
+def hashed(password: str) -> str:
+    """Return the hash of a password; that takes long, so another thread gets the connection to SQL meanwhile."""
+    release_connection()
+    return hasher.hash(password)
+
+
 def _matches(password_hash: str, password: str) -> bool:
+    release_connection()
     try:
         return hasher.verify(password_hash, password)
     except VerificationError:

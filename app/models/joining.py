@@ -137,7 +137,7 @@ class Applicant(Base):
 
         The caller has to check the accounts.
         """
-        password_hash = accounts.hasher.hash(password)
+        password_hash = accounts.hashed(password)
         applicant = cls(name=name, name_key=name.lower(), email=email, password_hash=password_hash, why=why)
         try:
             with write():

@@ -17,6 +17,7 @@ from threading import Lock
 from flask import Flask, current_app
 from markupsafe import Markup
 
+from app.extensions import release_connection
 from app.models import Post
 from app.models.pagination import Pagination, shown_count
 from app.models.posts import Listed
@@ -83,7 +84,9 @@ class PostHTML:
         expires = time.monotonic() + LIFETIME
         show_post = self._templates.get_template("_post.html").module.show_post  # type: ignore[attr-defined]
         found = {}
-        for post in Post.all_shown(ids):
+        posts = Post.all_shown(ids)
+        release_connection()
+        for post in posts:
             before_replies, before_likes, rest = NUMBERS.split(show_post(post, REPLIES, LIKES))
             found[post.id] = Rendered(before_replies, before_likes, rest, post.edited_at, expires)
         with self._lock:

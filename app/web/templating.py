@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 
-from flask import Flask, Response
+from flask import Flask, Response, before_render_template
 from jinja2 import Environment, pass_environment
 from markupsafe import Markup, escape
 
 from app.config import Config
+from app.extensions import release_connection
 from app.front.assets import Assets
 from app.front.hidden_people import without_hidden_people
 from app.models.pagination import shown_count
@@ -128,6 +129,11 @@ def init_templates(app: Flask, assets: Assets) -> None:
     holes = app.extensions["holes"] = Holes(app)
     app.jinja_env.globals["hole"] = holes.draw
     app.extensions["post_html"] = PostHTML(app)
+
+    @before_render_template.connect_via(app)
+    def release(*_about: object, **_more: object) -> None:
+        """Let other threads use the connection to SQL while a template renders."""
+        release_connection()
 
     @app.after_request
     def fill_holes(response: Response) -> Response:

@@ -130,7 +130,7 @@ def test_a_good_deployment_has_nothing_but_ok() -> None:
         (checks.redis_persistence, {"aof_enabled": 0}, "note", "may log people out"),
         (checks.redis_connections, {}, "ok", "9 of 20 in use; "),
         (checks.redis_connections, {"connected_clients": 16}, "warning", "16 of 20 in use; "),
-        (checks.redis_connections, {"maxclients": 7}, "problem", "= at most 8 a dyno, so 0 can run"),
+        (checks.redis_connections, {"maxclients": 6}, "problem", "= at most 4 a dyno, and 3 besides, so 0 can run"),
         (checks.redis_clock, {"clock_lead": -1.9}, "ok", "agree"),
         (checks.redis_clock, {"clock_lead": 5.0}, "warning", "5.0 s ahead of Redis's"),
         (checks.redis_clock, {"clock_lead": -61.0}, "warning", "61.0 s behind Redis's"),
@@ -143,7 +143,7 @@ def test_a_good_deployment_has_nothing_but_ok() -> None:
         (checks.database_migrations, {"at": set()}, "problem", "at no migration, and the code needs 0002"),
         (checks.database_migrations, {"at": {"0009"}}, "problem", "newer than the code"),
         (checks.database_connections, {"used": 17}, "warning", "17 of 20 in use; "),
-        (checks.database_connections, {"limit": 9}, "problem", "= at most 10 a dyno, so 0 can run"),
+        (checks.database_connections, {"limit": 6}, "problem", "= at most 4 a dyno, and 3 besides, so 0 can run"),
     ],
 )
 def test_what_the_servers_tell(
@@ -162,11 +162,13 @@ def test_what_the_servers_tell(
         (checks.redis_tls, replace(DYNO, redis=parse_redis_url("redis://a:1/0")), "warning", "heroku-redis:mini"),
         (checks.redis_tls, replace(DYNO, on_heroku=False, redis_tls_verify=True), "ok", None),
         (checks.redis_tls, replace(DYNO, on_heroku=False), "warning", "REDIS_TLS_VERIFY=yes"),
-        (checks.redis_connections, replace(DYNO, workers=6), "problem", "heroku config:set REDIS_MAX_CONNECTIONS=3"),
-        (checks.redis_connections, replace(DYNO, workers=6, redis_max_connections=3), "ok", None),
+        (checks.redis_connections, replace(DYNO, redis_max_connections=9), "problem", "REDIS_MAX_CONNECTIONS=8"),
+        (checks.redis_connections, replace(DYNO, workers=9), "problem", "heroku config:set WEB_CONCURRENCY=8"),
+        (checks.redis_connections, replace(DYNO, workers=8), "ok", None),
         (checks.database_kind, LAPTOP, "ok", None),
         (checks.database_kind, replace(LAPTOP, on_heroku=True), "problem", "heroku-postgresql:essential-0"),
-        (checks.database_connections, replace(DYNO, workers=8), "problem", "heroku config:set WEB_THREADS=2"),
+        (checks.database_connections, replace(DYNO, database_max_connections=10), "problem", "MAX_CONNECTIONS=8"),
+        (checks.database_connections, replace(DYNO, workers=9), "problem", "heroku config:set WEB_CONCURRENCY=8"),
         (checks.settings_https, replace(DYNO, trusted_proxies=0), "problem", "config:unset TRUSTED_PROXIES"),
         (checks.settings_https, replace(DYNO, trusted_proxies=2), "warning", "config:unset TRUSTED_PROXIES"),
         (checks.settings_https, LAPTOP, "note", "TRUSTED_PROXIES=1"),
@@ -188,6 +190,11 @@ def test_what_the_settings_mean(
     answer = check(facts(config))
     assert answer.level == level
     assert (remedy or "") in (answer.remedy or "")
+
+
+def test_four_dynos_of_the_default_size_fit_on_the_smallest_plans_beside_a_worker_and_a_release() -> None:
+    for check in (checks.redis_connections, checks.database_connections):
+        assert check(facts(maxclients=20, limit=20)).fact.endswith("so 4 can run")
 
 
 @pytest.mark.parametrize(
@@ -393,11 +400,11 @@ def test_the_limits_of_postgresql_are_read(make_app: Callable[..., Flask], postg
     assert re.match(r"[12] of 57 in use; ", found["database.connections"].fact)  # 60, less 3 for superusers
     assert "PostgreSQL" in found["database.reachable"].fact
     with app.app_context():
-        db.session.execute(text("ALTER ROLE CURRENT_USER CONNECTION LIMIT 8"))  # as Heroku's plans are limited
+        db.session.execute(text("ALTER ROLE CURRENT_USER CONNECTION LIMIT 6"))  # as Heroku's plans are limited
         db.session.commit()
     try:
         found = findings(app)
-        assert " of 8 in use; " in found["database.connections"].fact
+        assert " of 6 in use; " in found["database.connections"].fact
         assert found["database.connections"].level == "problem"
     finally:
         with app.app_context():

@@ -17,6 +17,8 @@ LEVELS: tuple[Level, ...] = ("ok", "note", "warning", "problem")  # from the mil
 SLOW_REDIS = 0.01  # s; within one data centre a round trip takes 0.001
 SLOW_SQL = 0.05  # s
 FULL = 0.8  # of memory or connections: there is still time to act
+CONNECTIONS = 2  # that a process should have at least, to each server: the front has one of those to Redis
+OTHERS = 3  # connections beside the web processes': one for `flask worker`, two for a release
 SKEW = 2.0  # s; clocks that NTP keeps differ by far less
 WORKER_MEMORY = 80  # MB; a worker after 120 logins, none of them at that moment
 LOGIN_MEMORY = 20  # MB while a password is hashed (Argon2: 19 MiB), in each thread
@@ -183,7 +185,8 @@ def database_migrations(facts: Facts) -> Answer:
 
 def database_connections(facts: Facts) -> Answer:
     """How many dynos can connect? (PostgreSQL only.)"""
-    return _connections(facts, facts.database["used"], facts.database["limit"], "WEB_THREADS", facts.config.threads)
+    used, limit, each = facts.database["used"], facts.database["limit"], facts.config.database_max_connections
+    return _connections(facts, used, limit, "DATABASE_MAX_CONNECTIONS", each)
 
 
 # The site
@@ -317,15 +320,18 @@ def _setting(config: Config, name: str, value: str) -> str:
 
 
 def _connections(facts: Facts, used: int, limit: int, name: str, each: int) -> Answer:
-    """Compare a server's limit with its connections, and with those that a dyno may open: `each` in each worker."""
+    """Compare a server's limit with its connections, and with those that a dyno may open: `each` in each process."""
     workers, dyno = facts.config.workers, _either(facts, "dyno", "machine")
-    fits = limit // (workers * each)
+    left = max(0, limit - OTHERS)
+    fits = left // (workers * each)
     product = f"WEB_CONCURRENCY {workers} x {name} {each} = at most {workers * each} a {dyno}"
-    fact = f"{used} of {limit:,} in use; {product}, so {fits:,} can run"
+    fact = f"{used} of {limit:,} in use; {product}, and {OTHERS} besides, so {fits:,} can run"
     if fits and used < FULL * limit:
         return Answer("ok", fact)
-    fewer = max(1, min(limit // workers, each - 1))
-    return Answer("warning" if fits else "problem", fact, _setting(facts.config, name, str(fewer)))
+    level: Level = "warning" if fits else "problem"
+    if each > CONNECTIONS:
+        return Answer(level, fact, _setting(facts.config, name, str(max(CONNECTIONS, left // workers))))
+    return Answer(level, fact, _setting(facts.config, "WEB_CONCURRENCY", str(max(1, min(left // each, workers - 1)))))
 
 
 def _ms(seconds: float) -> str:
