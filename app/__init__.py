@@ -7,6 +7,7 @@ from app.cache import init_cache
 from app.config import Config
 from app.daily_counts import init_daily_counts
 from app.extensions import init_extensions
+from app.follower import init_follower
 from app.front.application import Front
 from app.front.assets import Assets
 from app.mail import init_mail
@@ -34,6 +35,7 @@ def create_app(config: Config | None = None) -> Flask:
     assets = Assets(app)
     store = init_store(app, config)
     init_extensions(app, config)
+    init_follower(app)
     init_sessions(app, config, store)
     version = f"{assets.version}-{config.reading}-{config.registration}"  # pages say who may read and join
     init_cache(app, config, store, version, assets.templates)

@@ -171,6 +171,13 @@ def parse_database_url(url: str) -> str:
     raise InvalidSettingError("must begin with postgres:// or sqlite:///")
 
 
+def parse_read_url(url: str) -> str:
+    """Return a follower's URL as SQLAlchemy wants it. Raises InvalidSettingError."""
+    if url.startswith("sqlite"):
+        raise InvalidSettingError("must begin with postgres://; SQLite has no followers")
+    return parse_database_url(url)
+
+
 def _integer(low: int, high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if not re.fullmatch(r"[0-9]{1,12}", text) or not low <= int(text) <= high:
@@ -272,6 +279,13 @@ class Config:
     port: int = setting("PORT", parse=_integer(1, 65535), default=5000)
     workers: int = setting("WEB_CONCURRENCY", parse=_integer(1, 100), default=2)
     threads: int = setting("WEB_THREADS", parse=_integer(1, 100), default=5)
+    database_read_url: str | None = setting(
+        "DATABASE_READ_URL",
+        parse=parse_read_url,
+        default=None,
+        example="postgres://user:password@host:5432/name",
+        secret=True,
+    )
     # In each web process. With 2 and 2, four dynos of two processes take 16 of the 20 that the smallest plans allow.
     redis_max_connections: int = setting("REDIS_MAX_CONNECTIONS", parse=_integer(1, 1000), default=2)
     database_max_connections: int = setting("DATABASE_MAX_CONNECTIONS", parse=_integer(1, 1000), default=2)
@@ -382,7 +396,7 @@ class Config:
                 except InvalidSettingError as complaint:
                     complaints.append(str(complaint))
         if not complaints:
-            complaints = list(_mail_complaints(values, on_heroku))
+            complaints = [*_mail_complaints(values, on_heroku), *_follower_complaints(values)]
         if complaints:
             raise ConfigError(complaints)
         if values["database_url"] == sqlite or not values["secret_key"]:
@@ -410,6 +424,12 @@ def _mail_complaints(values: Mapping[str, Any], on_heroku: bool) -> Iterator[str
         )
     if values["confirm_email"] and is_site and not values["smtp"]:
         yield "SMTP_URL is not set, and CONFIRM_EMAIL=yes needs it. Example: smtps://user:password@smtp.example.org"
+
+
+def _follower_complaints(values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with a follower whose primary has none."""
+    if values["database_read_url"] and not values["database_url"].startswith("postgresql"):
+        yield "DATABASE_READ_URL is set, but DATABASE_URL names no PostgreSQL, and only that has followers: unset one"
 
 
 def _memory(environ: Mapping[str, str]) -> int | None:

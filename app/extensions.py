@@ -22,6 +22,8 @@ from app.config import Config
 CREDENTIALS = re.compile(r"(password\s*=\s*|://)[^\s@]+", re.IGNORECASE)
 MISSING = re.compile(r"no such (?:table|column)|(?:relation|column) \S+ does not exist")  # SQLite, PostgreSQL
 SEARCH_INDEX = "post_search"
+FOLLOWER = "follower"  # the name of its engine
+FOLLOWER_TIMEOUT = 2  # s to connect, or for its machine to take what it is sent; then the primary is asked
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 SQLITE_CACHE = 200  # KiB for each thread's connection; the system caches the file anyway, once for all
 SQL_TIMEOUT = 10  # s a statement may take or wait for a lock; the router gives up on a request after 30
@@ -63,6 +65,8 @@ def init_extensions(app: Flask, config: Config) -> None:
     """Bind the extensions to the app."""
     app.config["SQLALCHEMY_DATABASE_URI"] = config.database_url
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = _engine_options(config)
+    if config.database_read_url:
+        app.config["SQLALCHEMY_BINDS"] = {FOLLOWER: _follower_options(config)}
     db.init_app(app)
     if config.runs_commands:
         from flask_migrate import Migrate  # brings Alembic along, 11 MB that no web process needs
@@ -70,11 +74,12 @@ def init_extensions(app: Flask, config: Config) -> None:
         Migrate(app, db, directory=str(MIGRATIONS), render_as_batch=True, include_object=is_compared)
     csrf.init_app(app)
     with app.app_context():
-        if db.engine.dialect.name == "sqlite":
-            event.listen(db.engine, "connect", _prepare_sqlite)
-        else:
-            event.listen(db.engine, "begin", _begin_with_timeouts)
-        event.listen(db.engine, "before_cursor_execute", _count)
+        for engine in db.engines.values():
+            if engine.dialect.name == "sqlite":
+                event.listen(engine, "connect", _prepare_sqlite)
+            else:
+                event.listen(engine, "begin", _begin_with_timeouts)
+            event.listen(engine, "before_cursor_execute", _count)
 
 
 def release_connection() -> None:
@@ -137,6 +142,13 @@ def _engine_options(config: Config) -> dict[str, Any]:
         # one is missing on the next. It also refuses `options`, so the time-outs are set in each transaction.
         "connect_args": {"connect_timeout": SQL_TIMEOUT, "prepare_threshold": None},
     }
+
+
+def _follower_options(config: Config) -> dict[str, Any]:
+    timeouts = {"connect_timeout": FOLLOWER_TIMEOUT, "tcp_user_timeout": FOLLOWER_TIMEOUT * 1000}
+    options = _engine_options(config)
+    connect = options["connect_args"] | timeouts
+    return options | {"url": config.database_read_url, "connect_args": connect, "pool_timeout": FOLLOWER_TIMEOUT}
 
 
 def _begin_with_timeouts(connection: SQLConnection) -> None:

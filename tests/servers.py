@@ -180,28 +180,53 @@ def postgresql_programs() -> Path | None:
 @contextmanager
 def postgresql(programs: Path) -> Iterator[str]:
     """Run a private PostgreSQL server and give the URL of an empty database in it."""
+    with _postgresql_folder(programs) as (folder, run):
+        run("initdb", "-D", f"{folder}/data", "-U", "pipit", "-A", "trust", "-E", "UTF8", "--no-sync")
+        with _postgresql_in(folder, run) as port:
+            run("createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "pipit", "pipit")
+            yield f"postgres://pipit@127.0.0.1:{port}/pipit"
+
+
+@contextmanager
+def follower(programs: Path, primary_url: str, seconds_behind: float) -> Iterator[str]:
+    """Run a server that repeats what a private one does, so much later; give the URL of its copy of the database."""
+    url = make_url(primary_url)
+    with _postgresql_folder(programs) as (folder, run):
+        origin = ["-h", "127.0.0.1", "-p", str(url.port), "-U", "pipit"]
+        run("pg_basebackup", "-D", f"{folder}/data", *origin, "-R", "-c", "fast", "--no-sync")
+        with _postgresql_in(folder, run, f"-c recovery_min_apply_delay={seconds_behind}s") as port:
+            yield url.set(port=port).render_as_string(hide_password=False)
+
+
+@contextmanager
+def _postgresql_folder(programs: Path) -> Iterator[tuple[Path, Callable[..., None]]]:
+    """Give a folder for a server's data, and a function that runs PostgreSQL's programs there."""
     owner = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
     folder = Path(tempfile.mkdtemp(prefix="pipit-postgresql-"))
     if owner:
         os.chown(folder, pwd.getpwnam(owner).pw_uid, -1)
-    port = free_port()
 
     def run(program: str, *arguments: str) -> None:
         command = [str(programs / program), *arguments]
         subprocess.run(command, user=owner, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
-    data = str(folder / "data")
     try:
-        run("initdb", "-D", data, "-U", "pipit", "-A", "trust", "-E", "UTF8", "--no-sync")
-        options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=60"
-        run("pg_ctl", "-D", data, "-w", "-l", str(folder / "log"), "-o", options, "start")
-        try:
-            run("createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "pipit", "pipit")
-            yield f"postgres://pipit@127.0.0.1:{port}/pipit"
-        finally:
-            run("pg_ctl", "-D", data, "-m", "immediate", "stop")
+        yield folder, run
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _postgresql_in(folder: Path, run: Callable[..., None], more: str = "") -> Iterator[int]:
+    """Run the server whose data are in a folder; give its port."""
+    port, data = free_port(), f"{folder}/data"
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=60 {more}"
+    run("pg_ctl", "-D", data, "-w", "-l", f"{folder}/log", "-o", options, "start")
+    try:
+        yield port
+    finally:
+        if Path(data, "postmaster.pid").exists():  # else a test has killed it
+            run("pg_ctl", "-D", data, "-m", "immediate", "stop")
 
 
 @contextmanager

@@ -277,6 +277,7 @@ def test_a_laptop_needs_no_variable_at_all(tmp_path: Path) -> None:
         threads=5,
         redis_max_connections=2,
         database_max_connections=2,
+        database_read_url=None,
         redis_prefix="",
         redis_tls_verify=True,
         cache_strategy="invalidate",
@@ -321,6 +322,7 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
         "WEB_THREADS": "many",
         "REDIS_MAX_CONNECTIONS": "-1",
         "DATABASE_MAX_CONNECTIONS": "0",
+        "DATABASE_READ_URL": "sqlite:////tmp/pipit.db",
         "REDIS_PREFIX": "two words",
         "REDIS_TLS_VERIFY": "perhaps",
         "CACHE_STRATEGY": "hope",
@@ -368,6 +370,15 @@ def test_a_number_keeps_within_its_bounds(name: str, field: str, low: int, high:
         [complaint] = complaints({name: text}, tmp_path)
         assert complaint.startswith(f"{name} must be a whole number from {low} to {high}, not ")
         assert len(complaint) < 200
+
+
+def test_only_postgresql_has_followers(tmp_path: Path) -> None:
+    follower = {"DATABASE_READ_URL": "postgres://me:hunter2@follower/pipit"}
+    [complaint] = complaints(follower, tmp_path)
+    assert "DATABASE_URL names no PostgreSQL" in complaint
+    config = Config.from_environ(follower | {"DATABASE_URL": "postgres://me@primary/pipit"}, tmp_path)
+    assert config.database_read_url == "postgresql+psycopg://me:hunter2@follower/pipit"
+    assert "hunter2" not in repr(config)
 
 
 def test_more_threads_share_the_same_connections_unless_one_says_otherwise(tmp_path: Path) -> None:
@@ -601,7 +612,7 @@ def test_what_env_example_shows_are_the_defaults(tmp_path: Path) -> None:
     everything = tmp_path / "everything.env"
     everything.write_text(re.sub(r"^#([A-Z_]+=)", r"\1", (ROOT / ".env.example").read_text(), flags=re.MULTILINE))
     shown = {name: value or "" for name, value in dotenv_values(everything).items()}
-    del shown["DATABASE_URL"]  # PostgreSQL, for example
+    del shown["DATABASE_URL"], shown["DATABASE_READ_URL"]  # PostgreSQL, for example
     assert Config.from_environ(shown, tmp_path) == Config.from_environ({}, tmp_path)
 
 

@@ -18,7 +18,7 @@ FLOORS = (
     ("app.web", "app.cli"),
     ("app.front",),
     ("app.models",),
-    ("app.cache", "app.sessions", "app.rate_limit", "app.background", "app.daily_counts"),
+    ("app.cache", "app.sessions", "app.rate_limit", "app.background", "app.daily_counts", "app.follower"),
     ("app.redis_client", "app.extensions", "app.mail"),
     ("app.config", "app.costs"),
 )

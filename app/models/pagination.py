@@ -18,7 +18,7 @@ from sqlalchemy import (
     select,
 )
 
-from app.extensions import db
+from app.follower import find
 
 T = TypeVar("T")
 Id = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts ids only in a column it calls INTEGER
@@ -58,7 +58,7 @@ class PagedQuery(Generic[T]):
 
     def page(self, before: int | None, **parameters: object) -> Pagination[T]:
         """Return the newest rows whose key is below `before`."""
-        rows = db.session.execute(self._query, {"before": before or LARGEST_ID, **parameters}).all()
+        rows = find(self._query, {"before": before or LARGEST_ID, **parameters})
         shown = rows[: self._per_page]
         older = shown[-1][-1] if len(rows) > self._per_page else None
         return Pagination([self._item(*row[:-1]) for row in shown], before, older)

@@ -1,7 +1,7 @@
 """Posts, and the lists of them: everyone's latest, one user's, a timeline, a hashtag's."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,6 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, aliased, joinedload, mapped_column, relationship, selectinload
 
 from app.extensions import Base, UTCDateTime, db
+from app.follower import may_be_stale
 from app.models.follows import PERSON_COLUMNS, Follow, Person, people_table, person_columns
 from app.models.likes import LIKE, likes_of
 from app.models.pagination import BEFORE, LARGEST_ID, Id, PagedQuery, Pagination, counted
@@ -65,6 +66,20 @@ class Listed(NamedTuple):
     edited_at: datetime | None = None
     replies: int = 0  # MOST_COUNTED + 1 for any more
     likes: int = 0  # likewise
+
+
+class PostQuery(PagedQuery[Listed]):
+    """A list of posts. If the follower may find them, the primary says which still exist, and when they were edited."""
+
+    def page(self, before: int | None, **parameters: object) -> Pagination[Listed]:
+        """Return the newest posts whose key is below `before`."""
+        page = super().page(before, **parameters)
+        if not may_be_stale():
+            return page
+        query = select(POST.id, POST.edited_at).where(POST.id.in_([post.id for post in page.items]))
+        edited_at: dict[int, datetime | None] = dict(db.session.execute(query).tuples().all())
+        posts = [post._replace(edited_at=edited_at[post.id]) for post in page.items if post.id in edited_at]
+        return replace(page, items=posts)
 
 
 class ChangedMeanwhileError(Exception):
@@ -342,9 +357,9 @@ def edited_at(post_id: ColumnElement[int], table: FromClause) -> ScalarSelect[da
     return select(OTHER.edited_at).where(OTHER.id == post_id).correlate(table).scalar_subquery()
 
 
-def list_of(key: ColumnElement[int], table: FromClause, *conditions: ColumnElement[bool]) -> PagedQuery[Listed]:
+def list_of(key: ColumnElement[int], table: FromClause, *conditions: ColumnElement[bool]) -> PostQuery:
     """Return the query for a list of posts; `key` is the column of their ids in a table."""
-    return PagedQuery(Listed, select(*listed_columns(key, table)).where(*conditions), key, PER_PAGE)
+    return PostQuery(Listed, select(*listed_columns(key, table)).where(*conditions), key, PER_PAGE)
 
 
 def _follows(person: ColumnElement[Any]) -> ColumnElement[bool]:
@@ -399,7 +414,7 @@ LATEST = list_of(POST.id, Post.__table__, POST.addressee_id.is_(None))
 BY = list_of(POST.id, Post.__table__, POST.author_id == USER_ID, POST.addressee_id.is_(None))
 BY_WITH_REPLIES = list_of(POST.id, Post.__table__, POST.author_id == USER_ID)
 TAGGED = list_of(TAG.post_id, PostTag.__table__, TAG.tag == bindparam("tag"))
-LIKED = PagedQuery(
+LIKED = PostQuery(
     Listed, select(*listed_columns(LIKE.post_id, LIKE.id.table)).where(LIKE.user_id == USER_ID), LIKE.id, PER_PAGE
 )
 RECENT_TIMELINE = list_of(POST.id, Post.__table__, *_recent_timeline())

@@ -30,6 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 
 from app.extensions import SEARCH_INDEX, Base, db
+from app.follower import find, may_be_stale
 from app.models.accounts import User
 from app.models.follows import PER_PAGE, Person, person_columns
 from app.models.pagination import BEFORE, LARGEST_ID, PagedQuery, Pagination
@@ -106,7 +107,11 @@ class SearchQuery:
             for word in words
         )
         query = select(*person_columns(User.__table__)).where(*matches).order_by(name != words[0], name).limit(PEOPLE)
-        return [Person(*row) for row in db.session.execute(query)]
+        found = [Person(*row) for row in find(query, {})]
+        if not may_be_stale():
+            return found
+        still_here = set(db.session.scalars(select(User.id).where(User.id.in_([person.id for person in found]))))
+        return [person for person in found if person.id in still_here]
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,7 @@ def tags_in_use(before: int | None = None) -> Pagination[UsedTag]:
     tag, last = newest.c.tag, func.max(newest.c.post_id)
     query = select(tag, func.count(), last).group_by(tag).having(last < BEFORE)
     query = query.order_by(last.desc(), tag).limit(PER_PAGE + POST_LENGTH)
-    rows = db.session.execute(query, {"before": before or LARGEST_ID}).all()
+    rows = find(query, {"before": before or LARGEST_ID})
     end = min(PER_PAGE, len(rows))
     while 0 < end < len(rows) and rows[end][2] == rows[end - 1][2]:
         end += 1

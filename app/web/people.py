@@ -15,6 +15,7 @@ from app.web.holes import fills
 from app.web.limits import count_if_possible
 from app.web.post_html import listed_below
 from app.web.posts import before
+from app.web.stale import stale_is_harmless
 from app.web.viewer import Viewer, login_required, note_write, viewer
 
 bp = Blueprint("people", __name__)
@@ -22,6 +23,7 @@ bp = Blueprint("people", __name__)
 
 @bp.get("/@<name>")
 @cached(PROFILE_PAGE)
+@stale_is_harmless
 def profile(name: str) -> ResponseReturnValue:
     """Show a user and their latest posts."""
     return _profile(name, "people.profile", with_replies=False)
@@ -29,6 +31,7 @@ def profile(name: str) -> ResponseReturnValue:
 
 @bp.get("/@<name>/replies")
 @cached(REPLIES_PAGE)
+@stale_is_harmless
 def replies(name: str) -> ResponseReturnValue:
     """Show a user, and their latest posts and replies."""
     return _profile(name, "people.replies", with_replies=True)

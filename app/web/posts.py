@@ -29,6 +29,7 @@ from app.web.forms.posts import PostForm, TextForm
 from app.web.holes import NotHeldError, fills, fills_from
 from app.web.limits import count_if_possible
 from app.web.post_html import html_of, listed, listed_below
+from app.web.stale import stale_is_harmless
 from app.web.viewer import Viewer, came_from, login_required, note_write, signed_in, viewer
 
 bp = Blueprint("posts", __name__)
@@ -48,6 +49,7 @@ def _id_in_query(name: str) -> int | None:
 
 @bp.get("/")
 @cached(LATEST_PAGE)
+@stale_is_harmless
 def latest() -> ResponseReturnValue:
     """Show everyone's latest posts: the page that most visitors see."""
     older = before()
@@ -58,6 +60,7 @@ def latest() -> ResponseReturnValue:
 @bp.get("/home")
 @login_required
 @cached(HOME_PAGE)
+@stale_is_harmless
 def home() -> ResponseReturnValue:
     """Show the posts of those you follow, below a form to write one."""
     return _home(PostForm())
@@ -79,6 +82,7 @@ def form_key(key: str) -> dict[str, str]:
 
 @bp.get("/tags/<tag>")
 @cached(TAG_PAGE)
+@stale_is_harmless
 def tagged(tag: str) -> ResponseReturnValue:
     """Show the posts with a hashtag. Every other spelling of it redirects to the one that tag_key() returns."""
     if "\0" in tag:  # PostgreSQL rejects a NUL in any text
@@ -178,6 +182,7 @@ def likers(name: str, post_id: int) -> ResponseReturnValue:
 
 @bp.get("/likes")
 @login_required
+@stale_is_harmless
 def likes() -> ResponseReturnValue:
     """Show the viewer what they like; nobody else can see that list."""
     return render_template("posts/likes.html", posts=listed(Post.liked_by(viewer().id, before())))

@@ -12,12 +12,14 @@ from app.web.caching import cached
 from app.web.limits import count_if_possible
 from app.web.post_html import listed
 from app.web.posts import before
+from app.web.stale import stale_is_harmless
 from app.web.viewer import signed_in
 
 bp = Blueprint("search", __name__)
 
 
 @bp.get("/search")
+@stale_is_harmless
 def search() -> ResponseReturnValue:
     """Show the posts and people that are found, below a form; only the form, and how it is used, if nothing is typed.
 
@@ -45,6 +47,7 @@ def people() -> ResponseReturnValue:
 
 @bp.get("/tags")
 @cached(TAGS_PAGE)
+@stale_is_harmless
 def tags() -> ResponseReturnValue:
     """Show the hashtags in use lately."""
     return render_template("search/tags.html", tags=tags_in_use(before()))

@@ -75,6 +75,7 @@ POSTGRESQL = {
     "limit": 20,
 }
 MAIL: dict[str, Any] = {"waiting": 0, "failed": 0, "since": None}
+FOLLOWER = {"follows": True, "lag": 0.2}
 LONG_AGO = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 OLD = {"valkey_version": None}  # not a Valkey
 
@@ -90,7 +91,8 @@ def facts(config: Config = DYNO, **changes: Any) -> Facts:
     def changed(good: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in (dict(good) | changes).items() if value is not None}
 
-    return Facts(config, changed(REDIS), changed(POSTGRESQL), changed(MAIL) | {"error": changes.get("mail_error")})
+    mail = changed(MAIL) | {"error": changes.get("mail_error")}
+    return Facts(config, changed(REDIS), changed(POSTGRESQL), mail, changed(FOLLOWER))
 
 
 def run(app: Flask, *arguments: str) -> Result:
@@ -143,6 +145,10 @@ def test_a_good_deployment_has_nothing_but_ok() -> None:
         (checks.database_migrations, {"at": set()}, "problem", "at no migration, and the code needs 0002"),
         (checks.database_migrations, {"at": {"0009"}}, "problem", "newer than the code"),
         (checks.database_connections, {"used": 17}, "warning", "17 of 20 in use; "),
+        (checks.database_follower, {"lag": 2.5}, "ok", "follows, at most 2.5 s behind"),
+        (checks.database_follower, {"lag": 11.0}, "warning", "11.0 s behind: people miss"),
+        (checks.database_follower, {"follows": False}, "problem", "follows no other"),
+        (checks.database_follower, {"error": "refused"}, "warning", "the primary answers for it: refused"),
         (checks.database_connections, {"limit": 6}, "problem", "= at most 4 a dyno, and 3 besides, so 0 can run"),
     ],
 )

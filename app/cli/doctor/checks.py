@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from app.cli.doctor.facts import Facts
 from app.config import Config
+from app.follower import CATCH_UP
 
 Level = Literal["ok", "note", "warning", "problem"]
 LEVELS: tuple[Level, ...] = ("ok", "note", "warning", "problem")  # from the mildest
@@ -189,6 +190,20 @@ def database_connections(facts: Facts) -> Answer:
     return _connections(facts, used, limit, "DATABASE_MAX_CONNECTIONS", each)
 
 
+def database_follower(facts: Facts) -> Answer:
+    """How far is the follower behind, if it answers? (With DATABASE_READ_URL only.)"""
+    follower = facts.follower
+    unset = _either(facts, "heroku config:unset DATABASE_READ_URL", "remove DATABASE_READ_URL from .env")
+    if "error" in follower:
+        return Answer("warning", f"can't be used, so the primary answers for it: {follower['error']}", unset)
+    if not follower["follows"]:
+        return Answer("problem", "DATABASE_READ_URL names a server that follows no other", unset)
+    fact = f"follows, at most {follower['lag']:,.1f} s behind"
+    if follower["lag"] <= CATCH_UP:
+        return Answer("ok", fact)
+    return Answer("warning", f"{fact}: people miss on older pages what they have just written", unset)
+
+
 # The site
 
 
@@ -300,6 +315,7 @@ CHECKS: tuple[Callable[[Facts], Answer], ...] = (
     database_reachable,
     database_migrations,
     database_connections,
+    database_follower,
     site_moderators,
     settings_secret_key,
     settings_https,

@@ -19,7 +19,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.config import Config
-from app.extensions import db, sql_reason
+from app.extensions import FOLLOWER, db, sql_reason
 from app.mail import MailError, current_mailer
 from app.models.mail import Mail
 from app.redis_client import Store, StoreUnavailableError, current_store
@@ -35,6 +35,13 @@ SELECT least(current_setting('max_connections')::int - current_setting('superuse
 """
 
 
+FOLLOWER_LAG = """
+SELECT pg_is_in_recovery(),
+       CASE WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0
+            ELSE coalesce(extract(epoch FROM now() - pg_last_xact_replay_timestamp()), 0) END
+"""
+
+
 @dataclass(frozen=True)
 class Facts:
     """The settings, and what Redis and the database tell. A fact that could not be had is missing."""
@@ -43,14 +50,14 @@ class Facts:
     redis: Mapping[str, Any]  # what redis_facts() returns
     database: Mapping[str, Any]  # what database_facts() returns
     mail: Mapping[str, Any] = field(default_factory=dict)  # what mail_facts() returns
+    follower: Mapping[str, Any] = field(default_factory=dict)  # what follower_facts() returns
 
     @classmethod
     def gather(cls, config: Config) -> Self:
         """Ask Redis, the database and the mail server."""
         database = database_facts(config)
-        return cls(
-            config, redis_facts(current_store()), database, mail_facts(config, has_tables="moderators" in database)
-        )
+        mail = mail_facts(config, has_tables="moderators" in database)
+        return cls(config, redis_facts(current_store()), database, mail, follower_facts(config))
 
 
 def redis_facts(store: Store) -> dict[str, Any]:
@@ -99,6 +106,18 @@ def database_facts(config: Config) -> dict[str, Any]:
             if dialect.name == "postgresql":
                 facts["limit"], facts["used"] = connection.execute(text(CONNECTIONS)).one()
             return facts
+    except SQLAlchemyError as error:
+        return {"error": sql_reason(error)}
+
+
+def follower_facts(config: Config) -> dict[str, Any]:
+    """Return whether the follower `follows` a server, and its `lag` (s, at most); or `error`. Nothing without one."""
+    if not config.database_read_url:
+        return {}
+    try:
+        with db.engines[FOLLOWER].connect() as connection:
+            follows, lag = connection.execute(text(FOLLOWER_LAG)).one()
+            return {"follows": follows, "lag": float(lag)}
     except SQLAlchemyError as error:
         return {"error": sql_reason(error)}
 
