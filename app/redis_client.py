@@ -31,6 +31,7 @@ from redis.retry import Retry
 
 from app import costs
 from app.config import Config
+from app.fair_queue import FairQueue
 
 log = logging.getLogger(__name__)
 
@@ -340,6 +341,7 @@ def _connection_pool(config: Config, greet: Callable[[Any], None]) -> BlockingCo
         db=address.db,
         max_connections=max(1, config.redis_max_connections - 1),  # one is the front's
         timeout=CONNECTION_WAIT,
+        queue_class=FairQueue,
         socket_connect_timeout=CONNECT_TIMEOUT,
         socket_timeout=COMMAND_TIMEOUT,
         # Heroku hangs up on a connection that was idle for 300 s, and a failover on all of them. One retry on a

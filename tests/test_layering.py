@@ -20,7 +20,7 @@ FLOORS = (
     ("app.models",),
     ("app.cache", "app.sessions", "app.rate_limit", "app.background", "app.daily_counts", "app.follower"),
     ("app.redis_client", "app.extensions", "app.mail"),
-    ("app.config", "app.costs"),
+    ("app.config", "app.costs", "app.fair_queue"),
 )
 SPEAK_REDIS = {
     "app.redis_client",
