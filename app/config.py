@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from dotenv import dotenv_values
 
@@ -21,6 +21,7 @@ DOTENV = ROOT / ".env"
 INSTANCE = ROOT / "instance"  # local data: the SQLite file, Valkey's files
 LOCAL_REDIS = "redis://127.0.0.1:6379/0"
 REDIS_PORT = 6379
+REDIS_PORTS = {"redis": REDIS_PORT, "rediss": REDIS_PORT, "redis+sentinel": 26379, "rediss+sentinel": 26379}
 SMTP_PORTS = {"smtp": 587, "smtps": 465}  # RFC 6409 and RFC 8314
 DAY = 24 * 3600  # s
 SECRET_KEY_LENGTH = 16  # characters at least; `secrets.token_hex(32)` gives 64
@@ -47,8 +48,18 @@ class InvalidSettingError(ValueError):
 
 
 @dataclass(frozen=True)
+class Sentinels:
+    """Where the Sentinels are that watch over a Redis server, and what they call it."""
+
+    hosts: tuple[tuple[str, int], ...]
+    service: str
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
 class RedisAddress:
-    """Where the Redis server is, taken apart from its URL."""
+    """Where the Redis server is, taken apart from its URL. With Sentinel, host and port are those of the first one."""
 
     scheme: str
     host: str
@@ -56,44 +67,66 @@ class RedisAddress:
     username: str | None
     password: str | None = field(repr=False)
     db: int
+    sentinels: Sentinels | None = None
 
     @property
     def tls(self) -> bool:
-        return self.scheme == "rediss"
+        return self.scheme.startswith("rediss")
 
     def __str__(self) -> str:
         """Return the address without its password, fit for a log."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}/{self.db}"
+        hosts = self.sentinels.hosts if self.sentinels else [(self.host, self.port)]
+        named = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in hosts)
+        return f"{self.scheme}://{named}/{f'{self.sentinels.service}/' if self.sentinels else ''}{self.db}"
 
 
 def parse_redis_url(url: str) -> RedisAddress:
-    """Take a Redis URL apart. Raises InvalidSettingError; its text never quotes the URL, which holds a password."""
-    if not url.startswith(("redis://", "rediss://")):
-        raise InvalidSettingError("must begin with redis:// or rediss://")
+    """Take a Redis URL apart. Raises InvalidSettingError; its text never quotes the URL, which holds a password.
+
+    The form with Sentinels is that of https://github.com/exponea/redis-sentinel-url: user and password are Redis's, and
+    those of the Sentinels, if they want any, are the parameters sentinel_username and sentinel_password.
+    """
+    scheme, separator, _ = url.partition("://")
+    if scheme not in REDIS_PORTS or not separator:
+        raise InvalidSettingError("must begin with redis:// or rediss:// (or redis+sentinel:// or rediss+sentinel://)")
+    has_sentinels = scheme.endswith("+sentinel")
     try:
-        parts = urlsplit(url)  # some of its errors quote the URL
-        port = REDIS_PORT if parts.port is None else parts.port
+        each = [urlsplit(one) for one in (_urls_by_host(url) if has_sentinels else [url])]  # some errors quote the URL
+        hosts = tuple((parts.hostname, REDIS_PORTS[scheme] if parts.port is None else parts.port) for parts in each)
     except ValueError:
-        port = 0
-    if not port or "@" in parts.path + parts.query + parts.fragment:
+        each, hosts = [], ()
+    if not each or not all(port for _, port in hosts) or "@" in each[0].path + each[0].query + each[0].fragment:
         raise InvalidSettingError(
             "has a host or a port that can't be one (or a password with a / ? # [ or @ that is not percent-encoded)"
         )
-    if not parts.hostname:
+    named = tuple((host, port) for host, port in hosts if host)
+    if named != hosts:
         raise InvalidSettingError("names no host")
-    path = parts.path.strip("/")
+    path, sentinels = each[0].path.strip("/"), None
+    if has_sentinels:
+        service, _, path = path.partition("/")
+        if not re.fullmatch(r"[\w.-]+", service):
+            raise InvalidSettingError("must name the Sentinels' service after the hosts, as in /mymaster/0")
+        query = parse_qs(each[0].query)
+        user, secret = (query.get(f"sentinel_{what}", [None])[0] for what in ("username", "password"))
+        sentinels = Sentinels(named, service, user, secret)
     if not re.fullmatch(r"[0-9]{0,4}", path):
         raise InvalidSettingError("must end in a database number, as in /0")
-    username = unquote(parts.username or "") or None
+    username = unquote(each[0].username or "") or None
     return RedisAddress(
-        scheme=parts.scheme,
-        host=parts.hostname,
-        port=port,
+        scheme,
+        *named[0],
         username=None if username in DECORATIVE_REDIS_USERS else username,
-        password=unquote(parts.password or "") or None,
+        password=unquote(each[0].password or "") or None,
         db=int(path or 0),
+        sentinels=sentinels,
     )
+
+
+def _urls_by_host(url: str) -> Iterator[str]:
+    """Yield a URL with several hosts once for each of them, as a URL with that one."""
+    before, hosts, after = re.fullmatch(r"(\S+?://(?:[^/?#]*@)?)([^/?#]*)(.*)", url, re.DOTALL).groups()  # type: ignore[union-attr]  # matches any
+    yield from (f"{before}{host}{after}" for host in hosts.split(","))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,12 +25,14 @@ from redis import (
 )
 from redis.backoff import NoBackoff
 from redis.client import Pipeline
+from redis.crc import key_slot
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from app import costs
 from app.config import Config
 from app.fair_queue import FairQueue
+from app.redis_primary import ClusterPrimary, RedisPrimary, SentinelPrimary
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,11 @@ CONNECTION_WAIT = 1.0  # s for a free one; a command takes 0.0002, but the threa
 FAILURES_TO_OPEN = 2  # in a row: one may be a blip, and ends nobody's session
 PROBE_INTERVAL = 0.25  # s between two probes of a dead server; "again within a second" leaves room for three
 RUN_ID = re.compile(rb"run_id:(\w+)")  # in INFO
+IS_REPLICA = re.compile(rb"^role:slave", re.MULTILINE)
+IS_CLUSTER = re.compile(rb"^redis_mode:cluster", re.MULTILINE)
+HASH_TAG = re.compile(r"[^{]*\{[^}]+\}")  # what a cluster computes a key's slot from, if a key begins so
+ELSEWHERE = {"READONLY", "MOVED", "CLUSTERDOWN", "MASTERDOWN"}  # how such a reply begins
+NO_REPLICAS = "NOREPLICAS"  # in the reply of a primary that has lost its replicas, perhaps to a new one
 UNKNOWN_RUN_ID = "-"  # of a server that does not tell its run_id
 
 
@@ -53,8 +59,10 @@ class Trouble:
     lasting: bool = True  # until a setting is changed
 
 
-NO_CLUSTER = Trouble(
-    "is a cluster", "set REDIS_PREFIX={pipit}: and let REDIS_URL name the node with those keys (docs/deploy.md)"
+READ_ONLY = Trouble(
+    "is read-only",
+    "it is a replica, perhaps since a failover: REDIS_URL must name the primary, or what follows it (docs/scaling.md), "
+    "or nobody can log in",
 )
 CLIENTS_USED_UP = Trouble(
     "has no free connection", "lower REDIS_MAX_CONNECTIONS or WEB_CONCURRENCY, or take a larger plan", lasting=False
@@ -67,18 +75,27 @@ UNVERIFIED = Trouble(
     "has a certificate that can't be verified", "set REDIS_TLS_VERIFY=no if the server's owner signs it"
 )
 TROUBLES = {  # by a part of describe()'s text
-    "ReadOnlyError": Trouble(
-        "is read-only",
-        "it is a replica, perhaps since a failover: REDIS_URL must name the primary, or nobody can log in",
+    "ReadOnlyError": READ_ONLY,
+    "is a replica": READ_ONLY,
+    "PrimaryUnknownError": Trouble(
+        "has no primary",
+        "a failover is under way; if it lasts, look at the other servers (docs/scaling.md)",
+        lasting=False,
+    ),
+    "NOREPLICAS": Trouble(
+        "has no replica", "min-replicas-to-write has it refuse writes until one follows it again", lasting=False
     ),
     "OutOfMemoryError": Trouble(
         "is full", "take a larger plan, or set maxmemory-policy to volatile-ttl: nobody can log in", lasting=False
     ),
     "MISCONF": Trouble("can't save", "it refuses writes until its disk works again", lasting=False),
-    "MovedError": NO_CLUSTER,
-    "ClusterDownError": NO_CLUSTER,
-    "ClusterCrossSlotError": NO_CLUSTER,
-    "AskError": NO_CLUSTER,
+    "ClusterDownError": Trouble(
+        "is a cluster that is down", "look at its nodes: redis-cli --cluster check", lasting=False
+    ),
+    "MovedError": Trouble(
+        "is a cluster", "the user in REDIS_URL needs +info, which tells Pipit so; or its keys just move", lasting=False
+    ),
+    "SELECT is not allowed": Trouble("is a cluster", "a cluster has only one database: REDIS_URL must end in /0"),
     "AuthenticationError": Trouble("refuses the password", "the user or password in REDIS_URL is wrong or missing"),
     "NoPermissionError": Trouble("refuses this user", "the user in REDIS_URL needs +@all ~* &* (docs/deploy.md)"),
     "max number of clients": CLIENTS_USED_UP,
@@ -119,6 +136,46 @@ class Usage:
     most_memory: int
     connections: int
     most_connections: int
+
+
+class ElsewhereError(ConnectionError):
+    """The server at the other end is not the primary: a connection that is opened now may find it elsewhere."""
+
+
+class FollowingConnection(Connection):
+    """A connection of the pool's: it goes to where the primary is, each time it is opened."""
+
+    def __init__(self, *, store: "Store", **options: Any) -> None:
+        self._store = store
+        self._epoch = store.epoch
+        super().__init__(**options)  # type: ignore[no-untyped-call]
+
+    def connect(self) -> None:
+        """Open the connection if need be; the pool calls this before it hands one out."""
+        if self._epoch != self._store.epoch:
+            self.disconnect()  # type: ignore[no-untyped-call]
+        super().connect()  # type: ignore[no-untyped-call]
+
+    def _connect(self) -> Any:
+        """Open the socket: redis-py does so here, whoever asks for a new connection, and whenever."""
+        self._epoch = self._store.epoch
+        self.host, self.port = self._store.primary.locate()
+        return super()._connect()  # type: ignore[no-untyped-call]
+
+    def read_response(self, *args: Any, **options: Any) -> Any:
+        """Return a reply; a refusal that another server would not have given is a lost connection, and tried again."""
+        try:
+            return super().read_response(*args, **options)
+        except ResponseError as error:
+            if not is_elsewhere(error):
+                raise
+            self._store.forget_primary()
+            self.disconnect()  # type: ignore[no-untyped-call]
+            raise ElsewhereError(describe(error)) from error
+
+
+class FollowingSSLConnection(FollowingConnection, SSLConnection):
+    """The same with TLS."""
 
 
 class StoreUnavailableError(Exception):
@@ -178,9 +235,13 @@ class Store:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.prefix = config.redis_prefix
         self.run_id = UNKNOWN_RUN_ID  # the server's, as the newest connection read it
-        self.pool = _connection_pool(config, self._greet)
+        self.epoch = 0  # rises when the primary turns out to be elsewhere: older connections are not used again
+        self.primary = RedisPrimary((config.redis.host, config.redis.port))
+        if config.redis.sentinels:
+            self.primary = SentinelPrimary(config.redis.sentinels, _options(config))
+        self._prefix: str | None = None  # not known until a connection has told whether this is a cluster
+        self.pool = _connection_pool(self)
         self.client = CountingRedis(connection_pool=self.pool)
         self.breaker = CircuitBreaker()
 
@@ -252,23 +313,66 @@ class Store:
         trouble = self.trouble(error)
         return f"{error} (it {trouble.state}: {trouble.advice})" if trouble else str(error)
 
+    @property
+    def is_known(self) -> bool:
+        """Return whether a connection has told yet what kind of server this is."""
+        return self._prefix is not None
+
+    @property
+    def prefix(self) -> str:
+        """What all keys begin with: REDIS_PREFIX, and on a cluster a hash tag, so that they are in one slot.
+
+        Raises StoreUnavailableError if Redis has never answered yet: a key without the tag would be lost on a cluster.
+        """
+        if self._prefix is None:
+            with self.commands():  # opens a connection, which tells
+                pass
+        return self._prefix or ""
+
     def key(self, name: str) -> str:
-        """Return the key as it stands in Redis, with REDIS_PREFIX in front."""
+        """Return the key as it stands in Redis. Raises StoreUnavailableError, as `prefix` says."""
         return self.prefix + name
+
+    def forget_primary(self) -> None:
+        """Have every connection that is open now closed instead of used again: the primary is elsewhere."""
+        self.epoch += 1
+        self.primary.doubt()
+
+    def meet(self, info: bytes) -> str:
+        """Return the run_id of the server that a new connection has reached, given its INFO.
+
+        If it is a node of a cluster, `primary` is another one from now on. Raises ElsewhereError if it is a replica.
+        """
+        if IS_REPLICA.search(info):
+            raise ElsewhereError("the server is a replica")
+        is_cluster = IS_CLUSTER.search(info) is not None
+        if is_cluster and not isinstance(self.primary, ClusterPrimary):
+            address, prefix = self.config.redis, self.config.redis_prefix
+            self._prefix = prefix if HASH_TAG.match(prefix) else "{pipit}:" + prefix
+            options = _options(self.config) | {"username": address.username, "password": address.password}
+            self.primary = ClusterPrimary((address.host, address.port), key_slot(self._prefix.encode()), options)
+        elif self._prefix is None:
+            self._prefix = self.config.redis_prefix
+        found = RUN_ID.search(info)
+        self.run_id = found[1].decode() if found else UNKNOWN_RUN_ID
+        return self.run_id
 
     def close(self) -> None:
         """Close all connections."""
         self.pool.disconnect()
 
-    def _greet(self, connection: Any) -> None:
-        """Open a connection as redis-py does, and ask for the server's run_id."""
+    def greet(self, connection: Any) -> None:
+        """Open a connection as redis-py does, and look at the server that it has reached. Raises ElsewhereError."""
+        primary = self.primary
         connection.on_connect()
-        connection.send_command("INFO", "server")
+        connection.send_command("INFO")
         try:
-            found = RUN_ID.search(connection.read_response())
+            info = connection.read_response()
         except ResponseError:  # this user may not run INFO
-            found = None
-        self.run_id = connection.server_run_id = found[1].decode() if found else UNKNOWN_RUN_ID
+            info = b""
+        connection.server_run_id = self.meet(info)
+        if self.primary is not primary:
+            raise ElsewhereError("the server is a node of a cluster, and another one may own the keys")
 
 
 class Commands:
@@ -283,6 +387,11 @@ class Commands:
     def __enter__(self) -> CountingRedis:
         if not self.insist and not self.store.breaker.lets_through():
             raise StoreUnavailableError("the circuit to Redis is open")
+        if not self.store.is_known:
+            try:
+                self.store.pool.release(self.store.pool.get_connection())
+            except RedisError as error:
+                self.__exit__(None, error, None)
         return self.store.client
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
@@ -292,12 +401,20 @@ class Commands:
         if error is None or isinstance(error, RedisError):  # Redis answered, even if it refused
             self.store.breaker.succeeded()
         if isinstance(error, RedisError):
+            if NO_REPLICAS in str(error):  # there may be a primary that has some
+                self.store.forget_primary()
             raise StoreUnavailableError(describe(error)) from error
 
 
 def glob_escape(text: str) -> str:
     """Return the text as a SCAN pattern that matches it literally."""
     return re.sub(r"([\\*?\[\]])", r"\\\1", text)
+
+
+def is_elsewhere(error: Exception) -> bool:
+    """Return whether an error reply says that the server is not the primary, or is not one any more."""
+    code = getattr(error, "status_code", None) or str(error).partition(" ")[0]
+    return code in ELSEWHERE
 
 
 def describe(error: RedisError) -> str:
@@ -327,14 +444,31 @@ def _reply(connection: Any, command: tuple[str | bytes | int, ...]) -> Any:
     return connection.read_response()
 
 
-def _connection_pool(config: Config, greet: Callable[[Any], None]) -> BlockingConnectionPool:
-    address = config.redis
-    tls: dict[str, Any] = {}
-    if address.tls and not config.redis_tls_verify:
-        tls = {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
+def _options(config: Config) -> dict[str, Any]:
+    """Return time-outs and TLS for those who know where the primary is, as redis-py's Redis wants them."""
+    return {
+        "socket_connect_timeout": CONNECT_TIMEOUT,
+        "socket_timeout": COMMAND_TIMEOUT,
+        "protocol": 2,
+        "driver_info": None,
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+        "ssl": config.redis.tls,
+        **_tls(config),
+    }
+
+
+def _tls(config: Config) -> dict[str, Any]:
+    if config.redis.tls and not config.redis_tls_verify:
+        return {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
+    return {}
+
+
+def _connection_pool(store: Store) -> BlockingConnectionPool:
+    config, address = store.config, store.config.redis
     return BlockingConnectionPool(
-        connection_class=SSLConnection if address.tls else Connection,
-        host=address.host,
+        connection_class=FollowingSSLConnection if address.tls else FollowingConnection,
+        store=store,
+        host=address.host,  # until the first connection asks
         port=address.port,
         username=address.username,
         password=address.password,
@@ -353,7 +487,7 @@ def _connection_pool(config: Config, greet: Callable[[Any], None]) -> BlockingCo
         # after a TLS 1.3 handshake the server's session tickets lie on the socket, and redis-py 8.1 with hiredis
         # would take them for a reply left over from another command, and refuse the connection.
         client_name="pipit",
-        redis_connect_func=greet,
+        redis_connect_func=store.greet,
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
-        **tls,
+        **_tls(config),
     )

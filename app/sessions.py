@@ -181,7 +181,7 @@ class PipitSessionInterface(RedisSessionInterface):
     session_class = Session
 
     def __init__(self, app: Flask, store: Store, lifetime: int) -> None:
-        super().__init__(app, client=store.client, key_prefix=store.key("session:"), sid_length=ID_LENGTH)
+        super().__init__(app, client=store.client, key_prefix="session:", sid_length=ID_LENGTH)
         self.serializer: JsonSerializer = JsonSerializer()
         self.store = store
         self.lifetime = lifetime
@@ -259,6 +259,10 @@ class PipitSessionInterface(RedisSessionInterface):
         return (sid, self._retrieve_session_data(self._get_store_id(sid))) if sid else (None, None)
 
     # What Flask-Session calls
+
+    def _get_store_id(self, sid: str) -> str:
+        """Return the key of a session. Raises StoreUnavailableError, as Store.key() does."""
+        return self.store.key(self.key_prefix + sid)
 
     def _retrieve_session_data(self, store_id: str) -> dict[str, Any] | None:
         """Return the session and renew it: one command, if the server has GETEX."""
@@ -370,11 +374,12 @@ class PipitSessionInterface(RedisSessionInterface):
 
     def all_active(self) -> Iterator[ActiveSession]:
         """Yield every user's sessions in no order; SCAN does not block the server. Raises StoreUnavailableError."""
+        prefix = self._get_store_id("")
         with self.store.commands() as redis:
-            for key in cast(Iterator[bytes], redis.scan_iter(match=glob_escape(self.key_prefix) + "*", count=500)):
+            for key in cast(Iterator[bytes], redis.scan_iter(match=glob_escape(prefix) + "*", count=500)):
                 data = self.decode(cast(bytes | None, redis.get(key)))
                 if data:
-                    yield _active(key.decode().removeprefix(self.key_prefix), data)
+                    yield _active(key.decode().removeprefix(prefix), data)
 
     def count(self) -> tuple[int, bool]:
         """Return how many sessions there are, and whether that is exact; more keys than SAMPLE make it an estimate.

@@ -57,6 +57,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if not _needs_a_server(item)]
 
 
+class FollowingFake(redis_client.FollowingConnection, FakeRedisConnection):
+    """A connection to fakeredis that is opened and greeted as in production."""
+
+
 class Visitor:
     """A person with a browser that keeps cookies and sends the form it was shown, CSRF token included."""
 
@@ -227,7 +231,7 @@ def redis_url(request: pytest.FixtureRequest) -> str:
 def redis(request: pytest.FixtureRequest, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Redis]:
     """Give a client of the real Valkey, or of fakeredis with --quick, emptied before each test."""
     if request.config.getoption("quick"):
-        monkeypatch.setattr(redis_client, "Connection", FakeRedisConnection)
+        monkeypatch.setattr(redis_client, "FollowingConnection", FollowingFake)
         client: Redis = FakeRedis(host="127.0.0.1", port=FAKE_PORT, decode_responses=True)
     else:
         client = Redis.from_url(redis_url, decode_responses=True)

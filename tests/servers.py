@@ -66,7 +66,7 @@ def valkey(port: int | None = None, **settings: Any) -> Iterator[ValkeyServer]:
 
 @contextmanager
 def unfit_redis(kind: str) -> Iterator[str]:
-    """Run a Redis that can't be used, and give its URL: "full", "replica", "cluster", "locked" or "crowded"."""
+    """Run a Redis that can't be used, and give its URL: "full", "replica", "locked" or "crowded"."""
     if kind == "replica":
         now = {"repl-diskless-sync-delay": 0}  # not after 5 s, in which other replicas might come
         with valkey(**now) as primary, valkey(replicaof=f"127.0.0.1 {primary.port}") as server:
@@ -78,13 +78,9 @@ def unfit_redis(kind: str) -> Iterator[str]:
         "full": {"maxmemory": "1mb"},
         "crowded": {"maxclients": 1},
         "locked": {},
-        "cluster": {"cluster-enabled": "yes", "cluster-port": free_port(), "cluster-require-full-coverage": "no"},
     }
     with valkey(**kinds[kind]) as server, Redis(port=server.port, decode_responses=True) as redis:
         redis.ping()  # holds the only connection, where there is just one
-        if kind == "cluster":
-            redis.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-            wait_until(lambda: "cluster_state:ok" in str(redis.execute_command("CLUSTER", "INFO")), "the cluster")
         if kind == "locked":
             redis.config_set("requirepass", "the right one")
         try:
@@ -93,6 +89,20 @@ def unfit_redis(kind: str) -> Iterator[str]:
         finally:
             if kind == "locked":
                 redis.config_set("requirepass", "")  # so that it can be stopped
+
+
+@contextmanager
+def cluster_of_one() -> Iterator[str]:
+    """Run a Redis Cluster of a single node, and give its URL."""
+    settings: dict[str, Any] = {
+        "cluster-enabled": "yes",
+        "cluster-port": free_port(),
+        "cluster-require-full-coverage": "no",
+    }
+    with valkey(**settings) as server, Redis(port=server.port, decode_responses=True) as redis:
+        redis.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        wait_until(lambda: "cluster_state:ok" in str(redis.execute_command("CLUSTER", "INFO")), "the cluster")
+        yield f"redis://127.0.0.1:{server.port}/0"
 
 
 @dataclass

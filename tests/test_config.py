@@ -17,6 +17,7 @@ from app.config import (
     ConfigError,
     InvalidSettingError,
     RedisAddress,
+    Sentinels,
     SMTPAddress,
     load_or_create_secret_key,
     parse_database_url,
@@ -86,8 +87,29 @@ def test_a_redis_url_is_taken_apart(url: str, address: RedisAddress) -> None:
 
 
 def test_only_rediss_means_tls() -> None:
-    assert parse_redis_url("rediss://h").tls
-    assert not parse_redis_url("redis://h").tls
+    for kind, service in (("", ""), ("+sentinel", "/mymaster")):
+        assert parse_redis_url(f"rediss{kind}://h{service}").tls
+        assert not parse_redis_url(f"redis{kind}://h{service}").tls
+
+
+@pytest.mark.parametrize(
+    ("url", "login", "db", "sentinels"),
+    [
+        ("redis+sentinel://a/mymaster", (None, None), 0, Sentinels((("a", 26379),), "mymaster")),
+        ("redis+sentinel://a:1,b,[::1]:3/my-master.2/7", (None, None), 7, Sentinels(
+            (("a", 1), ("b", 26379), ("::1", 3)), "my-master.2"
+        )),
+        ("rediss+sentinel://pi%40pit:p%2Cw@a:1,b:2/m/0", ("pi@pit", "p,w"), 0, Sentinels((("a", 1), ("b", 2)), "m")),
+        ("redis+sentinel://:pw@a/m?sentinel_username=u&sentinel_password=s%26", (None, "pw"), 0, Sentinels(
+            (("a", 26379),), "m", "u", "s&"
+        )),
+    ],
+)  # fmt: skip
+def test_a_url_with_sentinels_is_taken_apart(
+    url: str, login: tuple[str | None, str | None], db: int, sentinels: Sentinels
+) -> None:
+    address = parse_redis_url(url)
+    assert (address.username, address.password, address.db, address.sentinels) == (*login, db, sentinels)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +129,13 @@ def test_only_rediss_means_tls() -> None:
         ("redis://h/zero", "database number"),
         ("redis://h/0/1", "database number"),
         ("redis://h/12345", "database number"),
+        ("redis+sentinel://a:1,b:2", "service"),
+        ("redis+sentinel://a:1,b:2/", "service"),
+        ("redis+sentinel://a:1,b:2/my master/0", "service"),
+        ("redis+sentinel://a:1,b:2/m/zero", "database number"),
+        ("redis+sentinel://a:1,:2/m", "host"),
+        ("redis+sentinel://a:1,b:c/m", "port"),
+        ("sentinel://a/m", "redis+sentinel://"),
     ],
 )
 def test_a_redis_url_that_is_not_one_is_refused(url: str, problem: str) -> None:
@@ -117,6 +146,9 @@ def test_a_redis_url_that_is_not_one_is_refused(url: str, problem: str) -> None:
 def test_an_address_in_a_log_has_no_user_and_no_password() -> None:
     address = parse_redis_url(f"rediss://pipit:{SECRET}@[::1]:6380/2")
     assert str(address) == "rediss://[::1]:6380/2"
+    assert SECRET not in repr(address)
+    address = parse_redis_url(f"redis+sentinel://pipit:{SECRET}@[::1],b:2/m/1?sentinel_password={SECRET}")
+    assert str(address) == "redis+sentinel://[::1]:26379,b:2/m/1"
     assert SECRET not in repr(address)
 
 

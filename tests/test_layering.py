@@ -20,10 +20,12 @@ FLOORS = (
     ("app.models",),
     ("app.cache", "app.sessions", "app.rate_limit", "app.background", "app.daily_counts", "app.follower"),
     ("app.redis_client", "app.extensions", "app.mail"),
+    ("app.redis_primary",),
     ("app.config", "app.costs", "app.fair_queue"),
 )
 SPEAK_REDIS = {
     "app.redis_client",
+    "app.redis_primary",
     "app.sessions",
     "app.cache",
     "app.rate_limit",

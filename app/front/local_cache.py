@@ -85,8 +85,7 @@ class LocalCache:
         self._seen: OrderedDict[str, None] = OrderedDict()  # names of pages that were in Redis, oldest first
         self._flying: dict[str, Lookup] = {}  # at most one for a page
         self._waiting: dict[str, Lookup] = {}  # to be sent when that one is back
-        self._page_prefix = self._store.key("page:").encode()
-        self._proof_key = self._store.key(f"front:{secrets.token_hex(8)}")
+        self._proof_name = f"front:{secrets.token_hex(8)}"
         self._proof = asyncio.Event()
         self._proven = False  # pushes arrive on this connection
         self.link = RedisLink(self._store, self._on_push, self._on_lost)
@@ -156,6 +155,10 @@ class LocalCache:
         with self._store.commands() as redis:
             redis.set(self._proof_key, "", px=PROOF_KEY_LIFETIME)
 
+    @property
+    def _proof_key(self) -> str:
+        return self._store.key(self._proof_name)  # whose beginning is known once there is a connection
+
     def _ask(self, name: str, lookup: Lookup, connection: RedisConnection) -> None:
         lookup.batch = connection.written + 1
         lookup.asked_at = self._loop.time()
@@ -218,10 +221,11 @@ class LocalCache:
         if push[1] is None:  # everything: FLUSHALL
             self.drop_all()
             return
+        pages, proof = self._cache.key("").encode(), self._proof_key.encode()
         for key in push[1]:
-            if key.startswith(self._page_prefix):
-                self._drop(key[len(self._page_prefix) :].decode())
-            elif key == self._proof_key.encode():
+            if key.startswith(pages):
+                self._drop(key[len(pages) :].decode())
+            elif key == proof:
                 self._proof.set()
 
     def _on_lost(self) -> None:

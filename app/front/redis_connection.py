@@ -21,12 +21,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import hiredis
+from redis import RedisError
 
 from app.config import Config
-from app.redis_client import COMMAND_TIMEOUT, CONNECT_TIMEOUT, PROBE_INTERVAL, RUN_ID, UNKNOWN_RUN_ID, Store
+from app.redis_client import (
+    COMMAND_TIMEOUT,
+    CONNECT_TIMEOUT,
+    NO_REPLICAS,
+    PROBE_INTERVAL,
+    UNKNOWN_RUN_ID,
+    Store,
+    describe,
+    is_elsewhere,
+)
 
 log = logging.getLogger(__name__)
 
+WATCH_INTERVAL = 0.5  # s between two looks whether the primary has moved while a connection to it still works
 OPEN_TIMEOUT = 3 * CONNECT_TIMEOUT  # s: a handshake of TCP, one of TLS, a greeting
 NAME = "pipit-front"  # in CLIENT LIST
 NOT_ENOUGH = object()  # what the parser returns when the next reply is not complete
@@ -36,6 +47,10 @@ Callback = Callable[[Any], None]  # gets a reply; an exception where there is no
 
 class LostError(Exception):
     """The connection was lost before the reply came."""
+
+
+class MovedAwayError(LostError):
+    """The server is not the primary any more."""
 
 
 class TimedOutError(LostError):
@@ -150,7 +165,7 @@ class RedisConnection(asyncio.Protocol):
         """Read replies and push messages."""
         self._reader.feed(data)
         try:
-            while (reply := self._reader.gets()) is not NOT_ENOUGH:
+            while not self.lost.done() and (reply := self._reader.gets()) is not NOT_ENOUGH:
                 if isinstance(reply, hiredis.PushNotification):
                     self._on_push(reply)
                     if self._events:
@@ -184,6 +199,9 @@ class RedisConnection(asyncio.Protocol):
         """Keep a reply until its batch is complete. Raises OutOfStepError."""
         if not self._batches:
             raise OutOfStepError("a reply came that nobody had asked for")
+        if isinstance(reply, hiredis.ReplyError) and (is_elsewhere(reply) or NO_REPLICAS in str(reply)):
+            self.close(MovedAwayError(f"{str(reply).partition(' ')[0]}: the server is not the primary any more"))
+            return
         batch = self._batches[0]
         self._events.append(reply)
         self._replies += 1
@@ -237,6 +255,8 @@ class RedisLink:
         self.run_id = UNKNOWN_RUN_ID  # of the server
         self.tracks = False  # whether the server pushes invalidations
         self._refused = False  # so that it is logged once
+        self._place = store.config.redis.host, store.config.redis.port  # of the newest connection
+        self._epoch = store.epoch  # when it was opened
         self._tls = _tls_context(store.config) if store.config.redis.tls else None
 
     async def keep_open(self) -> None:
@@ -244,7 +264,7 @@ class RedisLink:
         try:
             async with asyncio.timeout(OPEN_TIMEOUT):  # wait_for may swallow a cancellation, in Python 3.11
                 self.connection = await self._open()
-        except (OSError, TimeoutError, TimedOutError) as error:
+        except (OSError, TimeoutError, TimedOutError, RedisError) as error:
             self._store.breaker.failed(f"{type(error).__name__}: {error}")
         except LostError as error:  # refused: too many clients, a wrong password. The pool's connections may still work
             if not self._refused:
@@ -253,9 +273,11 @@ class RedisLink:
         else:
             self._refused = False
             self._store.breaker.succeeded()
-            cause = await asyncio.shield(self.connection.lost)
+            cause = await self._watch(self.connection)
             self.connection = None
             self._on_lost()
+            if isinstance(cause, MovedAwayError):
+                self._store.forget_primary()
             if isinstance(cause, TimedOutError):
                 self._store.breaker.failed(str(cause))
         await asyncio.sleep(PROBE_INTERVAL)
@@ -265,17 +287,34 @@ class RedisLink:
         if self.connection:
             self.connection.close(LostError("the front stops"))
 
+    async def _watch(self, connection: RedisConnection) -> LostError:
+        """Return why the connection is lost; close it when others have found that the primary is elsewhere."""
+        while not connection.lost.done():
+            await asyncio.wait([connection.lost], timeout=WATCH_INTERVAL)
+            if await asyncio.to_thread(self._store.primary.has_moved, self._place):
+                connection.close(MovedAwayError("another server is the primary now"))
+            if self._store.epoch != self._epoch:
+                connection.close(LostError("the primary was found to be elsewhere"))
+        return connection.lost.result()
+
     async def _open(self) -> RedisConnection:
-        """Return a new connection, authenticated and tracking where the server can. Raises OSError or LostError."""
-        address = self._store.config.redis
+        """Return a new connection to the primary, authenticated and tracking where the server can.
+
+        Raises OSError, RedisError or LostError.
+        """
+        self._epoch, primary = self._store.epoch, self._store.primary
+        self._place = await asyncio.to_thread(primary.locate)
         _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: RedisConnection(self._on_push), address.host, address.port, ssl=self._tls
+            lambda: RedisConnection(self._on_push), *self._place, ssl=self._tls
         )
         try:
             await self._greet(connection)
         except BaseException:
             connection.close(LostError("not opened"))
             raise
+        if self._store.primary is not primary:  # the greeting has found a cluster, and so whom to ask
+            connection.close(LostError("a node of a cluster"))
+            return await self._open()
         return connection
 
     async def _greet(self, connection: RedisConnection) -> None:
@@ -283,7 +322,7 @@ class RedisLink:
         user, password = address.username or "default", address.password or ""
         auth = ("AUTH", user, password) if address.username or password else ()
         select = ("SELECT", address.db) if address.db else ("PING",)
-        server = ("INFO", "server")
+        server = ("INFO",)
         hello, selected, info, tracking = await connection.greet(
             ("HELLO", 3, *auth, "SETNAME", NAME), select, server, ("CLIENT", "TRACKING", "ON", "OPTIN")
         )
@@ -293,8 +332,10 @@ class RedisLink:
             selected, info = await connection.greet(select, server)
         if isinstance(selected, Exception):  # a wrong password, no such database: the pool reports the details
             raise LostError(str(selected)[:200])
-        found = RUN_ID.search(info if isinstance(info, bytes) else str(info).encode())
-        self.run_id = found[1].decode() if found else UNKNOWN_RUN_ID
+        try:
+            self.run_id = self._store.meet(info if isinstance(info, bytes) else b"")  # or this user may not run INFO
+        except RedisError as error:
+            raise LostError(describe(error)) from error
         self.tracks = not isinstance(hello, Exception) and not isinstance(tracking, Exception)
 
 

@@ -50,7 +50,7 @@ def test_it_indexes_the_posts_from_before_there_was_an_index(redis_url: str, tmp
         assert len(database.execute("SELECT rowid FROM post_search WHERE words MATCH 'tea'").fetchall()) == 2
 
 
-@pytest.mark.parametrize("kind", ["locked", "replica", "cluster"])
+@pytest.mark.parametrize("kind", ["locked", "replica"])
 def test_a_redis_that_will_refuse_the_new_version_stops_it(tmp_path: Path, kind: str) -> None:
     with servers.unfit_redis(kind) as url:
         status, said = release(url, f"sqlite:///{tmp_path / 'new.db'}")

@@ -102,14 +102,15 @@ PREFIX = "{pipit}:"
 
 
 @pytest.mark.parametrize("strategy", ["invalidate", "refresh", "expire"])
-def test_with_a_hash_tag_for_a_prefix_every_operation_stays_in_one_slot(
+def test_on_a_cluster_every_operation_stays_in_one_slot(
     cluster: list[Redis], make_app: Callable[..., Flask], sqlite_url: str, strategy: str
 ) -> None:
     slot = key_slot(PREFIX.encode())
     owner = cluster[slot * 3 // 16384]
     owner.flushall()
-    url = f"redis://127.0.0.1:{owner.connection_pool.connection_kwargs['port']}/0"
-    app = make_app(redis=parse_redis_url(url), redis_prefix=PREFIX, cache_strategy=strategy)
+    another = cluster[(slot * 3 // 16384 + 1) % 3]  # whichever node the URL names
+    url = f"redis://127.0.0.1:{another.connection_pool.connection_kwargs['port']}/0"
+    app = make_app(redis=parse_redis_url(url), cache_strategy=strategy)
     ada, bob = Visitor(app.test_client()), Visitor(app.test_client())
     with commands_sent(owner) as sent:
         ada.register("ada")

@@ -62,7 +62,6 @@ def test_without_sql_it_is_alive_and_not_ready(visitor: Visitor, monkeypatch: py
     [
         ("full", "is full"),
         ("replica", "is read-only"),
-        ("cluster", "is a cluster"),
         ("locked", "refuses the password"),
         ("crowded", "has no free connection"),
     ],
