@@ -7,7 +7,8 @@ PARALLEL := -n auto --dist worksteal
 # For what these programs start. Make 3.81, which is macOS's, does not look for a recipe's own programs there.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run check test coverage test-browser test-faults test-growth lint mutate seed rehearse bench profile requirements clean
+.PHONY: run check test coverage test-browser test-faults test-growth lint mutate seed rehearse bench profile \
+	requirements clean
 
 # Pipit on this machine: the web process with reload, an embedded Redis, SQLite. Ctrl-C stops it all.
 run: $(INSTALLED) .env
@@ -34,7 +35,8 @@ test-browser: $(INSTALLED)
 test-faults: $(INSTALLED)
 	@$(BIN)/pytest tests/faults -n 2 --dist loadfile
 
-# Run Pipit past one machine: several of them on small plans, a follower of the database.
+# Run Pipit past one machine: several of them on small plans, a follower of the database, and Redis on several servers
+# that fail over under readers and writers. `pytest -s` prints the figures of docs/scaling.md. Needs redis-server.
 test-growth: $(INSTALLED)
 	@$(BIN)/pytest tests/growth
 

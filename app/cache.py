@@ -102,7 +102,7 @@ return {'', (string.gsub(lease, '~', ''))}
 # Store a page if the lease is as we took it and the page is no larger than a segment. Of the other pages in its
 # segment, keep the newest that still fit. Redis's memory comes in blocks whose sizes are up to a quarter apart, hence
 # the 1.25; a key counts twice, because its name is in the segment as well. Only the segment knows the other pages, so
-# their keys can't be passed in KEYS. A cluster accepts that, since REDIS_PREFIX={x}: puts all keys into one slot.
+# their keys can't be passed in KEYS. A cluster accepts that, since all keys are in one slot.
 # Whatever is in a damaged segment, only keys of pages are deleted.
 # KEYS page, lease, segment; ARGV token or mark, page, ms to live, how keys of pages begin, bytes a segment, bytes of
 # overhead a page, ms the segment lives, ms to live if a count on the page has changed.

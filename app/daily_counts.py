@@ -44,8 +44,8 @@ class DailyCounts:
             counts, self._counts = self._counts, Counter()
         if not counts:
             return
-        key = self._key(datetime.now(UTC).date())
         try:
+            key = self._key(datetime.now(UTC).date())
             with self._store.commands() as redis, redis.pipeline() as pipe:
                 for what, count in counts.items():
                     pipe.hincrby(key, what, count)

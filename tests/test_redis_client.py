@@ -26,8 +26,9 @@ from app.redis_client import (
     describe,
     glob_escape,
 )
+from app.redis_primary import RedisPrimary
 from tests.conftest import in_threads
-from tests.servers import free_port, unfit_redis, valkey, wait_until
+from tests.servers import cluster_of_one, free_port, unfit_redis, valkey, wait_until
 from tests.serving import FrontServer
 
 pytestmark = pytest.mark.server
@@ -86,6 +87,41 @@ def test_a_server_that_may_not_be_asked_for_its_run_is_used_all_the_same(redis: 
         store.close()
     finally:
         redis.acl_deluser("mute")
+
+
+def test_what_a_replica_refuses_is_tried_again_where_the_primary_is_by_then() -> None:
+    with valkey() as old, valkey() as new, Redis(port=old.port) as admin, Redis(port=new.port) as reader:
+        store = store_at(f"redis://127.0.0.1:{old.port}/0")
+        ping(store)
+        admin.replicaof("127.0.0.1", "1")
+        store.primary = RedisPrimary(("127.0.0.1", new.port))
+        with store.commands() as redis:
+            redis.set(store.key("a"), "1")
+        assert reader.get("a") == b"1"
+        assert not store.breaker.is_open
+        store.close()
+
+
+def test_no_key_is_made_before_it_is_known_whether_the_server_is_a_cluster() -> None:
+    """Without its hash tag, it would be written to another node, and never found again."""
+    store = store_at(f"redis://127.0.0.1:{free_port()}/0")
+    with pytest.raises(StoreUnavailableError):
+        store.key("a")
+    with cluster_of_one() as url:
+        for prefix, key in (("", "{pipit}:a"), ("two:", "{pipit}:two:a"), ("{two}:", "{two}:a"), ("{}", "{pipit}:{}a")):
+            store = store_at(url, redis_prefix=prefix)
+            assert store.key("a") == key
+            store.check()
+            store.close()
+
+
+def test_a_service_that_no_sentinel_knows_is_no_primary() -> None:
+    store = store_at(f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{free_port()}/mymaster")
+    with pytest.raises(StoreUnavailableError, match="no Sentinel knows a primary of 'mymaster'") as caught:
+        store.check()
+    trouble = store.trouble(caught.value)
+    assert trouble
+    assert trouble.state == "has no primary"
 
 
 def test_a_connection_that_the_server_closed_costs_nobody_an_error(store: Store, redis: Redis) -> None:

@@ -40,6 +40,7 @@ LAPTOP = Config(
     secret_key=STRONG,
     memory=2000,
 )
+UNDER_SENTINEL = replace(LAPTOP, redis=parse_redis_url("redis+sentinel://:pw@a:1,b:2/m/0"))
 DYNO = replace(
     LAPTOP,
     redis=parse_redis_url(f"rediss://:{PASSWORD}@redis.example.org:6380/0"),
@@ -56,6 +57,10 @@ REDIS = {
     "seconds": 0.0008,
     "valkey_version": "8.1.3",
     "redis_version": "7.2.4",
+    "cluster_enabled": 0,
+    "primary": "10.0.0.7:6379",
+    "connected_slaves": 2,
+    "min_slaves_good_slaves": 2,
     "used_memory": 2_000_000,
     "maxmemory": 25_000_000,
     "maxmemory_policy": "volatile-ttl",
@@ -77,6 +82,7 @@ POSTGRESQL = {
 MAIL: dict[str, Any] = {"waiting": 0, "failed": 0, "since": None}
 FOLLOWER = {"follows": True, "lag": 0.2}
 LONG_AGO = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+CLUSTER = {"cluster_enabled": 1, "min_slaves_good_slaves": None}
 OLD = {"valkey_version": None}  # not a Valkey
 
 
@@ -121,6 +127,11 @@ def test_a_good_deployment_has_nothing_but_ok() -> None:
         (checks.redis_version, OLD | {"redis_version": "7.4.1"}, "ok", "Redis 7.4.1"),
         (checks.redis_version, OLD | {"redis_version": "6.2.0"}, "ok", "Redis 6.2.0"),
         (checks.redis_version, OLD | {"redis_version": "6.0.16"}, "warning", "no GETEX"),
+        (checks.redis_failover, {"connected_slaves": 0}, "ok", "10.0.0.7:6379 is the primary, with 0 replicas"),
+        (checks.redis_failover, {"connected_slaves": 1}, "ok", "with 1 replica; cut off from them, it stops"),
+        (checks.redis_failover, {"min_slaves_good_slaves": None}, "note", "takes writes that a failover undoes"),
+        (checks.redis_failover, CLUSTER, "ok", "cut off from the cluster, it stops taking writes"),
+        (checks.redis_failover, CLUSTER | {"connected_slaves": 0}, "warning", "nothing can take over"),
         (checks.redis_memory, {"maxmemory": 0}, "note", "2.0 MB used, no limit set"),
         (checks.redis_memory, {"used_memory": 19_900_000}, "ok", "19.9 MB of 25.0 MB used (80%)"),
         (checks.redis_memory, {"used_memory": 20_000_000}, "warning", "nearly full"),
@@ -165,6 +176,7 @@ def test_what_the_servers_tell(
     [
         (checks.redis_tls, LAPTOP, "ok", None),
         (checks.redis_tls, replace(LAPTOP, redis=parse_redis_url("redis://a:1/0")), "warning", "rediss://…@a:1/0"),
+        (checks.redis_tls, UNDER_SENTINEL, "warning", "rediss+sentinel://…@a:1,b:2/m/0"),
         (checks.redis_tls, replace(DYNO, redis=parse_redis_url("redis://a:1/0")), "warning", "heroku-redis:mini"),
         (checks.redis_tls, replace(DYNO, on_heroku=False, redis_tls_verify=True), "ok", None),
         (checks.redis_tls, replace(DYNO, on_heroku=False), "warning", "REDIS_TLS_VERIFY=yes"),

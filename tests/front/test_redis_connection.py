@@ -608,6 +608,36 @@ def test_what_the_server_refuses_is_logged_once_without_a_password(
 
 
 @pytest.mark.usefixtures("quick_probes")
+def test_a_server_that_has_become_a_replica_is_left_and_used_again_as_a_primary(run: Run) -> None:
+    with servers.valkey() as server, Redis(port=server.port) as admin:
+
+        async def test() -> None:
+            async with linked(f"redis://127.0.0.1:{server.port}/0") as link:
+                first = await link.opened()
+                admin.replicaof("127.0.0.1", "1")
+                assert isinstance(await link.ask("SET", "a", "1"), LostError)
+                assert not first.usable
+                tries = link.tries
+                await link.until(lambda: link.tries > tries + 2)
+                assert link.link.connection is None
+                admin.replicaof("NO", "ONE")
+                assert await link.ask("SET", "a", "1") == b"OK"
+
+        run(test)
+
+
+def test_a_connection_is_given_up_when_others_have_found_the_primary_elsewhere(run: Run, redis_url: str) -> None:
+    async def test() -> None:
+        async with linked(redis_url) as link:
+            first = await link.opened()
+            link.store.forget_primary()
+            await asyncio.wait_for(asyncio.shield(first.lost), servers.PATIENCE)
+            assert await link.opened() is not first
+
+    run(test)
+
+
+@pytest.mark.usefixtures("quick_probes")
 def test_a_server_that_refuses_the_front_is_still_there_for_the_threads(run: Run, redis_url: str) -> None:
     """As when all connections of a plan are taken: those that the pool has open go on working."""
     with servers.valkey() as server, Redis(port=server.port) as admin:

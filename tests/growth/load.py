@@ -21,7 +21,7 @@ ANONYMOUS, MEMBERS = 30, 10  # readers
 AUTHORS, COMERS = 7, 3  # writers: who publish, and who log in and out
 PAUSE = 0.5  # s between two requests of one of them
 SHOWN = 5  # of the latest posts, which every page of latest posts shows
-CALM = 3.0  # s before it happens
+CALM = 2.0  # s before it happens
 COMMON_KEY = "the same on both of them"
 
 
@@ -29,6 +29,7 @@ COMMON_KEY = "the same on both of them"
 class Account:
     """What the visitors noticed. Moments are on the monotonic clock."""
 
+    happened: float = 0.0  # when
     statuses: Counter[int] = field(default_factory=Counter)
     refused: list[float] = field(default_factory=list)  # when a 503 came
     broken: list[str] = field(default_factory=list)  # no answer at all
@@ -82,7 +83,7 @@ class Site:
 
             def work(number: int) -> None:
                 if number == 0:
-                    self._let_it_happen(end, event)
+                    self._let_it_happen(account, end, event)
                 elif number <= ANONYMOUS:
                     self._read(account, stranger[number - 1], end)
                 elif number <= ANONYMOUS + MEMBERS:
@@ -113,8 +114,9 @@ class Site:
             except RedisError:  # it fails over
                 return
 
-    def _let_it_happen(self, end: float, event: Callable[[], object]) -> None:
+    def _let_it_happen(self, account: Account, end: float, event: Callable[[], object]) -> None:
         time.sleep(CALM)
+        account.happened = time.monotonic()
         event()
         while time.monotonic() < end:
             self.forget_attempts()

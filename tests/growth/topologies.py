@@ -1,7 +1,7 @@
 """Redis on several servers: with Sentinel, as a cluster, and behind a proxy that follows the primary.
 
 Each set-up runs on free ports of this machine, from Debian's redis-server, and is killed whatever happens. Its servers
-promise what docs/scaling.md tells operators to have them promise.
+have the settings that docs/scaling.md tells operators to set.
 """
 
 import os
@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
@@ -104,6 +105,10 @@ class Topology(ABC):
     def fail_over(self) -> None:
         """Hand over to a replica, as an operator does."""
 
+    def crash(self) -> None:
+        """Kill the primary as a power cut does; what watches over it finds another."""
+        self.primary().kill()
+
     def wait_until_whole(self) -> None:
         """Wait until the primary takes writes, so has a replica that follows."""
 
@@ -135,6 +140,14 @@ class WithReplicas(Topology):
     def fail_over(self) -> None:
         """Promote a replica by hand, after the primary has told it everything (FAILOVER, since Redis 6.2)."""
         self.primary().client.execute_command("FAILOVER")
+
+    def crash(self) -> None:
+        """Kill the primary, and promote a replica by hand."""
+        super().crash()
+        time.sleep(DOWN_AFTER / 1000)
+        new, other = (server for server in self.servers if server.role() == "slave")
+        new.client.replicaof("NO", "ONE")
+        other.client.replicaof("127.0.0.1", str(new.port))
 
 
 class WithSentinel(WithReplicas):
@@ -171,6 +184,20 @@ class WithSentinel(WithReplicas):
         port = Counter(int(port) for _, port in places).most_common(1)[0][0]
         return next((server for server in self.servers if server.port == port and server.role() == "master"), None)
 
+    def crash(self) -> None:
+        self.primary().kill()
+
+    def wait_until_whole(self) -> None:
+        """Wait until the Sentinels, too, see both replicas follow: they take ten seconds to repair one."""
+        super().wait_until_whole()
+        wait_until(lambda: all(map(self._sees_replicas, self.sentinels)), "the Sentinels to see both replicas", 40)
+
+    def _sees_replicas(self, sentinel: RedisServer) -> bool:
+        replicas = sentinel.client.sentinel_slaves(SERVICE)
+        return len(replicas) == 2 and all(
+            state["flags"] == "slave" and state["master-link-status"] == "ok" for state in cast(Any, replicas)
+        )
+
     def fail_over(self) -> None:
         self.sentinels[0].client.sentinel_failover(SERVICE)
 
@@ -183,7 +210,7 @@ class Cluster(Topology):
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         super().__init__(folder, stack)
-        settings = {"cluster-enabled": "yes", "cluster-node-timeout": DOWN_AFTER, **PROMISES, **QUICK}
+        settings = {"cluster-enabled": "yes", "cluster-node-timeout": DOWN_AFTER, **QUICK}
         buses = [free_port() for _ in range(6)]
         self.servers = [self.start(**settings, **{"cluster-port": bus}) for bus in buses]
         self.bounds = [(number * 16384 // 3, (number + 1) * 16384 // 3 - 1) for number in range(3)]

@@ -35,6 +35,7 @@ GUESSES = (
     "fortests",
 )  # fmt: skip
 MAKE_A_KEY = """"$(python3 -c 'import secrets; print(secrets.token_hex(32))')\""""
+SCALING = "docs/scaling.md"
 NEW_REDIS = "heroku addons:create heroku-redis:mini --wait"
 LARGER_REDIS = "heroku addons:upgrade heroku-redis:premium-0"
 NEW_POSTGRESQL = "heroku config:unset DATABASE_URL && heroku addons:create heroku-postgresql:essential-0 --wait"
@@ -87,9 +88,28 @@ def redis_tls(facts: Facts) -> Answer:
         return Answer("warning", fact, _setting(config, "REDIS_TLS_VERIFY", "yes"))
     if address.host in ("localhost", "127.0.0.1", "::1"):
         return Answer("ok", "no TLS, and none needed: the server is on this machine")
-    other = _setting(config, "REDIS_URL", f"rediss://…@{address.host}:{address.port}/0")
+    other = _setting(config, "REDIS_URL", str(address).replace("redis", "rediss", 1).replace("://", "://…@"))
     fact = "no TLS: sessions and Redis's password cross the network in clear text"
     return Answer("warning", fact, _either(facts, NEW_REDIS, other))
+
+
+def redis_failover(facts: Facts) -> Answer:
+    """Is there a server that can take over from the primary, and what would be lost then?"""
+    redis = facts.redis
+    replicas, is_cluster = redis["connected_slaves"], redis["cluster_enabled"]
+    fact = f"{redis['primary']} is the primary, with {replicas} replica{'' if replicas == 1 else 's'}"
+    if not replicas:
+        must_follow = is_cluster or facts.config.redis.sentinels
+        return Answer("warning", f"{fact}: nothing can take over", SCALING) if must_follow else Answer("ok", fact)
+    if is_cluster:
+        return Answer("ok", f"{fact}; cut off from the cluster, it stops taking writes")
+    if "min_slaves_good_slaves" in redis:  # INFO has it only with these settings
+        return Answer("ok", f"{fact}; cut off from them, it stops taking writes")
+    both = "redis-cli CONFIG SET min-replicas-to-write 1 min-replicas-max-lag 2"
+    level: Level = "note" if facts.config.on_heroku else "warning"
+    return Answer(
+        level, f"{fact}; cut off from them, it takes writes that a failover undoes", _either(facts, SCALING, both)
+    )
 
 
 def redis_memory(facts: Facts) -> Answer:
@@ -306,6 +326,7 @@ CHECKS: tuple[Callable[[Facts], Answer], ...] = (
     redis_reachable,
     redis_version,
     redis_tls,
+    redis_failover,
     redis_memory,
     redis_eviction,
     redis_persistence,

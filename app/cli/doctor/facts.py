@@ -61,9 +61,9 @@ class Facts:
 
 
 def redis_facts(store: Store) -> dict[str, Any]:
-    """Return the fields of INFO, `seconds` (a round trip) and `clock_lead` (s); or `error` and `advice`.
+    """Return the fields of INFO, `primary` (its place), `seconds` (a round trip) and `clock_lead` (s).
 
-    A server that is full or read-only gives an error and still answers INFO.
+    Where it can't be used, also `error` and `advice`; one that is full gives an error and still answers INFO.
     """
     facts: dict[str, Any] = {}
     try:
@@ -74,6 +74,7 @@ def redis_facts(store: Store) -> dict[str, Any]:
         facts["advice"] = trouble.advice if trouble else None
     with suppress(StoreUnavailableError), store.commands() as redis:
         facts |= redis.info()
+        facts["primary"] = "{}:{}".format(*store.primary.locate())
         facts["clock_lead"] = time.time() - facts["server_time_usec"] / 1e6
     return facts
 
