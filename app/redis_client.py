@@ -64,6 +64,9 @@ READ_ONLY = Trouble(
     "it is a replica, perhaps since a failover: REDIS_URL must name the primary, or what follows it (docs/scaling.md), "
     "or nobody can log in",
 )
+UNKNOWN_CLUSTER = Trouble(
+    "is a cluster", "the user in REDIS_URL needs +info, which tells Pipit so; or its keys just move", lasting=False
+)
 CLIENTS_USED_UP = Trouble(
     "has no free connection", "lower REDIS_MAX_CONNECTIONS or WEB_CONCURRENCY, or take a larger plan", lasting=False
 )
@@ -77,11 +80,6 @@ UNVERIFIED = Trouble(
 TROUBLES = {  # by a part of describe()'s text
     "ReadOnlyError": READ_ONLY,
     "is a replica": READ_ONLY,
-    "PrimaryUnknownError": Trouble(
-        "has no primary",
-        "a failover is under way; if it lasts, look at the other servers (docs/scaling.md)",
-        lasting=False,
-    ),
     "NOREPLICAS": Trouble(
         "has no replica", "min-replicas-to-write has it refuse writes until one follows it again", lasting=False
     ),
@@ -92,15 +90,19 @@ TROUBLES = {  # by a part of describe()'s text
     "ClusterDownError": Trouble(
         "is a cluster that is down", "look at its nodes: redis-cli --cluster check", lasting=False
     ),
-    "MovedError": Trouble(
-        "is a cluster", "the user in REDIS_URL needs +info, which tells Pipit so; or its keys just move", lasting=False
-    ),
+    "MovedError": UNKNOWN_CLUSTER,
+    "ClusterCrossSlotError": UNKNOWN_CLUSTER,
     "SELECT is not allowed": Trouble("is a cluster", "a cluster has only one database: REDIS_URL must end in /0"),
     "AuthenticationError": Trouble("refuses the password", "the user or password in REDIS_URL is wrong or missing"),
     "NoPermissionError": Trouble("refuses this user", "the user in REDIS_URL needs +@all ~* &* (docs/deploy.md)"),
     "max number of clients": CLIENTS_USED_UP,
     "BusyLoadingError": Trouble("is loading", "it reads its data after a start; that ends by itself", lasting=False),
     "CERTIFICATE_VERIFY_FAILED": UNVERIFIED,
+    "PrimaryUnknownError": Trouble(
+        "has no primary",
+        "a failover is under way; if it lasts, check hosts, TLS and service in REDIS_URL (docs/scaling.md)",
+        lasting=False,
+    ),
 }
 HUNG_UP = ("Connection closed by server", "Connection reset by peer", "Broken pipe")
 NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "Timeout connecting to server")
@@ -344,6 +346,7 @@ class Store:
         If it is a node of a cluster, `primary` is another one from now on. Raises ElsewhereError if it is a replica.
         """
         if IS_REPLICA.search(info):
+            self.primary.doubt()
             raise ElsewhereError("the server is a replica")
         is_cluster = IS_CLUSTER.search(info) is not None
         if is_cluster and not isinstance(self.primary, ClusterPrimary):

@@ -4,17 +4,21 @@ Three kinds of set-up, and who knows in each: the URL (its name, or a proxy behi
 Sentinels, and the nodes of a Redis Cluster.
 """
 
+import re
 from typing import Any
 
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, NodesManager
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisClusterException
+from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
 from app.config import Sentinels
 
 Place = tuple[str, int]  # host and port
+REASON = re.compile(r"> - \w+:(\w+)")  # why a Sentinel did not answer, in redis-py's error
 
 
 class PrimaryUnknownError(RedisConnectionError):
@@ -50,6 +54,7 @@ class SentinelPrimary(RedisPrimary):
         self._sentinels = list(sentinels.hosts)  # in the order in which they are asked
         self._service = sentinels.service
         self._options = options | {"username": sentinels.username, "password": sentinels.password}
+        self._options["retry"] = Retry(NoBackoff(), 0)  # the next Sentinel is asked instead
 
     def locate(self) -> Place:
         """Return where the primary is now. May block for some time-outs. Raises PrimaryUnknownError."""
@@ -58,7 +63,8 @@ class SentinelPrimary(RedisPrimary):
             try:
                 host, port = sentinel.discover_master(self._service)
             except MasterNotFoundError as error:
-                raise PrimaryUnknownError(f"no Sentinel knows a primary of {self._service!r} that is up") from error
+                why = ", ".join(sorted(set(REASON.findall(str(error))))) or "it has none that is up"
+                raise PrimaryUnknownError(f"no Sentinel names a primary of {self._service!r}: {why}") from error
             first = _place_of(sentinel.sentinels[0])  # who has answered
         self._sentinels = sorted(self._sentinels, key=lambda place: place != first)
         return host, port

@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
-from redis import Redis, RedisError
+from redis import AuthenticationError, Redis, RedisError
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.retry import Retry
@@ -55,6 +55,8 @@ class RedisServer:
     def answers(self) -> bool:
         try:
             return bool(self.client.ping())
+        except AuthenticationError:
+            return True
         except RedisError:
             return False
 
