@@ -66,6 +66,7 @@ LEASE = 30_000  # ms in which what a reader builds can be stored; the router giv
 BUILDS_ALONE = 1000  # ms until one more reader may build; a builder that dies delays the others by at most this
 MOST_WAIT = 15.0  # s a reader waits for another's page; building alone then still ends before the router gives up
 WRITE_LEASE = 15_000  # ms a write may take from its mark to its commit; longer than a statement may run (SQL_TIMEOUT)
+NOTICED = 1.5  # s after which no process is connected to the old primary of a failover: three of the front's looks
 STILL_SERVED = 1000  # ms `refresh` lets the old page live during a write; a commit takes 10. A copy lives no longer
 COUNTS_LAG = 5.0  # s that a page may show an old count
 FADING = 4000  # ms that such a page stays in Redis; a copy of it lives a second more
@@ -404,8 +405,12 @@ class PageCache:
     def wait_until_told(self) -> None:
         """Return when Redis has sent the invalidations for this thread's writes. Never raises.
 
-        Redis sends them before it reads the next command, so when it answers a PING they are on their way.
+        Redis sends them before it reads the next command, so when it answers a PING they are on their way. After a
+        failover, others may still be connected to the old primary: wait until they have noticed.
         """
+        unnoticed = self.store.moved_at + NOTICED - time.monotonic()
+        if unnoticed > 0:
+            time.sleep(unnoticed)
         try:
             with self.store.commands(insist=True) as redis:
                 redis.ping()

@@ -6,6 +6,7 @@ remembers a server that has stopped answering, so that the next visitors don't w
 """
 
 import logging
+import math
 import re
 import threading
 import time
@@ -238,6 +239,7 @@ class Store:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.run_id = UNKNOWN_RUN_ID  # the server's, as the newest connection read it
+        self.moved_at = -math.inf  # when another run of the server was met, on the monotonic clock
         self.epoch = 0  # rises when the primary turns out to be elsewhere: older connections are not used again
         self.primary = RedisPrimary((config.redis.host, config.redis.port))
         if config.redis.sentinels:
@@ -357,8 +359,11 @@ class Store:
         elif self._prefix is None:
             self._prefix = self.config.redis_prefix
         found = RUN_ID.search(info)
-        self.run_id = found[1].decode() if found else UNKNOWN_RUN_ID
-        return self.run_id
+        run_id = found[1].decode() if found else UNKNOWN_RUN_ID
+        if self.run_id not in (UNKNOWN_RUN_ID, run_id):
+            self.moved_at = time.monotonic()
+        self.run_id = run_id
+        return run_id
 
     def close(self) -> None:
         """Close all connections."""
