@@ -373,7 +373,7 @@ class Store:
         """Open a connection as redis-py does, and look at the server that it has reached. Raises ElsewhereError."""
         primary = self.primary
         connection.on_connect()
-        connection.send_command("INFO")
+        connection.send_command("INFO", "default")
         try:
             info = connection.read_response()
         except ResponseError:  # this user may not run INFO

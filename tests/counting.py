@@ -10,7 +10,7 @@ from sqlalchemy import event
 
 from app.extensions import db
 
-CONNECTIONS_OWN = re.compile(r"CLIENT|SELECT|HELLO|AUTH|PING|INFO$|[GS]ET \S*front:")
+CONNECTIONS_OWN = re.compile(r"CLIENT|SELECT|HELLO|AUTH|PING|INFO default|[GS]ET \S*front:")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from redis import Redis
 from sqlalchemy import update
 from werkzeug.test import TestResponse
 
+from app import redis_client
 from app.config import Config, parse_redis_url
 from app.extensions import db
 from app.models import User
@@ -40,7 +41,7 @@ from app.rate_limit import (
     registration_rules,
 )
 from app.redis_client import Store, StoreUnavailableError
-from tests.conftest import PASSWORD, Visitor, have_joined_long_ago, in_threads
+from tests.conftest import FAKE_PORT, PASSWORD, FollowingFake, Visitor, have_joined_long_ago, in_threads
 from tests.counting import commands_sent
 from tests.servers import ROOT, clean_environ
 
@@ -72,13 +73,13 @@ RULE = Rule("try", "ada", 5)
 
 
 @pytest.fixture(params=["fakeredis", "valkey"])
-def any_limiter(request: pytest.FixtureRequest) -> RateLimiter:
+def any_limiter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> RateLimiter:
     if request.param == "valkey":
         limiter: RateLimiter = request.getfixturevalue("limiter")
         return limiter
-    store = Store(Config(parse_redis_url("redis://127.0.0.1:1/0"), "", ""))
-    store.client = FakeRedis()  # type: ignore[assignment]  # it does what a CountingRedis does, but count
-    return RateLimiter(store, 5)
+    monkeypatch.setattr(redis_client, "FollowingConnection", FollowingFake)
+    FakeRedis(host="127.0.0.1", port=FAKE_PORT).flushall()
+    return RateLimiter(Store(Config(parse_redis_url(f"redis://127.0.0.1:{FAKE_PORT}/0"), "", "")), 5)
 
 
 def test_it_counts_up_to_the_limit_and_then_says_no(any_limiter: RateLimiter, clock: Callable[[float], None]) -> None:

@@ -427,6 +427,7 @@ def test_an_old_server_without_getex_still_keeps_sessions(make_app: Callable[...
         assert redis.ttl(f"session:{ada.session_id()}") > 100
 
 
+@pytest.mark.server
 def test_a_replica_is_not_believed_and_signs_nobody_out(make_app: Callable[..., Flask]) -> None:
     """It may lack the session of somebody who has just logged in at the new primary."""
     with valkey() as server, Redis(port=server.port) as redis:

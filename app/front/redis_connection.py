@@ -322,7 +322,7 @@ class RedisLink:
         user, password = address.username or "default", address.password or ""
         auth = ("AUTH", user, password) if address.username or password else ()
         select = ("SELECT", address.db) if address.db else ("PING",)
-        server = ("INFO",)
+        server = ("INFO", "default")
         hello, selected, info, tracking = await connection.greet(
             ("HELLO", 3, *auth, "SETNAME", NAME), select, server, ("CLIENT", "TRACKING", "ON", "OPTIN")
         )
