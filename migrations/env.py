@@ -103,7 +103,7 @@ def _only_release(engine: Engine) -> Iterator[None]:
     """Wait until no other release is migrating, and make others wait until the end of the block."""
     if engine.dialect.name == "sqlite":
         # A lock on the database itself would end with each migration. This file stays, and stays empty.
-        with closing(sqlite3.connect(f"{engine.url.database}-release", PATIENCE, isolation_level=None)) as lock:
+        with closing(sqlite3.connect(f"{engine.url.database}-release", timeout=PATIENCE, isolation_level=None)) as lock:
             lock.execute("BEGIN EXCLUSIVE")
             yield
         return

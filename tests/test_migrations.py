@@ -77,7 +77,9 @@ def empty_app(empty_database_url: str) -> Iterator[Flask]:
 
 def app_on(database_url: str) -> Flask:
     nowhere = parse_redis_url("redis://127.0.0.1:1/0")
-    return create_app(Config(redis=nowhere, database_url=database_url, secret_key=SECRET_KEY, runs_commands=True))
+    for_readers = 5  # connections, beside the migration's own
+    config = Config(nowhere, database_url, SECRET_KEY, runs_commands=True, database_max_connections=for_readers)
+    return create_app(config)
 
 
 def start_release(database_url: str) -> "subprocess.Popen[str]":
