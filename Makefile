@@ -7,8 +7,7 @@ PARALLEL := -n auto --dist worksteal
 # For what these programs start. Make 3.81, which is macOS's, does not look for a recipe's own programs there.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run check test coverage test-browser test-faults test-growth lint mutate seed rehearse bench profile \
-	requirements clean
+.PHONY: run check test coverage test-browser test-faults test-growth lint mutate seed rehearse bench profile requirements clean
 
 # Pipit on this machine: the web process with reload, an embedded Redis, SQLite. Ctrl-C stops it all.
 run: $(INSTALLED) .env
