@@ -131,7 +131,9 @@ def is_compared(_schema_item: object, name: str | None, *_kind: object) -> bool:
 
 def _engine_options(config: Config) -> dict[str, Any]:
     if config.database_url.startswith("sqlite"):
-        return {"connect_args": {"timeout": SQL_TIMEOUT}, "hide_parameters": True}
+        # A transaction takes the lock for writing when it begins. Taken later, after a schema change, it is refused at
+        # once if somebody else has it, whatever the timeout.
+        return {"connect_args": {"timeout": SQL_TIMEOUT, "isolation_level": "IMMEDIATE"}, "hide_parameters": True}
     return {
         "pool_size": config.database_max_connections,  # threads wait for one; none needs a second while it has one
         "max_overflow": 0,

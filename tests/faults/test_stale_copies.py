@@ -168,10 +168,11 @@ async def lose_marks(site: Site, redis: Redis, strangers: Callable[[], None], ro
 def test_a_write_whose_mark_was_lost_is_seen_by_everyone_all_the_same(
     redis: Redis, redis_url: str, strangers: Callable[[], None], strategy: str, kind: type[PageCache]
 ) -> None:
+    rounds = ROUNDS // 3 if strategy == "refresh" else ROUNDS  # the old page is served for a second each time
     site = Site(redis_url, strategy, kind)
-    site.run(PROCESSES, lambda site: lose_marks(site, redis, strangers, ROUNDS))
+    site.run(PROCESSES, lambda site: lose_marks(site, redis, strangers, rounds))
     assert site.wrong == []
-    assert site.acknowledged == ROUNDS
+    assert site.acknowledged == rounds
 
 
 @pytest.mark.parametrize("first_ends", [True, False], ids=["in their order", "last in, first out"])

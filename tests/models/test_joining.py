@@ -136,7 +136,8 @@ def test_whoever_asks_is_nobody_until_they_are_let_in(context: None) -> None:
         assert Applicant.named(login)
     assert applicant.let_in()
     assert Applicant.waiting() == []
-    user = User.authenticate("eve", PASSWORD)
+    assert User.authenticate("eve", PASSWORD)
+    user = User.named("eve")
     assert user
     assert (user.name, user.email, user.new_email) == ("Eve", None, "eve@example.org")
     assert [(mail.kind, mail.recipient) for mail in Mail.unsent()] == [("confirm", "eve@example.org")]
