@@ -13,7 +13,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 run: $(INSTALLED) .env
 	@$(BIN)/honcho start || [ $$? -eq 130 ]
 
-# For the loop of someone who edits: lint, types, and the tests that need no server. Half a minute.
+# For the loop of someone who edits: lint, types, and the tests that need no server. One or two minutes.
 check: lint
 	@$(BIN)/pytest --quick $(PARALLEL)
 
