@@ -58,7 +58,7 @@ class SentinelPrimary(RedisPrimary):
 
     def locate(self) -> Place:
         """Return where the primary is now. May block for some time-outs. Raises PrimaryUnknownError."""
-        # Made anew each time: discover_master() reorders its list of Sentinels, which is not safe in several threads.
+        # A new one each time: discover_master() reorders its list of Sentinels, which is not safe in several threads.
         with Sentinel(self._sentinels, sentinel_kwargs=self._options) as sentinel:
             try:
                 host, port = sentinel.discover_master(self._service)
