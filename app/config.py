@@ -105,7 +105,7 @@ def parse_redis_url(url: str) -> RedisAddress:
     path, sentinels = each[0].path.strip("/"), None
     if has_sentinels:
         service, _, path = path.partition("/")
-        if not re.fullmatch(r"[\w.-]+", service):
+        if not re.fullmatch(r"(?![0-9]+$)[\w.-]+", service):  # a number alone is a database, and the service forgotten
             raise InvalidSettingError("must name the Sentinels' service after the hosts, as in /mymaster/0")
         query = parse_qs(each[0].query)
         user, secret = (query.get(f"sentinel_{what}", [None])[0] for what in ("username", "password"))

@@ -131,6 +131,7 @@ def test_a_url_with_sentinels_is_taken_apart(
         ("redis://h/12345", "database number"),
         ("redis+sentinel://a:1,b:2", "service"),
         ("redis+sentinel://a:1,b:2/", "service"),
+        ("redis+sentinel://a:1,b:2/0", "service"),
         ("redis+sentinel://a:1,b:2/my master/0", "service"),
         ("redis+sentinel://a:1,b:2/m/zero", "database number"),
         ("redis+sentinel://a:1,:2/m", "host"),
