@@ -38,7 +38,7 @@ def create_app(config: Config | None = None) -> Flask:
     init_follower(app)
     init_sessions(app, config, store)
     version = f"{assets.version}-{config.reading}-{config.registration}"  # pages say who may read and join
-    init_cache(app, config, store, version, assets.templates)
+    init_cache(app, config, store, version)
     init_limiter(app, config, store)
     init_mail(app, config)
     init_background(app, store)

@@ -51,7 +51,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import ClassVar
 from urllib.parse import quote, unquote
 
@@ -78,7 +78,6 @@ SEGMENTS = 128  # fewer share the bytes more evenly; more make a store faster, s
 SEGMENT_BYTES = MOST_BYTES // SEGMENTS - 400  # for its pages; the rest is for the segment's own key
 SEGMENT_LIFETIME = 30 * 86_400_000  # ms; longer than a session: with volatile-ttl a full Redis evicts it last
 PAGE_OVERHEAD = 200  # bytes of memory beside a page's key and value: hash tables, expiry, at times a lease
-DICTIONARY_KNOWN = 6  # bytes into a page, the dictionary's checksum has been read (RFC 1950, section 2.2)
 COMPRESSION_LEVEL = 3  # 6 takes twice as long, for 7 % less of a long page and 3 % of a short one
 PAST_COPIES = 2.0  # s a copy may outlive a write or a page: the second that copies live, and the clocks' difference
 WRITING = b"w"  # how a writer's mark begins; no token has that letter
@@ -260,19 +259,22 @@ class PageCache:
     strategy: what a write does.
     ttl: s a page lives.
     version: tells one deployment's pages from another's, since a page names its own style sheet.
-    dictionary: what most pages have in common, the most common last. Pages in Redis are compressed with it.
     """
 
-    def __init__(self, store: Store, strategy: "Strategy", ttl: int, version: str, dictionary: bytes = b"") -> None:
+    def __init__(self, store: Store, strategy: "Strategy", ttl: int, version: str) -> None:
         self.store = store
         self.strategy = strategy
         self.ttl = ttl
         self.version = version
-        self.dictionary = dictionary
+        self.sample: Callable[[], str] = str  # returns a page that is like most others, and the same in each process
         self.builders: dict[str, Builder] = {STAMP.kind: self._new_stamp}
         self._values: dict[str, Builder] = {}  # by the first part of a stamp's name
         self._content_types: dict[str, str] = {}  # by kind
-        self._begin = lru_cache(maxsize=2)(self._begun)
+
+    @cached_property
+    def dictionary(self) -> bytes:
+        """What pages have in common; they are compressed with it (RFC 1950, section 2.2)."""
+        return self.sample().encode()
 
     def register(self, kind: PageKind, builder: Builder) -> None:
         """Register how pages of a kind are built: the builder of "user" gets "ada" and builds "user:ada"."""
@@ -458,21 +460,11 @@ class PageCache:
             version, stored_by, etag, built_at = head[1:].decode().split(" ")
             if (version, stored_by) != (self.version, run_id) or not math.isfinite(float(built_at)):
                 return None
-            begun, beginning = self._begin(compressed[:DICTIONARY_KNOWN])
-            decompressor = begun.copy()
-            body = beginning + decompressor.decompress(compressed[DICTIONARY_KNOWN:])
+            decompressor = zlib.decompressobj(zdict=self.dictionary)
+            body = decompressor.decompress(compressed)
             return Page(body, etag, float(built_at)) if decompressor.eof else None  # or it is cut off
         except (ValueError, zlib.error):
             return None
-
-    def _begun(self, head: bytes) -> "tuple[zlib._Decompress, bytes]":
-        """Return a decompressor that has read the first bytes, and what they hold.
-
-        Nearly all pages begin alike, with the dictionary's checksum. To copy a decompressor that has read it takes
-        5 µs; to make one, which computes the checksum again, takes 13.
-        """
-        decompressor = zlib.decompressobj(zdict=self.dictionary)
-        return decompressor, decompressor.decompress(head)
 
     def time_left(self, page: Page) -> int:
         """Return the seconds until a page expires."""
@@ -623,9 +615,9 @@ def etag_of(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()[:32]
 
 
-def init_cache(app: Flask, config: Config, store: Store, version: str, dictionary: bytes) -> PageCache:
+def init_cache(app: Flask, config: Config, store: Store, version: str) -> PageCache:
     """Give the app its page cache."""
-    cache = PageCache(store, STRATEGIES[config.cache_strategy](), config.cache_ttl, version, dictionary)
+    cache = PageCache(store, STRATEGIES[config.cache_strategy](), config.cache_ttl, version)
     app.extensions["page_cache"] = cache
     return cache
 

@@ -93,7 +93,7 @@ def under_load(
             answer = measure.checked(server.port)
             load.run(cores.load, server.port, measure.path, measure.headers, WARM_UP)
             came = load.run(cores.load, server.port, measure.path, measure.headers, seconds)
-            uncounted = answer.wire_bytes / came.requests  # wrk ends in the middle of an answer
+            uncounted = load.CONNECTIONS * answer.wire_bytes / came.requests  # wrk ends in the middle of answers
             if abs(came.bytes_each - answer.wire_bytes) > TOLERANCE + uncounted:
                 was = f"{came.bytes_each:.0f} bytes an answer, not {answer.wire_bytes}"
                 raise WrongAnswerError(f"{measure.name}: {was}")

@@ -34,13 +34,9 @@ class Assets:
         for path in sorted(self._static.iterdir()):
             hashed = f"{path.stem}.{_digest(path.read_bytes())}{path.suffix}"
             self._names[path.name] = path.name if self._debug else hashed
-        # Cached pages are compressed with its last 32 kB, so what most of them share, such as _post.html, comes last.
-        order = ("search", "people", "posts", "holes", "templates")  # folders; those of other pages come before
-        folders = {name: place for place, name in enumerate(order)}
-        paths = sorted((root / "templates").rglob("*.*ml"), key=lambda path: (folders.get(path.parent.name, -1), path))
-        self.templates = b"".join(path.read_bytes() for path in paths)
+        templates = b"".join(path.read_bytes() for path in sorted((root / "templates").rglob("*.*ml")))
         # Of static files and templates: a deployment that changes either must not serve pages made with the old ones.
-        self.version = _digest("".join(self._names.values()).encode() + self.templates)
+        self.version = _digest("".join(self._names.values()).encode() + templates)
 
     def url(self, name: str) -> str:
         """Return the URL of a static file. Raises KeyError if there is no file of that name."""

@@ -77,6 +77,7 @@ class LocalCache:
     """The copies of one process."""
 
     def __init__(self, cache: PageCache) -> None:
+        cache.dictionary  # noqa: B018  # made now, while nobody waits for it
         self._cache = cache
         self._store = cache.store
         self._loop = asyncio.get_running_loop()

@@ -68,7 +68,7 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
     site_pages.init_site_pages(app)
     cache: PageCache = app.extensions["page_cache"]
     notifications.init_notifications(cache)
-    posts.init_posts(cache)
+    posts.init_posts(app, cache)
     blocks.init_blocks(cache)
     app.extensions["cached_pages"] = caching.CachedPages(app, cache, app.extensions["holes"])
     known = {"site_name": config.site_name, "site_url": config.site_url, "csrf_token": holes.csrf_token_for_visitor}

@@ -4,7 +4,8 @@ A view whose page is the same for everyone except for its holes (app/web/holes.p
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache, partial, wraps
 from typing import Any
 
@@ -134,19 +135,23 @@ class CachedPages:
         """Build a page as an anonymous visitor sees it. Raises NotAPageError if the view answers with anything else."""
         (rule,) = self._app.url_map.iter_rules(endpoint)
         arguments = dict(zip(sorted(rule.arguments), kind.parts(which), strict=False))
-        path = self._urls.build(endpoint, arguments)
-        context = self._app.test_request_context(path, base_url=self._base_url, environ_overrides={SHARED: True})
-        with self._app.app_context(), context:  # its own context: nothing of the visitor's own request is in it
-            page = view(**(context.request.view_args or {}))
+        with request_of_anyone(self._app, self._urls.build(endpoint, arguments)):
+            page = view(**(request.view_args or {}))
         if not isinstance(page, str):
             raise NotAPageError(page)
         return page
 
-    @property
-    def _base_url(self) -> str:
-        """Return a URL of the site that TRUSTED_HOSTS allows."""
-        hosts = self._app.config["TRUSTED_HOSTS"] or ["localhost"]
-        return f"http://{hosts[0].lstrip('.')}/"
+
+@contextmanager
+def request_of_anyone(app: Flask, path: str) -> Iterator[None]:
+    """Return a context manager in which the request at hand is one for a page that everyone gets.
+
+    Nothing of a visitor's own request is in it.
+    """
+    hosts = app.config["TRUSTED_HOSTS"] or ["localhost"]
+    base_url = f"http://{hosts[0].lstrip('.')}/"
+    with app.app_context(), app.test_request_context(path, base_url=base_url, environ_overrides={SHARED: True}):
+        yield
 
 
 def _page_name(kind: PageKind, arguments: Mapping[str, Any]) -> str:

@@ -1,16 +1,21 @@
 """Posts: everyone's latest, a permalink, the timeline of those you follow, a hashtag; publishing and deleting."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
 
-from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
+from flask import Blueprint, Flask, abort, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
+from markupsafe import Markup
 
 from app.cache import PageCache
 from app.models import Like, PinnedPost, Post, User
 from app.models.conversations import Conversation
+from app.models.follows import Person
 from app.models.likes import Liked, is_held
 from app.models.pagination import parse_id
 from app.models.post_text import LENGTH, tag_key
+from app.models.posts import ShownPost
 from app.models.writes import (
     ALL_POSTS,
     HOME_PAGE,
@@ -24,11 +29,11 @@ from app.models.writes import (
 )
 from app.rate_limit import liking_rules, posting_rules
 from app.web.addresses import address_required
-from app.web.caching import cached
+from app.web.caching import cached, request_of_anyone
 from app.web.forms.posts import PostForm, TextForm
 from app.web.holes import NotHeldError, fills, fills_from
 from app.web.limits import count_if_possible
-from app.web.post_html import html_of, listed, listed_below
+from app.web.post_html import html_of, listed, listed_below, replies_in_words
 from app.web.stale import stale_is_harmless
 from app.web.viewer import Viewer, came_from, login_required, note_write, signed_in, viewer
 
@@ -102,7 +107,12 @@ def permalink(name: str, post_id: int) -> ResponseReturnValue:
     around = Conversation.around(post, _id_in_query("after"))
     above = html_of(around.above)  # their numbers would change too many pages
     below = html_of(around.below)
-    liked = Liked.of(post_id)
+    return _permalink(post, around, Liked.of(post_id), above, below)
+
+
+def _permalink(
+    post: ShownPost, around: Conversation, liked: Liked, above: Sequence[Markup], below: Sequence[Markup]
+) -> str:
     return render_template(
         "posts/permalink.html", post=post, liked=liked, conversation=around, above=above, below=below, length=LENGTH
     )
@@ -165,9 +175,31 @@ def unlike_button(held: str, post_id: str) -> dict[str, object] | None:
     return {} if likes else None
 
 
-def init_posts(cache: PageCache) -> None:
-    """Keep what each member likes in Redis."""
+def init_posts(app: Flask, cache: PageCache) -> None:
+    """Keep what each member likes in Redis, and show the cache what pages look like."""
     cache.register_value("likes-by", lambda user_id: Like.held(int(user_id)))
+    cache.sample = partial(_sample_page, app)
+
+
+def _sample_page(app: Flask) -> str:
+    """Return the page of a post that is the same in every process: its date and its names are made up."""
+    post = ShownPost(
+        Person(1, "ada"),
+        1,
+        "Hello @ada, see https://example.org/ #pipit",
+        datetime(2012, 5, 1, tzinfo=UTC),
+        edited_at=None,
+        answered_id=None,
+        reply_to_id=None,
+        addressee_id=None,
+        addressee=None,
+        is_pinned=False,
+        people={"ada": "ada"},
+    )
+    with request_of_anyone(app, "/@ada/1"):
+        show_post = app.jinja_env.get_template("_post.html").module.show_post  # type: ignore[attr-defined]
+        around = Conversation([], [], after=None, newer=None)
+        return _permalink(post, around, Liked([], 0), [], [show_post(post, replies_in_words(1), 1)])
 
 
 @bp.get("/@<name>/<id:post_id>/likes")
