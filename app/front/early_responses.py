@@ -207,34 +207,28 @@ class EarlyResponses:
         reply: asyncio.Future[Any] = self._loop.create_future()
         connection.ask(reply.set_result, *self._sessions.read_command(sid))
         request.redis += 1
-        asked = {
-            name: self._look_up(name, connection, request) for name in names if self._local_cache.get(name) is None
-        }
+        copies = self._local_cache.get_all(names)
+        asked = {name: self._look_up(name, connection, request) for name in names if name not in copies}
         value = await reply
         if isinstance(value, Exception):  # refused, or the connection is lost: Flask tries with its own
             return None
         session = self._decode(value, remembered)
         request.session = sid, session
         wrote = session.get("wrote", 0) if session else 0
-        past_copies = False
+        copies = self._local_cache.get_all(copies)  # again: an invalidation may have come before the session did
         if session:
             if FLASHES in session or is_due(session) or is_suspended(session):
                 return None
             if wrote and self._cache.may_lack(wrote, session.get("counted", 0)):
                 return None
-            past_copies = time.time() < wrote + PAST_COPIES
-        found: dict[str, PageResponses | None] = {}
+            if time.time() < wrote + PAST_COPIES:
+                copies = {}
+        found: dict[str, PageResponses | None] = dict(copies)
         for name in names:
-            look_up = asked.get(name)
-            if look_up is None:  # get the copy again: an invalidation may have come before the session did
-                copy = None if past_copies else self._local_cache.get(name)
-                if copy is not None:
-                    found[name] = copy
-                    continue
-                look_up = self._look_up(name, connection, request)
-            result = await look_up
-            found[name] = result.responses
-            request.page_missed |= result.missed and name == address.name
+            if name not in copies:
+                result = await (asked.get(name) or self._look_up(name, connection, request))
+                found[name] = result.responses
+                request.page_missed |= result.missed and name == address.name
         page = found[address.name]
         if session is None:
             return None if address.members_only else _to_anonymous(page, headers, request)
@@ -302,7 +296,7 @@ class EarlyResponses:
                 return None
         not_empty = {marker: pieces[marker] for marker in page.split.markers if pieces[marker].html}
         filling = remembered.filling(not_empty) or Filling(not_empty)
-        stamps = frozenset().union(*(piece.stamps for piece in pieces.values()))
+        stamps: Stamps = frozenset().union(*(piece.stamps for piece in pieces.values()))
         self._remember(sid, remembered, name, Filled(etag, filling, stamps), pieces)
         return filling
 

@@ -21,6 +21,7 @@ import asyncio
 import logging
 import secrets
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -93,12 +94,20 @@ class LocalCache:
 
     def get(self, name: str) -> PageResponses | None:
         """Return the responses of the page's copy, or None if no copy may be served."""
-        copy = self._copies.get(name)
+        return self.get_all((name,)).get(name)
+
+    def get_all(self, names: Iterable[str]) -> dict[str, PageResponses]:
+        """Return the responses of those of these pages whose copies may be served, by name."""
         connection = self.link.connection
-        if copy is None or connection is None or not connection.usable or self._loop.time() >= copy.expires:
-            return None
-        self._copies.move_to_end(name)
-        return copy.responses
+        if connection is None or not connection.usable:
+            return {}
+        found, now = {}, self._loop.time()
+        for name in names:
+            copy = self._copies.get(name)
+            if copy is not None and now < copy.expires:
+                self._copies.move_to_end(name)
+                found[name] = copy.responses
+        return found
 
     def look_up(self, name: str, connection: RedisConnection) -> "asyncio.Future[Found]":
         """Ask Redis for a page, and keep a copy if it may be kept.

@@ -205,7 +205,9 @@ class CurrentStamps(KnownStamps):
     def before_reading(self, names: Sequence[str]) -> None:
         """Read those of these stamps that are not known."""
         self.used.update(names)
-        self.known.update(self._cache.stamps(name for name in names if name not in self.known))
+        unknown = [name for name in names if name not in self.known]
+        if unknown:
+            self.known.update(self._cache.stamps(unknown))
 
     def value(self, name: str) -> str:
         """Return what a stamp holds."""
