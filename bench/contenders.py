@@ -173,30 +173,21 @@ def _pipits_measures(name: str, site: Site) -> list[Measure]:
 def _peer_measures(name: str, server: Server, site: Site, redis_url: str, scratch: Path, core: int) -> list[Measure]:
     """Return what is asked of a peer that reads its page and its session from Redis; signs its visitor in."""
     text = site.anonymous.text.replace(">Log in<", f">{MARKER}<", 1)
-    member = _padded(text, f"@{site.name}", len(site.signed_in.body))
-    shows = f'<a href="/login">@{site.name}</a>'
+    member = site.signed_in.text.replace(site.shown, site.shown.replace(f"@{site.name}", MARKER), 1)
     with Redis.from_url(redis_url) as redis:
         redis.set("bench:page", text)
     with running(server, core, scratch) as peer:
         cookie = wire.get(peer.port, f"/login/{site.name}").header("Set-Cookie").partition(";")[0]
     return [
-        Measure(name, length=len(site.anonymous.body), hides=shows, stored=text),
+        Measure(name, length=len(site.anonymous.body), hides=site.shown, stored=text),
         Measure(
             f"{name}, signed in",
             headers={"Cookie": cookie},
             length=len(site.signed_in.body),
-            shows=shows,
+            shows=site.shown,
             stored=member,
         ),
     ]
-
-
-def _padded(text: str, shown: str, length: int) -> str:
-    """Return the page so long that it has that length (bytes) when the marker is replaced by what is shown."""
-    missing = length - len(text.replace(MARKER, shown).encode())
-    if missing < 0:
-        raise WrongAnswerError("Pipit's signed-in page is shorter than its anonymous one")
-    return text.replace("</body>", " " * missing + "</body>")
 
 
 def _answer_file(path: Path, status: str, answer: Answer) -> Path:
