@@ -9,7 +9,7 @@ from app.daily_counts import init_daily_counts
 from app.extensions import init_extensions
 from app.follower import init_follower
 from app.front.application import Front
-from app.front.assets import Assets
+from app.front.assets import Assets, digest
 from app.mail import init_mail
 from app.rate_limit import init_limiter
 from app.redis_client import init_store
@@ -37,8 +37,8 @@ def create_app(config: Config | None = None) -> Flask:
     init_extensions(app, config)
     init_follower(app)
     init_sessions(app, config, store)
-    version = f"{assets.version}-{config.reading}-{config.registration}"  # pages say who may read and join
-    init_cache(app, config, store, version)
+    shown = config.site_name, config.site_url, config.source_url, config.reading, config.registration
+    init_cache(app, config, store, version=digest(f"{assets.version} {shown}".encode()))
     init_limiter(app, config, store)
     init_mail(app, config)
     init_background(app, store)

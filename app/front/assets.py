@@ -32,11 +32,11 @@ class Assets:
         self._static = root / "static"
         self._names: dict[str, str] = {}
         for path in sorted(self._static.iterdir()):
-            hashed = f"{path.stem}.{_digest(path.read_bytes())}{path.suffix}"
+            hashed = f"{path.stem}.{digest(path.read_bytes())}{path.suffix}"
             self._names[path.name] = path.name if self._debug else hashed
         templates = b"".join(path.read_bytes() for path in sorted((root / "templates").rglob("*.*ml")))
         # Of static files and templates: a deployment that changes either must not serve pages made with the old ones.
-        self.version = _digest("".join(self._names.values()).encode() + templates)
+        self.version = digest("".join(self._names.values()).encode() + templates)
 
     def url(self, name: str) -> str:
         """Return the URL of a static file. Raises KeyError if there is no file of that name."""
@@ -77,5 +77,6 @@ def _remove(folder: Path, made_by: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _digest(content: bytes) -> str:
+def digest(content: bytes) -> str:
+    """Return 12 hexadecimal digits that tell this content from any other."""
     return hashlib.sha256(content).hexdigest()[:12]

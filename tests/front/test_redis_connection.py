@@ -546,7 +546,7 @@ def test_the_real_server_says_what_has_changed(run: Run, redis: Redis, redis_url
             link.link.connection.track_next()
             await link.ask("MGET", "one", "two")
             assert link.link.tracks
-            assert link.link.run_id == redis.info("server")["run_id"]
+            assert link.link.run_id == redis.info("server")["run_id"][:16]
             for key in ("one", "three", "two"):
                 redis.set(key, "changed")
             assert await link.ask("GET", "one") == b"changed"
@@ -670,7 +670,7 @@ def test_a_server_older_than_resp3_is_spoken_to_as_it_understands(run: Run, pass
                 told = await link.told()
                 assert (told["db"], told["resp"]) == ("3", "2")
                 assert not link.link.tracks
-                assert link.link.run_id == admin.info("server")["run_id"]
+                assert link.link.run_id == admin.info("server")["run_id"][:16]
                 await link.ask("SET", "a", "1")
                 assert await link.ask("GET", "a") == b"1"
                 assert await link.ask("GET", "b") is None
