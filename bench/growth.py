@@ -36,6 +36,7 @@ TIMES = 40  # each page is made
 LIMIT = 1.5  # wanted of the ratio
 MOST_STATEMENTS = 5
 FOLLOWED = 1000
+LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)  # when people joined: new accounts may publish less
 RESULT = Path(__file__).resolve().parent / "results" / "growth.md"
 POPULAR, TYPICAL, READER, QUIET_READER, REST = 1, 2, 3, 4, 5  # ids; REST: the first of all others
 
@@ -85,7 +86,7 @@ NUMBERS = "WITH RECURSIVE n(i) AS (SELECT CAST(1 AS BIGINT) UNION ALL SELECT i +
 FILL = {
     "people": """
         INSERT INTO users (id, name, name_key, email, password_hash, created_at)
-        {numbers} SELECT i, 'p' || i, 'p' || i, 'p' || i || '@example.org', '-', :moment FROM n""",
+        {numbers} SELECT i, 'p' || i, 'p' || i, 'p' || i || '@example.org', '-', :long_ago FROM n""",
     "posts": """
         INSERT INTO posts (id, author_id, body, created_at)
         {numbers} SELECT i,
@@ -213,8 +214,9 @@ def fill(app: Flask, town: Town) -> None:
         for what, sql in FILL.items():
             numbers = NUMBERS.format(count=counts.get(what))
             statement = text(sql.format(numbers=numbers, FOLLOWED=FOLLOWED, **ids, **sizes))
-            if ":moment" in sql:
-                statement = statement.bindparams(bindparam("moment", datetime.now(UTC), UTCDateTime))
+            for name, moment in (("moment", datetime.now(UTC)), ("long_ago", LONG_AGO)):
+                if f":{name}" in sql:
+                    statement = statement.bindparams(bindparam(name, moment, UTCDateTime))
             connection.execute(statement)
         if db.engine.dialect.name == "postgresql":
             connection.execute(text("VACUUM ANALYZE"))  # as its own daemon would, in time

@@ -67,7 +67,9 @@ def _give_followers(town: Settings) -> None:
     """Let new people join, and follow the first authors: FOLLOWERS of them."""
     join = growth.FILL["people"].format(numbers=growth.NUMBERS.format(count=SIZE.people + max(FOLLOWERS)))
     with create_engine(town.environ["DATABASE_URL"]).begin() as connection:
-        connection.execute(text(join + f" WHERE i > {SIZE.people}"), {"moment": "2026-01-01 00:00:00"})
+        connection.execute(
+            text(join + f" WHERE i > {SIZE.people}"), {"long_ago": f"{growth.LONG_AGO:%Y-%m-%d %H:%M:%S}"}
+        )
         for author, followers in enumerate(FOLLOWERS, start=AUTHORS):
             connection.execute(text(f"DELETE FROM follows WHERE followed_id = {author}"))
             connection.execute(
