@@ -103,12 +103,19 @@ def parse_redis_url(url: str) -> RedisAddress:
     if named != hosts:
         raise InvalidSettingError("names no host")
     path, sentinels = each[0].path.strip("/"), None
+    if any(re.search(r"[\s,@]", host) for host, _ in named) or (has_sentinels and "@" in (each[0].password or "")):
+        raise InvalidSettingError(
+            "has a host that can't be one: several stand behind one user and password, with commas and no spaces, and "
+            "only with Sentinel"
+        )
     if has_sentinels:
         service, _, path = path.partition("/")
         if not re.fullmatch(r"(?![0-9]+$)[\w.-]+", service):  # a number alone is a database, and the service forgotten
             raise InvalidSettingError("must name the Sentinels' service after the hosts, as in /mymaster/0")
-        query = parse_qs(each[0].query)
-        user, secret = (query.get(f"sentinel_{what}", [None])[0] for what in ("username", "password"))
+        query = parse_qs(each[0].query.replace("+", "%2B"), keep_blank_values=True)  # in a password, + is no space
+        user, secret = (query.pop(f"sentinel_{what}", [""])[0] or None for what in ("username", "password"))
+        if query:
+            raise InvalidSettingError("has a parameter other than sentinel_username and sentinel_password")
         sentinels = Sentinels(named, service, user, secret)
     if not re.fullmatch(r"[0-9]{0,4}", path):
         raise InvalidSettingError("must end in a database number, as in /0")

@@ -100,9 +100,9 @@ def sql_reason(error: Exception) -> str:
     cause = getattr(error, "orig", None) or error
     lines = str(cause).strip().splitlines() or [""]
     line = CREDENTIALS.sub(r"\1…", lines[0])
-    password = db.engine.url.password
-    if password and any(secret in line for secret in (password, quote(password), quote(password, safe=""))):
-        line = ""
+    for password in (engine.url.password for engine in db.engines.values()):
+        if password and any(secret in line for secret in (password, quote(password), quote(password, safe=""))):
+            line = ""
     return f"{type(cause).__name__}: {line[:200]}"
 
 
@@ -142,15 +142,24 @@ def _engine_options(config: Config) -> dict[str, Any]:
         "pool_timeout": SQL_TIMEOUT,
         # PgBouncer, pooling transactions, gives each transaction another connection to the server: what was prepared on
         # one is missing on the next. It also refuses `options`, so the time-outs are set in each transaction.
-        "connect_args": {"connect_timeout": SQL_TIMEOUT, "prepare_threshold": None},
+        "connect_args": {"prepare_threshold": None, **_timeouts(SQL_TIMEOUT)},
     }
 
 
 def _follower_options(config: Config) -> dict[str, Any]:
-    timeouts = {"connect_timeout": FOLLOWER_TIMEOUT, "tcp_user_timeout": FOLLOWER_TIMEOUT * 1000}
     options = _engine_options(config)
-    connect = options["connect_args"] | timeouts
+    connect = options["connect_args"] | _timeouts(FOLLOWER_TIMEOUT)
     return options | {"url": config.database_read_url, "connect_args": connect, "pool_timeout": FOLLOWER_TIMEOUT}
+
+
+def _timeouts(seconds: int) -> dict[str, int]:
+    """Return libpq's parameters that end a connection to a machine that is gone without a word, in twice that time.
+
+    tcp_user_timeout ends one that waits for an acknowledgement, or for one of a probe. While a statement runs, nothing
+    else is sent, so probes begin after `seconds`. By default, the first takes a quarter of an hour, and both two hours.
+    """
+    alive = {"keepalives_idle": seconds, "keepalives_interval": seconds}
+    return {"connect_timeout": seconds, "tcp_user_timeout": seconds * 1000, **alive}
 
 
 def _begin_with_timeouts(connection: SQLConnection) -> None:

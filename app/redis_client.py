@@ -101,7 +101,7 @@ TROUBLES = {  # by a part of describe()'s text
     "CERTIFICATE_VERIFY_FAILED": UNVERIFIED,
     "PrimaryUnknownError": Trouble(
         "has no primary",
-        "a failover is under way; if it lasts, check hosts, TLS and service in REDIS_URL (docs/scaling.md)",
+        "a failover is under way; if it lasts, check hosts, TLS, service and user in REDIS_URL (docs/scaling.md)",
         lasting=False,
     ),
 }
@@ -172,7 +172,7 @@ class FollowingConnection(Connection):
         except ResponseError as error:
             if not is_elsewhere(error):
                 raise
-            self._store.forget_primary()
+            self._store.distrust_primary()
             self.disconnect()  # type: ignore[no-untyped-call]
             raise ElsewhereError(describe(error)) from error
 
@@ -240,6 +240,7 @@ class Store:
         self.config = config
         self.run_id = UNKNOWN_RUN_ID  # the server's, as the newest connection read it
         self.moved_at = -math.inf  # when another run of the server was met, on the monotonic clock
+        self._lock = threading.Lock()
         self.epoch = 0  # rises when the primary turns out to be elsewhere: older connections are not used again
         self.primary = RedisPrimary((config.redis.host, config.redis.port))
         if config.redis.sentinels:
@@ -337,26 +338,31 @@ class Store:
         """Return the key as it stands in Redis. Raises StoreUnavailableError, as `prefix` says."""
         return self.prefix + name
 
-    def forget_primary(self) -> None:
+    def drop_connections(self) -> None:
         """Have every connection that is open now closed instead of used again: the primary is elsewhere."""
-        self.epoch += 1
-        self.primary.doubt()
+        with self._lock:
+            self.epoch += 1
+
+    def distrust_primary(self) -> None:
+        """Drop all connections, and ask somebody else where the primary is."""
+        self.primary.distrust()
+        self.drop_connections()
 
     def meet(self, info: bytes) -> str:
         """Return the run_id of the server that a new connection has reached, given its INFO.
 
         If it is a node of a cluster, `primary` is another one from now on. Raises ElsewhereError if it is a replica.
         """
-        if IS_REPLICA.search(info):
-            self.primary.doubt()
-            raise ElsewhereError("the server is a replica")
-        is_cluster = IS_CLUSTER.search(info) is not None
-        if is_cluster and not isinstance(self.primary, ClusterPrimary):
+        if IS_CLUSTER.search(info) and not isinstance(self.primary, ClusterPrimary):
             address, prefix = self.config.redis, self.config.redis_prefix
             self._prefix = prefix if HASH_TAG.match(prefix) else "{pipit}:" + prefix
             options = _options(self.config) | {"username": address.username, "password": address.password}
             self.primary = ClusterPrimary((address.host, address.port), key_slot(self._prefix.encode()), options)
-        elif self._prefix is None:
+            return UNKNOWN_RUN_ID
+        if IS_REPLICA.search(info):
+            self.primary.distrust()
+            raise ElsewhereError("the server is a replica")
+        if self._prefix is None:
             self._prefix = self.config.redis_prefix
         found = RUN_ID.search(info)
         run_id = found[1].decode() if found else UNKNOWN_RUN_ID
@@ -410,7 +416,7 @@ class Commands:
             self.store.breaker.succeeded()
         if isinstance(error, RedisError):
             if NO_REPLICAS in str(error):  # there may be a primary that has some
-                self.store.forget_primary()
+                self.store.distrust_primary()
             raise StoreUnavailableError(describe(error)) from error
 
 

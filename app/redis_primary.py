@@ -11,7 +11,7 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, NodesManager
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisClusterException
+from redis.exceptions import RedisClusterException, ResponseError
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
@@ -39,7 +39,7 @@ class RedisPrimary:
         """Return whether the primary is no longer at this place, where a connection is open that works. May block."""
         return False
 
-    def doubt(self) -> None:
+    def distrust(self) -> None:
         """Take note that what locate() returned was wrong."""
 
 
@@ -65,6 +65,9 @@ class SentinelPrimary(RedisPrimary):
             except MasterNotFoundError as error:
                 why = ", ".join(sorted(set(REASON.findall(str(error))))) or "it has none that is up"
                 raise PrimaryUnknownError(f"no Sentinel names a primary of {self._service!r}: {why}") from error
+            except ResponseError as error:  # it is no Sentinel, or wants another user; redis-py asks no other one then
+                self.distrust()
+                raise PrimaryUnknownError(f"a Sentinel refuses to name a primary: {str(error)[:100]}") from error
             first = _place_of(sentinel.sentinels[0])  # who has answered
         self._sentinels = sorted(self._sentinels, key=lambda place: place != first)
         return host, port
@@ -79,7 +82,7 @@ class SentinelPrimary(RedisPrimary):
         except PrimaryUnknownError:
             return False
 
-    def doubt(self) -> None:
+    def distrust(self) -> None:
         """Ask another Sentinel first: this one may be cut off from the others, and not know of a failover."""
         first, *others = self._sentinels
         self._sentinels = [*others, first]
@@ -107,8 +110,9 @@ class ClusterPrimary(RedisPrimary):
             else:  # the last owner is asked last: if it has lost the slot, the others know first
                 self._nodes.initialize([self._place], last_failed_node_name=self._owner)
             owner = self._nodes.get_node_from_slot(self._slot)
-        except RedisClusterException as error:
-            raise PrimaryUnknownError(f"no node of the cluster knows the owner of slot {self._slot}") from error
+        except (RedisClusterException, IndexError) as error:  # IndexError: redis-py has found no primary at all
+            why = f"no node of the cluster names the owner of slot {self._slot}"
+            raise PrimaryUnknownError(f"{why} (is the user allowed +cluster|slots?)") from error
         self._owner = owner.name
         return owner.host, owner.port
 

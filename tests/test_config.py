@@ -100,8 +100,8 @@ def test_only_rediss_means_tls() -> None:
             (("a", 1), ("b", 26379), ("::1", 3)), "my-master.2"
         )),
         ("rediss+sentinel://pi%40pit:p%2Cw@a:1,b:2/m/0", ("pi@pit", "p,w"), 0, Sentinels((("a", 1), ("b", 2)), "m")),
-        ("redis+sentinel://:pw@a/m?sentinel_username=u&sentinel_password=s%26", (None, "pw"), 0, Sentinels(
-            (("a", 26379),), "m", "u", "s&"
+        ("redis+sentinel://:pw@a/m?sentinel_username=u&sentinel_password=s%26+", (None, "pw"), 0, Sentinels(
+            (("a", 26379),), "m", "u", "s&+"
         )),
     ],
 )  # fmt: skip
@@ -135,6 +135,10 @@ def test_a_url_with_sentinels_is_taken_apart(
         ("redis+sentinel://a:1,b:2/my master/0", "service"),
         ("redis+sentinel://a:1,b:2/m/zero", "database number"),
         ("redis+sentinel://a:1,:2/m", "host"),
+        ("redis+sentinel://a:1, b:2/m", "host"),
+        (f"redis+sentinel://:{SECRET}@a,:{SECRET}@b/m", "one user and password"),
+        ("redis://a,b/0", "only with Sentinel"),
+        (f"redis+sentinel://a/m?sentinel_pasword={SECRET}", "parameter"),
         ("redis+sentinel://a:1,b:c/m", "port"),
         ("sentinel://a/m", "redis+sentinel://"),
     ],

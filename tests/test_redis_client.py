@@ -26,9 +26,9 @@ from app.redis_client import (
     describe,
     glob_escape,
 )
-from app.redis_primary import RedisPrimary
+from app.redis_primary import PrimaryUnknownError, RedisPrimary
 from tests.conftest import in_threads
-from tests.servers import cluster_of_one, free_port, unfit_redis, valkey, wait_until
+from tests.servers import PATIENCE, cluster_of_one, free_port, unfit_redis, valkey, wait_until
 from tests.serving import FrontServer
 
 pytestmark = pytest.mark.server
@@ -71,7 +71,7 @@ def test_a_reply_names_the_run_of_the_server_that_gave_it() -> None:
         for _ in range(2):
             reply, run = store.ask("ECHO", "hello")
             assert reply == b"hello"
-            assert run == store.run_id == store.client.info("server")["run_id"]
+            assert run == store.run_id == store.client.info("server")["run_id"][:16]
             runs.append(run)
             server.terminate()
             server.start()
@@ -113,6 +113,26 @@ def test_no_key_is_made_before_it_is_known_whether_the_server_is_a_cluster() -> 
             assert store.key("a") == key
             store.check()
             store.close()
+
+
+def test_a_node_of_a_cluster_that_has_no_slots_is_no_primary() -> None:
+    settings: dict[str, Any] = {"cluster-enabled": "yes", "cluster-port": free_port()}
+    with valkey(**settings) as server:
+        store = store_at(f"redis://127.0.0.1:{server.port}/0")
+        with pytest.raises(StoreUnavailableError, match="no node of the cluster names the owner of slot"):
+            store.check()
+        store.close()
+
+
+def test_a_host_that_is_no_sentinel_does_not_hide_the_others() -> None:
+    with valkey() as server, socket.create_server(("127.0.0.1", 0)) as other:
+        other.settimeout(PATIENCE)
+        store = store_at(f"redis+sentinel://127.0.0.1:{server.port},127.0.0.1:{other.getsockname()[1]}/mymaster")
+        for _ in range(2):
+            with pytest.raises(PrimaryUnknownError, match="a Sentinel refuses to name a primary: unknown command"):
+                store.primary.locate()
+        other.accept()[0].close()
+        store.close()
 
 
 def test_a_service_that_no_sentinel_knows_is_no_primary() -> None:

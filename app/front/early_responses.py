@@ -90,11 +90,11 @@ class Remembered:
         return filling if filling and filling.pieces == pieces else None
 
     def keep(self, name: str, filled: Filled, pieces: Mapping[bytes, Piece]) -> None:
-        """Remember what fills a page: all pieces, those that are empty included, and the filling with the others."""
+        """Remember what fills a page: its pieces, and the filling with those that are not empty."""
         self.stamps.update(stamp for stamp, _ in filled.stamps)
         for marker, piece in pieces.items():
             known = self.pieces.get(marker)
-            if known is piece or piece.shows_nothing:
+            if known is piece or (piece.shows_nothing and b" " in marker):  # one with arguments rarely comes again
                 continue
             if known:
                 self._forget_fillings(marker)

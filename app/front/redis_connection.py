@@ -277,7 +277,7 @@ class RedisLink:
             self.connection = None
             self._on_lost()
             if isinstance(cause, MovedAwayError):
-                self._store.forget_primary()
+                self._store.distrust_primary()
             if isinstance(cause, TimedOutError):
                 self._store.breaker.failed(str(cause))
         await asyncio.sleep(PROBE_INTERVAL)
@@ -289,13 +289,15 @@ class RedisLink:
 
     async def _watch(self, connection: RedisConnection) -> LostError:
         """Return why the connection is lost; close it when others have found that the primary is elsewhere."""
-        while not connection.lost.done():
+        while True:
             await asyncio.wait([connection.lost], timeout=WATCH_INTERVAL)
-            if await asyncio.to_thread(self._store.primary.has_moved, self._place):
-                connection.close(MovedAwayError("another server is the primary now"))
+            if connection.lost.done():
+                return connection.lost.result()
             if self._store.epoch != self._epoch:
                 connection.close(LostError("the primary was found to be elsewhere"))
-        return connection.lost.result()
+            elif await asyncio.to_thread(self._store.primary.has_moved, self._place):
+                self._store.drop_connections()
+                connection.close(LostError("another server is the primary now"))
 
     async def _open(self) -> RedisConnection:
         """Return a new connection to the primary, authenticated and tracking where the server can.

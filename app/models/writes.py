@@ -44,17 +44,22 @@ def posts_by(user_id: int) -> str:
     return STAMP("posts-by", user_id)
 
 
-@lru_cache(maxsize=1_000)  # each of a page's hearts asks for it
+# Three stamps that nearly every page of a member is drawn under, so their names are made once.
+
+
+@lru_cache(maxsize=1_000)
 def likes_by(user_id: int) -> str:
     """Return the stamp of what a user likes; it holds Like.held()."""
     return STAMP("likes-by", user_id)
 
 
+@lru_cache(maxsize=1_000)
 def notifications_of(user_id: int) -> str:
     """Return the stamp of what a user is told; it holds news_of(): what the bar of every page shows them."""
     return STAMP("notifications", user_id)
 
 
+@lru_cache(maxsize=1_000)
 def hidden_from(user_id: int) -> str:
     """Return the stamp of whom a user does not see; it holds Block.held()."""
     return STAMP("hidden-from", user_id)

@@ -630,7 +630,7 @@ def test_a_connection_is_given_up_when_others_have_found_the_primary_elsewhere(r
     async def test() -> None:
         async with linked(redis_url) as link:
             first = await link.opened()
-            link.store.forget_primary()
+            link.store.drop_connections()
             await asyncio.wait_for(asyncio.shield(first.lost), servers.PATIENCE)
             assert await link.opened() is not first
 

@@ -35,7 +35,7 @@ def store_at(ports: tuple[int, int], login: str, watcher: str, *, verify: bool =
     return Store(replace(Config(parse_redis_url(url), "", ""), redis_tls_verify=verify))
 
 
-def test_both_are_spoken_to_in_tls_with_their_own_passwords(ports: tuple[int, int]) -> None:
+def test_both_are_reached_over_tls_with_their_own_passwords(ports: tuple[int, int]) -> None:
     store = store_at(ports, "pipit:s3cret", "w4tch")
     wait_until(lambda: _trouble(store) is None, "the Sentinel to see the primary")
     store.close()

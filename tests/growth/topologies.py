@@ -201,11 +201,11 @@ class WithSentinel(WithReplicas):
         )
 
     def fail_over(self) -> None:
-        self.sentinels[0].client.sentinel_failover(SERVICE)
+        self.sentinels[-1].client.sentinel_failover(SERVICE)  # the one that Pipit asks last
 
 
 class Cluster(Topology):
-    """A Redis Cluster of three primaries, each with a replica. The URL names a node that never has Pipit's keys."""
+    """A Redis Cluster of three primaries, each with a replica. The URL names a replica that never has Pipit's keys."""
 
     name = "Cluster"
     prefix = "{pipit}:"
@@ -230,7 +230,7 @@ class Cluster(Topology):
         wait_until(
             lambda: all(self._info(one)["cluster_state"] == "ok" for one in self.servers), "the cluster to agree"
         )
-        self.url = f"redis://127.0.0.1:{self.servers[(self._shard + 1) % 3].port}/0"
+        self.url = f"redis://127.0.0.1:{self.servers[3 + (self._shard + 1) % 3].port}/0"
         self.wait_until_whole()
 
     @property
