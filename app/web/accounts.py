@@ -43,11 +43,8 @@ def register_with(invitation: Invitation | None = None) -> ResponseReturnValue:
     config = site_config()
     asks = config.registration == "asked"
     form = RegisterForm.where(sends_mail=config.sends_mail, insists=config.confirm_email, asks=asks)
-    if asks:
-        page = partial(render_template, "joining/ask.html", form=form)
-    else:
-        inviter = invitation.inviter.name if invitation else None
-        page = partial(render_template, "accounts/register.html", form=form, inviter=inviter)
+    inviter = invitation.inviter.name if invitation else None
+    page = partial(render_template, "accounts/register.html", form=form, inviter=inviter)
     if request.method != "POST":
         form.next.data = local_path(request.args.get("next"))
         return page()

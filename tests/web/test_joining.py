@@ -242,6 +242,14 @@ def test_whoever_asks_waits_and_appears_nowhere(moderated: Flask) -> None:
         assert 'href="/@eve"' not in guest.get(path).text
 
 
+def test_where_no_mail_is_sent_one_asks_without_an_address(site: Callable[..., Flask]) -> None:
+    guest = Visitor(site("asked", trusted_hosts=("localhost",)).test_client())
+    page = guest.get("/register").text
+    assert 'name="email"' not in page
+    assert "you agree to these rules" in page
+    assert guest.post("/register", username="eve", password=PASSWORD, why="I like tea").location == "/login"
+
+
 def test_the_name_of_one_who_waits_is_taken_and_nobody_learns_their_address(moderated: Flask) -> None:
     visitor = Visitor(moderated.test_client())
     answer = visitor.post("/register", username="EVE", email="", password=PASSWORD)
