@@ -1,7 +1,7 @@
 """Redis job 3: rate limits, one INCR counter for each clock minute, so that passwords can't be guessed.
 
-    limit:<what>:<who>:<minute>   string, integer   attempts in that clock minute; lives two minutes. A rule that
-                                                    counts by the hour or the day has that there, and lives two of them
+    limit:<what>:<who>:<minute>   string, integer   attempts in that clock minute; lives two minutes. A rule with a
+                                                    window of an hour or a day has that instead; it lives two windows
 
     devices:<account>             zset              browsers known to an account, by last login
 
@@ -21,7 +21,7 @@ import time
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Literal, cast
 
 from flask import Flask, current_app
 
@@ -33,20 +33,22 @@ HOUR, DAY = 3600, 24 * 3600  # s
 ADDRESS_FACTOR = 4  # an address may try this many times as often as an account: a family, a class, an office
 RESETS = 20  # a minute and address
 REGISTRATIONS = 60  # a minute and address: a class of thirty can join at once
-POSTS = 120  # a minute and account: more than anybody types, less than a loop sends
-FOLLOWS = 60  # follows and unfollows a minute and account
-INVITATIONS = 20  # a minute and account: whoever makes one, and revokes it, could go on for ever
-LIKES = 120  # likes, given and taken back, a minute and account
-IMPORTS = 5  # uploads a minute and account; each is unpacked once, and kept until it is imported
-PICTURES = 10  # uploads a minute and account; each keeps the processor busy for a second
-REPORTS = 10  # a minute and account
-# The same for an account that is younger than a day: enough for whoever finds their way around, too little for a
-# spammer who has just joined and is not reported yet.
-NEW_POSTS, NEW_FOLLOWS, NEW_LIKES, NEW_REPORTS = 20, 10, 30, 5
+Action = Literal["sign-in", "post", "follow", "like", "report", "invite", "picture", "import"]
+# How often an account may do that in a minute; and while it is younger than a day: often enough for whoever finds their
+# way around, not for a spammer who has just joined and is not reported yet.
+BY_ACCOUNT: dict[Action, tuple[int, int]] = {
+    "sign-in": (30, 30),  # with the right password
+    "post": (120, 20),  # more than anybody types, less than a loop sends
+    "follow": (60, 10),  # and unfollow, block and mute
+    "like": (120, 30),  # likes, given and taken back
+    "report": (10, 5),
+    "invite": (20, 20),  # whoever makes a link, and revokes it, could go on for ever
+    "picture": (10, 10),  # uploads; each keeps the processor busy for a second
+    "import": (5, 5),  # uploads; each is unpacked once, and kept until it is imported
+}
 SEARCHES = 30  # a minute and account; four times as many from an address, for strangers: a class may share one
 MAILS = 6  # an hour to one e-mail address: nobody's mailbox is flooded
 MAILS_FROM = 120  # mails an hour and client address: four classes of thirty can join, each with an address
-SIGN_INS = 30  # a minute and account, with the right password
 # Wrong codes a day, by someone who knows the password. A code has six digits and three of them are right at any time:
 # at five guesses a minute it would be found in a month. NIST SP 800-63B, 3.2.2, allows a hundred.
 WRONG_CODES = 100
@@ -249,44 +251,9 @@ def sending_rules(recipient: str) -> list[Rule]:
     return [Rule("mail-sent", login_account(recipient), MAILS, HOUR)]
 
 
-def sign_in_rules(user_id: int) -> list[Rule]:
-    """Return the rules for logging in with the right password."""
-    return [Rule("sign-in", str(user_id), SIGN_INS)]
-
-
-def posting_rules(user_id: int, *, is_new: bool = False) -> list[Rule]:
-    """Return the rules for publishing a post. is_new: the account is younger than a day."""
-    return [Rule("post", str(user_id), NEW_POSTS if is_new else POSTS)]
-
-
-def following_rules(user_id: int, *, is_new: bool = False) -> list[Rule]:
-    """Return the rules for following and unfollowing. is_new: the account is younger than a day."""
-    return [Rule("follow", str(user_id), NEW_FOLLOWS if is_new else FOLLOWS)]
-
-
-def inviting_rules(user_id: int) -> list[Rule]:
-    """Return the rules for making links that invite others."""
-    return [Rule("invite", str(user_id), INVITATIONS)]
-
-
-def liking_rules(user_id: int, *, is_new: bool = False) -> list[Rule]:
-    """Return the rules for liking, and taking that back. is_new: the account is younger than a day."""
-    return [Rule("like", str(user_id), NEW_LIKES if is_new else LIKES)]
-
-
-def reporting_rules(user_id: int, *, is_new: bool = False) -> list[Rule]:
-    """Return the rules for reporting posts and people. is_new: the account is younger than a day."""
-    return [Rule("report", str(user_id), NEW_REPORTS if is_new else REPORTS)]
-
-
-def picture_rules(user_id: int) -> list[Rule]:
-    """Return the rules for uploading a picture."""
-    return [Rule("picture", str(user_id), PICTURES)]
-
-
-def import_rules(user_id: int) -> list[Rule]:
-    """Return the rules for uploading an export."""
-    return [Rule("import", str(user_id), IMPORTS)]
+def account_rules(action: Action, user_id: int, *, is_new: bool = False) -> list[Rule]:
+    """Return the rules for what an account does. is_new: it is younger than a day."""
+    return [Rule(action, str(user_id), BY_ACCOUNT[action][is_new])]
 
 
 def searching_rules(user_id: int | None, address: str) -> list[Rule]:

@@ -20,24 +20,17 @@ from app.models import User
 from app.models.accounts import hasher
 from app.models.writes import write
 from app.rate_limit import (
+    BY_ACCOUNT,
     DAY,
     DEVICE_LIFETIME,
-    FOLLOWS,
-    LIKES,
     MOST_DEVICES,
-    NEW_FOLLOWS,
-    NEW_LIKES,
-    NEW_POSTS,
-    NEW_REPORTS,
-    POSTS,
-    REPORTS,
-    SIGN_INS,
     WINDOW,
+    Action,
     RateLimiter,
     Rule,
+    account_rules,
     address_label,
     login_account,
-    posting_rules,
     registration_rules,
 )
 from app.redis_client import Store, StoreUnavailableError
@@ -359,7 +352,7 @@ def test_another_password_makes_strangers_of_all_devices(
 def test_right_passwords_are_limited_too(
     ada: Visitor, new_visitor: Callable[..., Visitor], redis: Redis, clock: Callable[[float], None]
 ) -> None:
-    redis.set(f"limit:sign-in:1:{MINUTE // 60}", SIGN_INS - 1)
+    redis.set(f"limit:sign-in:1:{MINUTE // 60}", BY_ACCOUNT["sign-in"][0] - 1)
     assert attempt(new_visitor(), "ada", PASSWORD) == 302
     refused = [attempt(new_visitor(), "ada", PASSWORD) for _ in range(6)]
     assert refused == [429] * 6
@@ -390,7 +383,7 @@ def test_an_attempt_is_counted_before_it_is_looked_at(
 
 @pytest.mark.server
 def test_following_is_limited(ada: Visitor, bob: Visitor, redis: Redis, clock: Callable[[float], None]) -> None:
-    redis.set(f"limit:follow:1:{MINUTE // 60}", NEW_FOLLOWS - 2)
+    redis.set(f"limit:follow:1:{MINUTE // 60}", BY_ACCOUNT["follow"][True] - 2)
     assert ada.follow("bob").status_code == 302
     assert ada.post("/@bob/unfollow", form_on="/home").status_code == 302
     assert ada.follow("bob").status_code == 429
@@ -446,8 +439,8 @@ def test_joining_is_limited_by_address(visitor: Visitor, redis: Redis, clock: Ca
 def test_posting_is_limited_by_account_and_keeps_the_text(
     ada: Visitor, bob: Visitor, redis: Redis, clock: Callable[[float], None]
 ) -> None:
-    rule = posting_rules(1)[0]
-    redis.set(f"limit:{rule.what}:{rule.who}:{MINUTE // 60}", POSTS)
+    rule = account_rules("post", 1)[0]
+    redis.set(f"limit:{rule.what}:{rule.who}:{MINUTE // 60}", rule.limit)
     refused = ada.publish("one too many")
     assert refused.status_code == 429
     assert "one too many" in refused.text
@@ -459,19 +452,17 @@ def test_an_account_younger_than_a_day_is_limited_more_strictly(
     app: Flask, ada: Visitor, bob: Visitor, redis: Redis, clock: Callable[[float], None]
 ) -> None:
     bob.publish("hello")
-    attempts: list[tuple[str, int, int, Callable[[], TestResponse]]] = [
-        ("post", NEW_POSTS, POSTS, lambda: ada.publish("hello")),
-        ("follow", NEW_FOLLOWS, FOLLOWS, lambda: ada.follow("bob")),
-        ("like", NEW_LIKES, LIKES, lambda: ada.post("/posts/1/like", form_on="/home")),
-        ("report", NEW_REPORTS, REPORTS, lambda: ada.post("/posts/1/report", reason="spam")),
-    ]
-    for what, limit, _, attempt in attempts:
-        redis.set(f"limit:{what}:1:{MINUTE // 60}", limit - 1)
-        assert [attempt().status_code for _ in range(2)] == [302, 429], what
-    have_joined_long_ago(app)
-    for what, _, limit, attempt in attempts:
-        redis.set(f"limit:{what}:1:{MINUTE // 60}", limit - 1)
-        assert [attempt().status_code for _ in range(2)] == [302, 429], what
+    attempts: dict[Action, Callable[[], TestResponse]] = {
+        "post": lambda: ada.publish("hello"),
+        "follow": lambda: ada.follow("bob"),
+        "like": lambda: ada.post("/posts/1/like", form_on="/home"),
+        "report": lambda: ada.post("/posts/1/report", reason="spam"),
+    }
+    for is_new in (True, False):
+        for what, attempt in attempts.items():
+            redis.set(f"limit:{what}:1:{MINUTE // 60}", BY_ACCOUNT[what][is_new] - 1)
+            assert [attempt().status_code for _ in range(2)] == [302, 429], what
+        have_joined_long_ago(app)
 
 
 @pytest.mark.parametrize("proxies", [0, 1, 2])

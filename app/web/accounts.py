@@ -6,7 +6,7 @@ from flask import Blueprint, abort, current_app, flash, make_response, redirect,
 from flask.typing import ResponseReturnValue
 
 from app.models import Applicant, Invitation, NameTakenError, User
-from app.rate_limit import current_limiter, mail_rules, registration_rules, reset_rules, sign_in_rules
+from app.rate_limit import account_rules, current_limiter, mail_rules, registration_rules, reset_rules
 from app.sessions import MOST_SESSIONS, current_interface, current_session
 from app.web.forms.accounts import NAME_TAKEN, LoginForm, PasswordForm, RegisterForm, ResetForm
 from app.web.limits import count_attempt, remember_device, rules_for_this_browser
@@ -94,7 +94,7 @@ def login() -> ResponseReturnValue:
         applicant = Applicant.named(form.username.data)
         waits = applicant and applicant.has_password(form.password.data)
         return _refuse_login(form, WAITING if waits else WRONG_PASSWORD)
-    count_attempt(sign_in_rules(user.id))
+    count_attempt(account_rules("sign-in", user.id))
     current_limiter().give_back(attempt)
     return after_password(user, form.next.data) or _refuse_login(form, WRONG_PASSWORD)
 

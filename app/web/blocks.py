@@ -10,7 +10,7 @@ from app.models.blocks import block as block_person
 from app.models.blocks import end_block, hidden_ids
 from app.models.blocks import mute as mute_person
 from app.models.writes import hidden_from
-from app.rate_limit import following_rules
+from app.rate_limit import account_rules
 from app.web.holes import fills_from
 from app.web.limits import count_if_possible
 from app.web.people import person_named
@@ -94,7 +94,7 @@ def _other(name: str) -> User:
     other = person_named(name)
     if other.id == viewer().id:
         abort(403, "You can't mute or block yourself.")
-    count_if_possible(following_rules(viewer().id))
+    count_if_possible(account_rules("follow", viewer().id))  # a new member, too, may fend off a crowd
     note_write(counts=True)
     return other
 

@@ -5,10 +5,9 @@ from flask.typing import ResponseReturnValue
 
 from app.models import Applicant, Invitation, Moderator, NameTakenError
 from app.models.joining import MOST_OPEN, SHOWN, InvitationEndedError, TooManyInvitationsError
-from app.rate_limit import inviting_rules
 from app.web.accounts import register_with
 from app.web.forms.joining import InvitationForm
-from app.web.limits import count_if_possible
+from app.web.limits import count_action
 from app.web.membership import open_to_strangers, site_config
 from app.web.moderation import moderator_required
 from app.web.viewer import login_required, signed_in, viewer
@@ -45,7 +44,7 @@ def invitations() -> ResponseReturnValue:
         abort(404)
     form = InvitationForm()
     if form.validate_on_submit():
-        count_if_possible(inviting_rules(viewer().id))
+        count_action("invite")
         try:
             Invitation.make(viewer(), form.uses.data, form.lifetime)
         except TooManyInvitationsError:

@@ -6,9 +6,10 @@ from flask import Flask, Request, Response, current_app, g, request
 from itsdangerous import BadSignature, URLSafeSerializer
 
 from app.daily_counts import LOGINS_REFUSED, current_counts
-from app.rate_limit import DEVICE_LIFETIME, Rule, Window, current_limiter, login_account
+from app.rate_limit import DEVICE_LIFETIME, Action, Rule, Window, account_rules, current_limiter, login_account
 from app.redis_client import StoreUnavailableError
 from app.sessions import cookie_name
+from app.web.viewer import viewer
 
 DEVICE_ACCOUNTS = 10  # names and addresses one browser is remembered for: a family's tablet
 
@@ -43,6 +44,11 @@ def count_if_possible(rules: Sequence[Rule]) -> None:
         count_attempt(rules)
     except StoreUnavailableError as error:
         current_app.logger.warning("not counted: %s", error)
+
+
+def count_action(action: Action) -> None:
+    """Count what the viewer does, if Redis can count it. Raises TooManyAttemptsError if it is once too often."""
+    count_if_possible(account_rules(action, viewer().id, is_new=viewer().is_new))
 
 
 def rules_for_this_browser(account: str) -> list[Rule]:

@@ -26,12 +26,11 @@ from app.models.moderation import (
 from app.models.pagination import parse_id
 from app.models.site_pages import TITLES
 from app.models.writes import notifications_of
-from app.rate_limit import reporting_rules
 from app.redis_client import StoreUnavailableError
 from app.sessions import current_session
 from app.web.forms.moderation import DecisionForm, ReportForm, SitePageForm
 from app.web.holes import fills_from
-from app.web.limits import count_if_possible
+from app.web.limits import count_action
 from app.web.people import person_named
 from app.web.post_html import html_by_id
 from app.web.posts import before
@@ -98,7 +97,7 @@ def _report(user: User, path: str, own: str, post_id: int = ABOUT_PERSON) -> Res
         return redirect(path)
     form = ReportForm()
     if form.is_submitted():
-        count_if_possible(reporting_rules(viewer().id, is_new=viewer().is_new))
+        count_action("report")
     if not form.validate_on_submit():
         html = html_by_id(Post.listed([post_id])) if post_id else {}
         page = render_template("moderation/report.html", form=form, user=user, path=path, post=html.get(post_id))

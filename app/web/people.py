@@ -7,12 +7,11 @@ from flask.typing import ResponseReturnValue
 
 from app.models import Follow, Post, User
 from app.models.writes import FOLLOWERS_PAGE, FOLLOWING_PAGE, PROFILE_PAGE, REPLIES_PAGE, follows_by
-from app.rate_limit import following_rules
 from app.web.addresses import address_required
 from app.web.caching import cached
 from app.web.forms.people import ProfileForm
 from app.web.holes import fills
-from app.web.limits import count_if_possible
+from app.web.limits import count_action
 from app.web.post_html import listed_below
 from app.web.posts import before
 from app.web.stale import stale_is_harmless
@@ -71,7 +70,7 @@ def follow(name: str) -> ResponseReturnValue:
     user = person_named(name)
     if user.id == viewer().id:
         abort(403, "You can't follow yourself.")
-    count_if_possible(following_rules(viewer().id, is_new=viewer().is_new))
+    count_action("follow")
     viewer().follow(user)
     note_write(counts=True)
     flash(f"You now follow @{user.name}.")
@@ -83,7 +82,7 @@ def follow(name: str) -> ResponseReturnValue:
 def unfollow(name: str) -> ResponseReturnValue:
     """Unfollow someone."""
     user = person_named(name)
-    count_if_possible(following_rules(viewer().id, is_new=viewer().is_new))
+    count_action("follow")
     viewer().unfollow(user)
     note_write(counts=True)
     flash(f"You unfollowed @{user.name}.")

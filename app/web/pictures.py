@@ -6,7 +6,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from app.front.bridge import MAX_CONTENT_LENGTH
 from app.models.pictures import LARGEST, Picture
-from app.rate_limit import picture_rules
+from app.rate_limit import account_rules
 from app.sessions import current_session
 from app.web.forms.pictures import TOO_LARGE, PictureForm
 from app.web.limits import count_if_possible
@@ -37,7 +37,7 @@ def show(digest: str) -> ResponseReturnValue:
 def settings() -> ResponseReturnValue:
     """Let the viewer choose a picture of themselves."""
     if request.method == "POST":
-        count_if_possible(picture_rules(current_session()["user_id"]))
+        count_if_possible(account_rules("picture", current_session()["user_id"]))
     form = PictureForm()  # nothing has been read from SQL yet: a connection need not wait while the picture is decoded
     if not form.validate_on_submit():
         return _page(form), 422 if form.is_submitted() else 200

@@ -27,12 +27,11 @@ from app.models.writes import (
     likes_by,
     posts_by,
 )
-from app.rate_limit import liking_rules, posting_rules
 from app.web.addresses import address_required
 from app.web.caching import cached, request_of_anyone
 from app.web.forms.posts import PostForm, TextForm
 from app.web.holes import NotHeldError, fills, fills_from
-from app.web.limits import count_if_possible
+from app.web.limits import count_action
 from app.web.post_html import html_of, listed, listed_below, replies_in_words
 from app.web.stale import stale_is_harmless
 from app.web.viewer import Viewer, came_from, login_required, note_write, signed_in, viewer
@@ -124,7 +123,7 @@ def _permalink(
 def publish() -> ResponseReturnValue:
     """Publish a post, then show it at the top of its author's timeline; or a reply, and show it in its conversation."""
     form = PostForm()
-    count_if_possible(posting_rules(viewer().id, is_new=viewer().is_new))
+    count_action("post")
     if not form.validate():
         return _compose(form), 422
     post = viewer().publish(form.text, form.answered, form.form_key.data or "")
@@ -234,7 +233,7 @@ def edit(post_id: int) -> ResponseReturnValue:
             abort(403, TOO_LATE)
         page = render_template("posts/edit.html", form=form, post=post, path=path, length=LENGTH)
         return page, 422 if form.is_submitted() else 200
-    count_if_possible(posting_rules(viewer().id, is_new=viewer().is_new))
+    count_action("post")
     if not viewer().edit(post, form.text):
         abort(403, TOO_LATE)
     note_write()
@@ -281,7 +280,7 @@ def delete(post_id: int) -> ResponseReturnValue:
 
 def _like(post_id: int, change: Callable[[User, Post], None]) -> ResponseReturnValue:
     post = Post.with_id(post_id) or abort(404)
-    count_if_possible(liking_rules(viewer().id, is_new=viewer().is_new))
+    count_action("like")
     page = came_from() or url_for("posts.permalink", name=post.author.name, post_id=post_id)
     change(viewer(), post)
     note_write(counts=True)

@@ -12,7 +12,7 @@ from flask import Blueprint, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from wtforms import PasswordField
 
-from app.rate_limit import current_limiter, sign_in_rules
+from app.rate_limit import account_rules, current_limiter
 from app.sessions import current_session
 from app.web.forms import Form
 from app.web.forms.recent_login import ConfirmForm
@@ -58,7 +58,7 @@ def has_proved(form: Form, password: PasswordField, wrong: str = "That's not you
     if not user.has_password(password.data):
         password.errors.append(wrong)
         return False
-    count_attempt(sign_in_rules(user.id))
+    count_attempt(account_rules("sign-in", user.id))
     current_limiter().give_back(attempt)
     return True
 

@@ -12,7 +12,7 @@ from app.front.bridge import MAX_CONTENT_LENGTH
 from app.models.exports import Site, export_steps, start_export
 from app.models.imports import ImportFileError, import_steps, start_import
 from app.models.transfers import EXPORT, IMPORT, LARGEST_FILE, Transfer, Transfers, UnderWayError
-from app.rate_limit import import_rules
+from app.rate_limit import account_rules
 from app.sessions import current_session
 from app.web.addresses import address_required
 from app.web.forms.transfers import TOO_LARGE, ImportForm
@@ -68,7 +68,7 @@ def importing() -> ResponseReturnValue:
     form = ImportForm()
     if not form.is_submitted():
         return _page(form)
-    count_if_possible(import_rules(current_session()["user_id"]))
+    count_if_possible(account_rules("import", current_session()["user_id"]))
     if form.validate():
         try:
             start_import(viewer(), form.file.data.stream)

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Locator, Route, expect
 
 from app.models.post_text import LENGTH
-from app.rate_limit import POSTS
+from app.rate_limit import BY_ACCOUNT
 from tests.conftest import PASSWORD
 from tests.e2e.conftest import Visit
 from tests.servers import Pipit, wait_until
@@ -47,7 +47,7 @@ def publish(person: Visit) -> None:
 def publish_too_often(person: Visit) -> None:
     """Send the form when the minute's posts are used up."""
     wait_until(lambda: datetime.now(UTC).second < 50, "a minute with enough of it left")
-    person.page.evaluate(SEND_TOO_OFTEN, POSTS)
+    person.page.evaluate(SEND_TOO_OFTEN, BY_ACCOUNT["post"][False])
     publish(person)
     expect(person.page.get_by_role("heading", name="Too many attempts")).to_be_visible()
 

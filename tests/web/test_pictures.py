@@ -13,7 +13,7 @@ from redis import Redis
 
 from app.models import Picture, User
 from app.models.pictures import LARGEST
-from app.rate_limit import PICTURES
+from app.rate_limit import BY_ACCOUNT
 from app.web.post_html import PostHTML
 from tests.conftest import Visitor
 from tests.serving import FrontServer
@@ -215,7 +215,7 @@ def test_a_file_does_not_pass_for_another_field(ada: Visitor) -> None:
 
 
 def test_pictures_are_limited_per_account(ada: Visitor) -> None:
-    for _ in range(PICTURES):
+    for _ in range(BY_ACCOUNT["picture"][True]):
         assert upload(ada, b"")[0] == 422
     assert upload(ada, b"")[0] == 429
 

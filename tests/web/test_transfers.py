@@ -31,7 +31,7 @@ from app.models.transfers import (
     TransferPart,
     Transfers,
 )
-from app.rate_limit import IMPORTS
+from app.rate_limit import BY_ACCOUNT
 from app.web import recent_login
 from tests.conftest import Visitor, csrf_token, id_of
 
@@ -590,8 +590,9 @@ def test_no_file_and_a_file_that_is_too_large_are_said_beside_the_field(ada: Vis
 
 
 def test_uploads_of_exports_are_limited_per_account(ada: Visitor) -> None:
-    statuses = [upload(ada, b"")[0] for _ in range(2 * IMPORTS + 1)]  # a new minute may begin meanwhile
-    assert statuses[:IMPORTS] == [422] * IMPORTS
+    most, _ = BY_ACCOUNT["import"]
+    statuses = [upload(ada, b"")[0] for _ in range(2 * most + 1)]  # a new minute may begin meanwhile
+    assert statuses[:most] == [422] * most
     assert 429 in statuses
 
 
