@@ -485,12 +485,12 @@ def _memory(environ: Mapping[str, str]) -> int | None:
         return None
 
 
-def environment_for_python(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+def environment_for_python() -> dict[str, str]:
     """Return what Python needs of the environment to start, and none of its secrets.
 
     LD_LIBRARY_PATH alone says where Heroku's Python has its shared library.
     """
-    return {name: environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in environ}
+    return {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
 
 
 def is_heroku(environ: Mapping[str, str] = os.environ) -> bool:
@@ -498,9 +498,9 @@ def is_heroku(environ: Mapping[str, str] = os.environ) -> bool:
     return bool(environ.get("DYNO"))
 
 
-def runs_under_process_manager(environ: Mapping[str, str] = os.environ) -> bool:
+def runs_under_process_manager() -> bool:
     """Return whether honcho or foreman started this process; either stops all its processes when one ends."""
-    return not is_heroku(environ) and bool(environ.get("HONCHO_PROCESS_NAME") or environ.get("PS"))
+    return not is_heroku() and bool(os.environ.get("HONCHO_PROCESS_NAME") or os.environ.get("PS"))
 
 
 def load_or_create_secret_key(instance: Path) -> str:

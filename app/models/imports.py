@@ -122,7 +122,10 @@ class Archive:
             raise ImportFileError(BROKEN) from None
 
     def _read(self, name: str, most: int) -> bytes:
-        """Return a file's content, if it has at most so many bytes. Of other compressions Python unpacks more."""
+        """Return a file's content, if it has at most so many bytes.
+
+        Other compression methods are refused: with them, Python may unpack more than it was asked for.
+        """
         if self._size(name) > most:
             raise ImportFileError(TOO_MUCH)
         info = self._zip.getinfo(self._folder + name)

@@ -232,13 +232,13 @@ class Moderator:
         user.delete_account(also)
         return said
 
-    def promote(self, user: User, reason: str = "") -> str:
+    def promote(self, user: User) -> str:
         """Make somebody a moderator. Only the command line does."""
-        return self._change_role(PROMOTE, user, reason, insert(ModeratorRole).values(user_id=user.id))
+        return self._change_role(PROMOTE, user, insert(ModeratorRole).values(user_id=user.id))
 
-    def demote(self, user: User, reason: str = "") -> str:
-        """Take that back. Only the command line does."""
-        return self._change_role(DEMOTE, user, reason, delete(ModeratorRole).where(ModeratorRole.user_id == user.id))
+    def demote(self, user: User) -> str:
+        """Have a moderator be one no longer. Only the command line does."""
+        return self._change_role(DEMOTE, user, delete(ModeratorRole).where(ModeratorRole.user_id == user.id))
 
     def pin(self, post: Post) -> str:
         """Pin a post above everyone's latest ones. Raises NotAllowedError if there is no room, or it is a reply."""
@@ -253,7 +253,7 @@ class Moderator:
         return sentence(PIN, post.author, post.id)
 
     def unpin(self, post: Post) -> str:
-        """Take a pinned post down from there."""
+        """Unpin a post from above everyone's latest ones."""
         with write(LATEST_PAGE(), removal=True):
             db.session.execute(delete(PinnedPost).where(PinnedPost.post_id == post.id))
             self.log(UNPIN, post.author_id, post.id)
@@ -328,11 +328,11 @@ class Moderator:
         decided = {"decided_at": datetime.now(UTC), "decided_by": self.id, "decision": action}
         db.session.execute(update(Report).where(*about).values(**decided))
 
-    def _change_role(self, action: str, user: User, reason: str, change: Executable) -> str:
+    def _change_role(self, action: str, user: User, change: Executable) -> str:
         if is_moderator(user.id) == (action == DEMOTE):
             with write(notifications_of(user.id)):
                 db.session.execute(change)
-                self.log(action, user.id, reason=reason)
+                self.log(action, user.id)
         return sentence(action, user)
 
 

@@ -58,11 +58,6 @@ class Notification(Base):
         return _events().page(before, user_id=user_id)
 
     @classmethod
-    def unread(cls, user_id: int) -> int:
-        """Return how many a user has not seen; MOST_UNREAD + 1 for any more."""
-        return db.session.scalar(unread_query(), {"user_id": user_id}) or 0
-
-    @classmethod
     def keep_in_order(cls, user_ids: Iterable[int]) -> None:
         """Have others who tell these users something wait until the transaction ends; call this before telling them.
 

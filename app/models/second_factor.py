@@ -86,7 +86,7 @@ class SecondFactor(Base):
 
     @classmethod
     def turn_off(cls, user_id: int) -> bool:
-        """Let the password be enough again; return whether it wasn't."""
+        """Turn the second factor off; return whether it was on."""
         with write():
             was_on = rows_changed(delete(cls).where(cls.user_id == user_id)) > 0
             if was_on:
@@ -185,7 +185,7 @@ def _new_codes() -> list[str]:
     codes = (
         base64.b32encode(secrets.token_bytes(RECOVERY_CODE_LENGTH)).decode().lower() for _ in range(RECOVERY_CODES)
     )
-    return ["-".join(code[start : start + 4] for start in range(0, len(code), 4)) for code in codes]
+    return ["-".join(in_fours(code)) for code in codes]
 
 
 def _hash(user_id: int, code: str) -> str:

@@ -4,7 +4,7 @@ A view that is decorated with @cached(LATEST_PAGE) shows the page that a write(L
 """
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
@@ -99,11 +99,8 @@ def write(*pages: str, removal: bool = False, counted_on: Collection[str] = ()) 
     the cache can't be told.
     """
     try:
-        if pages:
-            with current_cache().changing(*pages, removal=removal, counted_on=counted_on):
-                yield
-                db.session.commit()
-        else:
+        changing = current_cache().changing(*pages, removal=removal, counted_on=counted_on)
+        with changing if pages else nullcontext():
             yield
             db.session.commit()
     except BaseException:

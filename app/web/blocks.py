@@ -37,7 +37,7 @@ def init_blocks(cache: PageCache) -> None:
 
 
 def hidden_from_viewer() -> set[int]:
-    """Return the ids of those whom the viewer does not see, for a list that is not only left out of a page."""
+    """Return the ids of those whom the viewer does not see, for views that filter a list themselves."""
     muted, blocked = hidden_ids(current_cache().value(hidden_from(viewer().id)))
     return muted | blocked
 

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from werkzeug.routing import IntegerConverter, Map
+from flask import abort, request
+from werkzeug.routing import BaseConverter, IntegerConverter, Map
 
-from app.models.pagination import LARGEST_ID
+from app.models.pagination import LARGEST_ID, parse_id
 
 
 class IdConverter(IntegerConverter):
@@ -14,3 +15,21 @@ class IdConverter(IntegerConverter):
 
     def __init__(self, url_map: Map, **options: Any) -> None:
         super().__init__(url_map, min=-LARGEST_ID, max=LARGEST_ID, signed=True, **options)
+
+
+class TagConverter(BaseConverter):
+    """A hashtag, in any spelling, without a NUL, which PostgreSQL rejects in any text."""
+
+    regex = "[^/\0]+"
+    part_isolating = True
+
+
+def before() -> int | None:
+    """Return the id in ?before=, or None if it is absent; an invalid id is a 404."""
+    return id_in_query("before")
+
+
+def id_in_query(name: str) -> int | None:
+    """Return the id in a parameter of the query, or None if it is absent; an invalid id is a 404."""
+    text = request.args.get(name)
+    return None if text is None else parse_id(text) or abort(404)

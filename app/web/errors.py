@@ -86,7 +86,7 @@ def _form_out_of_date(_error: CSRFError) -> Response:
 def _login_needed(_error: LoginNeededError) -> Response:
     title = "Log in to do this" if _sent("body") is None else "Log in to send this"
     text = "You aren't logged in here any more."
-    return _page(403, title, text, login_needed=True)
+    return _page(403, title, text, login_needed=True, form=came_from())
 
 
 def _blocked(_error: BlockedError) -> Response:
@@ -101,12 +101,9 @@ def cant_see() -> Response:
 
 def _too_many_attempts(error: TooManyAttemptsError) -> Response:
     seconds = error.window.resets_in
-    kept = _sent("body")
-    form = _form_here() or (_form_of_post() if kept else came_from())
-    page = render_template("errors/429.html", title=TITLES[429], wait=_in_words(seconds), kept=kept, form=form)
-    response = make_response(page, 429)
+    text = f"To keep everyone safe, there's a limit on how often you can do this. Try again in {_in_words(seconds)}."
+    response = _page(429, TITLES[429], text, form=_form_here() or came_from())
     response.headers["Retry-After"] = str(seconds)
-    response.headers["Cache-Control"] = "no-store"
     return response
 
 
@@ -135,10 +132,12 @@ def _unavailable(cause: str) -> Response:
     return response
 
 
-def _page(code: int, title: str, text: str, *, login_needed: bool = False) -> Response:
-    """Return an error page; it keeps a post that was being written, so that nobody has to write it twice."""
+def _page(code: int, title: str, text: str, *, login_needed: bool = False, form: str | None = None) -> Response:
+    """Return an error page; it keeps a post that was being written, so that nobody has to write it twice.
+
+    form: where to go back to.
+    """
     kept = _sent("body")
-    form = came_from() if login_needed else None
     if kept and (login_needed or code != 403):  # else it would be refused again
         form = _form_here() or _form_of_post()
     about = {"code": code, "title": title, "text": text, "login_needed": login_needed}

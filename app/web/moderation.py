@@ -23,17 +23,16 @@ from app.models.moderation import (
     log_lines,
     open_cases,
 )
-from app.models.pagination import parse_id
 from app.models.site_pages import TITLES
 from app.models.writes import notifications_of
 from app.redis_client import StoreUnavailableError
 from app.sessions import current_session
+from app.web.converters import before, id_in_query
 from app.web.forms.moderation import DecisionForm, ReportForm, SitePageForm
 from app.web.holes import fills_from
 from app.web.limits import count_action
 from app.web.people import person_named
 from app.web.post_html import html_by_id
-from app.web.posts import before
 from app.web.viewer import login_required, note_write, signed_in, viewer
 
 bp = Blueprint("moderation", __name__)
@@ -114,8 +113,8 @@ def _report(user: User, path: str, own: str, post_id: int = ABOUT_PERSON) -> Res
 @moderator_required
 def reports(_moderator: Moderator) -> ResponseReturnValue:
     """Show what is to be decided, the oldest first."""
-    after = request.args.get("after")
-    cases, newer = open_cases(parse_id(after) or abort(404) if after else None)
+    after = id_in_query("after")
+    cases, newer = open_cases(after)
     html = html_by_id(Post.listed([case.post_id for case in cases if case.post_id]))
     return render_template("moderation/reports.html", cases=cases, newer=newer, html=html, after=after)
 
@@ -133,8 +132,7 @@ def look_up(_moderator: Moderator) -> ResponseReturnValue:
 def person(moderator: Moderator, name: str) -> ResponseReturnValue:
     """Show what is known about somebody, or about the post of theirs in ?post=, and decide."""
     user = person_named(name)
-    asked = request.args.get("post")
-    post_id = parse_id(asked) or abort(404) if asked else ABOUT_PERSON
+    post_id = id_in_query("post") or ABOUT_PERSON
     post = Post.with_id(post_id) if post_id else None
     if post and post.author_id != user.id:
         abort(404)

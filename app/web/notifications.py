@@ -9,10 +9,10 @@ from app.models.moderation import news_of
 from app.models.notifications import KINDS, MOST_UNREAD, grouped, mark_read
 from app.models.writes import notifications_of
 from app.web.blocks import hidden_from_viewer
+from app.web.converters import before
 from app.web.forms.people import NotificationsForm
 from app.web.holes import fills_from
 from app.web.post_html import html_by_id
-from app.web.posts import before
 from app.web.viewer import login_required, viewer
 
 bp = Blueprint("notifications", __name__)

@@ -9,11 +9,11 @@ from app.models import Follow, Post, User
 from app.models.writes import FOLLOWERS_PAGE, FOLLOWING_PAGE, PROFILE_PAGE, REPLIES_PAGE, follows_by
 from app.web.addresses import address_required
 from app.web.caching import cached
+from app.web.converters import before
 from app.web.forms.people import ProfileForm
 from app.web.holes import fills
 from app.web.limits import count_action
 from app.web.post_html import listed_below
-from app.web.posts import before
 from app.web.stale import stale_is_harmless
 from app.web.viewer import Viewer, login_required, note_write, viewer
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
-from flask import Blueprint, Flask, abort, flash, redirect, render_template, request, url_for
+from flask import Blueprint, Flask, abort, flash, redirect, render_template, url_for
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 
@@ -13,7 +13,6 @@ from app.models import Like, PinnedPost, Post, User
 from app.models.conversations import Conversation
 from app.models.follows import Person
 from app.models.likes import Liked, is_held
-from app.models.pagination import parse_id
 from app.models.post_text import LENGTH, tag_key
 from app.models.posts import ShownPost
 from app.models.writes import (
@@ -29,6 +28,7 @@ from app.models.writes import (
 )
 from app.web.addresses import address_required
 from app.web.caching import cached, request_of_anyone
+from app.web.converters import before, id_in_query
 from app.web.forms.posts import PostForm, TextForm
 from app.web.holes import NotHeldError, fills, fills_from
 from app.web.limits import count_action
@@ -39,16 +39,6 @@ from app.web.viewer import Viewer, came_from, login_required, note_write, signed
 bp = Blueprint("posts", __name__)
 
 TOO_LATE = "A post can be edited for 15 minutes. This one is older, or it has been deleted."
-
-
-def before() -> int | None:
-    """Return the id in ?before=, or None if it is absent; an invalid id is a 404."""
-    return _id_in_query("before")
-
-
-def _id_in_query(name: str) -> int | None:
-    text = request.args.get(name)
-    return None if text is None else parse_id(text) or abort(404)
 
 
 @bp.get("/")
@@ -84,13 +74,11 @@ def form_key(key: str) -> dict[str, str]:
     return {"key": key}
 
 
-@bp.get("/tags/<tag>")
+@bp.get("/tags/<tag:tag>")
 @cached(TAG_PAGE)
 @stale_is_harmless
 def tagged(tag: str) -> ResponseReturnValue:
     """Show the posts with a hashtag. Every other spelling of it redirects to the one that tag_key() returns."""
-    if "\0" in tag:  # PostgreSQL rejects a NUL in any text
-        abort(404)
     if tag != tag_key(tag):
         return redirect(url_for("posts.tagged", tag=tag_key(tag), before=before()), 301)
     return render_template("posts/tagged.html", tag=tag, posts=listed(Post.tagged(tag, before())))
@@ -103,7 +91,7 @@ def permalink(name: str, post_id: int) -> ResponseReturnValue:
     post = Post.shown(post_id) or abort(404)
     if post.author.name != name:
         return redirect(url_for("posts.permalink", name=post.author.name, post_id=post_id), 301)
-    around = Conversation.around(post, _id_in_query("after"))
+    around = Conversation.around(post, id_in_query("after"))
     above = html_of(around.above)  # their numbers would change too many pages
     below = html_of(around.below)
     return _permalink(post, around, Liked.of(post_id), above, below)

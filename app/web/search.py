@@ -9,9 +9,9 @@ from app.models.search import LENGTH, everyone, tags_in_use
 from app.models.writes import PEOPLE_PAGE, TAGS_PAGE
 from app.rate_limit import searching_rules
 from app.web.caching import cached
+from app.web.converters import before
 from app.web.limits import count_if_possible
 from app.web.post_html import listed
-from app.web.posts import before
 from app.web.stale import stale_is_harmless
 from app.web.viewer import signed_in
 

@@ -3,23 +3,22 @@
 import re
 from collections.abc import Callable
 
-from flask import Blueprint, Flask, current_app, render_template
+from flask import Blueprint, Flask, render_template
 from flask.typing import ResponseReturnValue
 from jinja2 import Environment, pass_environment
 from markupsafe import Markup
 
-from app.config import Config
+from app.config import DAY
 from app.models import SitePage
 from app.models.post_text import pieces
 from app.models.site_pages import TITLES
 from app.models.writes import SITE_PAGE
 from app.web.caching import cached
-from app.web.membership import open_to_strangers
+from app.web.membership import open_to_strangers, site_config
 from app.web.templating import linked
 
 bp = Blueprint("site_pages", __name__)
 
-DAY = 24 * 3600  # s
 HEADING = re.compile("^(# .*)$", re.MULTILINE)
 BLANK_LINES = re.compile(r"\n\s*\n")
 
@@ -34,7 +33,7 @@ def page(name: str) -> ResponseReturnValue:
 
 def text_of(name: str) -> str:
     """Return the text of a page as visitors read it, with the site's name and settings in it."""
-    config: Config = current_app.extensions["config"]
+    config = site_config()
     days = f"{config.session_lifetime / DAY:g}"
     facts = {
         "{site_name}": config.site_name,

@@ -65,7 +65,7 @@ class Chart:
 @bp.get("/moderation/status")
 @moderator_required
 def show(_moderator: Moderator) -> ResponseReturnValue:
-    """Show it. What Redis doesn't tell is left out."""
+    """Show the status page, without Redis's figures if it doesn't answer."""
     days = last_days()
     charts = [
         Chart("New accounts", "Accounts", days, joined(days), MOST_COUNTED),

@@ -6,12 +6,11 @@ from flask import Blueprint, Response, abort, current_app, redirect, render_temp
 from flask.typing import ResponseReturnValue
 from werkzeug.wrappers import Response as Redirect
 
-from app.config import Config
 from app.front.assets import Assets
 from app.models import User
 from app.models.writes import SITEMAP
 from app.web.caching import cached
-from app.web.membership import open_to_strangers
+from app.web.membership import open_to_strangers, site_config
 
 bp = Blueprint("well_known", __name__)
 
@@ -39,9 +38,9 @@ def robots() -> Response:
     /home does, too, but no link leads a stranger to it. It names the sitemap, if there is one. On a site for members
     only, everything leads to the login page.
     """
-    if _config().members_only:
+    if site_config().members_only:
         return Response("User-agent: *\nDisallow: /\n", mimetype="text/plain", headers={"Cache-Control": KEPT})
-    site_url = _config().site_url
+    site_url = site_config().site_url
     sitemap_line = f"\nSitemap: {site_url}{url_for('well_known.sitemap')}\n" if site_url else ""
     return Response(ROBOTS + sitemap_line, mimetype="text/plain", headers={"Cache-Control": KEPT})
 
@@ -53,7 +52,7 @@ def sitemap() -> ResponseReturnValue:
 
     Its URLs must be absolute, so a site without a name has none. Neither has one that search engines can't read.
     """
-    if not _config().site_url or _config().members_only:
+    if not site_config().site_url or site_config().members_only:
         abort(404)
     return render_template("sitemap.xml", people=User.active_lately(SITEMAP_PEOPLE))
 
@@ -71,7 +70,7 @@ def favicon() -> Redirect:
 @open_to_strangers
 def manifest() -> Response:
     """Tell phones how the site looks on their home screen (https://www.w3.org/TR/appmanifest/)."""
-    site_name = _config().site_name
+    site_name = site_config().site_name
     icons = [
         {"src": _assets().url(f"icon-{size}.png"), "sizes": f"{size}x{size}", "type": "image/png"}
         for size in (192, 512)
@@ -88,11 +87,6 @@ def manifest() -> Response:
     }
     headers = {"Cache-Control": KEPT}
     return Response(json.dumps(described), mimetype="application/manifest+json", headers=headers)
-
-
-def _config() -> Config:
-    config: Config = current_app.extensions["config"]
-    return config
 
 
 def _assets() -> Assets:
