@@ -153,10 +153,10 @@ def _follower_options(config: Config) -> dict[str, Any]:
 
 
 def _timeouts(seconds: int) -> dict[str, int]:
-    """Return libpq's parameters that end a connection to a machine that is gone without a word, in twice that time.
+    """Return libpq's parameters that end a connection whose machine has vanished, after at most twice that time.
 
-    tcp_user_timeout ends one that waits for an acknowledgement, or for one of a probe. While a statement runs, nothing
-    else is sent, so probes begin after `seconds`. By default, the first takes a quarter of an hour, and both two hours.
+    tcp_user_timeout is for what is sent and not acknowledged; TCP's own limit is a quarter of an hour. While a
+    statement runs, nothing is sent, so probes are; TCP's own begin after two hours.
     """
     alive = {"keepalives_idle": seconds, "keepalives_interval": seconds}
     return {"connect_timeout": seconds, "tcp_user_timeout": seconds * 1000, **alive}

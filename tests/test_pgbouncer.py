@@ -1,5 +1,8 @@
 """Behind PgBouncer, pooling transactions: the next transaction gets another connection, used by others before."""
 
+import os
+import socket
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,9 +16,7 @@ from app.extensions import SQL_TIMEOUT, db
 from app.models import Post, User
 from tests.conftest import PASSWORD, Visitor, in_threads, pooled
 
-pytestmark = pytest.mark.server
-
-pytestmark = pytest.mark.postgresql
+pytestmark = [pytest.mark.server, pytest.mark.postgresql]
 
 
 @pytest.fixture(params=["straight", "pooled"])
@@ -50,6 +51,18 @@ def test_both_timeouts_hold_in_every_transaction() -> None:
         for name in ("statement_timeout", "lock_timeout"):
             assert db.session.scalar(text(f"SHOW {name}")) == f"{SQL_TIMEOUT}s"
         db.session.rollback()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems name these options otherwise, or lack them")
+def test_a_connection_to_a_machine_that_is_gone_ends(app: Flask) -> None:
+    """Which takes a network that loses packets; so this only sees that the kernel was told."""
+    options = {socket.TCP_KEEPIDLE: SQL_TIMEOUT, socket.TCP_KEEPINTVL: SQL_TIMEOUT}
+    with app.app_context():
+        driver: Any = db.session.connection().connection.dbapi_connection
+        with socket.socket(fileno=os.dup(driver.fileno())) as connection:
+            assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            for option, value in (*options.items(), (socket.TCP_USER_TIMEOUT, SQL_TIMEOUT * 1000)):
+                assert connection.getsockopt(socket.IPPROTO_TCP, option) == value
 
 
 @pytest.mark.usefixtures("context")
