@@ -102,13 +102,12 @@ def parse_redis_url(url: str) -> RedisAddress:
     named = tuple((host, port) for host, port in hosts if host)
     if named != hosts:
         raise InvalidSettingError("names no host")
+    if any(re.search(r"[\s,]", host) for host, _ in named):
+        raise InvalidSettingError("has a host that can't be one: only with Sentinel, several may stand between commas")
     path, sentinels = each[0].path.strip("/"), None
-    if any(re.search(r"[\s,@]", host) for host, _ in named) or (has_sentinels and "@" in (each[0].password or "")):
-        raise InvalidSettingError(
-            "has a host that can't be one: several stand behind one user and password, with commas and no spaces, and "
-            "only with Sentinel"
-        )
     if has_sentinels:
+        if "@" in (each[0].password or ""):
+            raise InvalidSettingError("must have one user and password, in front of all hosts, with each @ as %40")
         service, _, path = path.partition("/")
         if not re.fullmatch(r"(?![0-9]+$)[\w.-]+", service):  # a number alone is a database, and the service forgotten
             raise InvalidSettingError("must name the Sentinels' service after the hosts, as in /mymaster/0")
