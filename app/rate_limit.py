@@ -25,11 +25,11 @@ from typing import Literal, cast
 
 from flask import Flask, current_app
 
-from app.config import Config
+from app.config import DAY, Config
 from app.redis_client import Store
 
 WINDOW = 60  # s; a clock minute, so that "try again at 20:49" is true for every counter
-HOUR, DAY = 3600, 24 * 3600  # s
+HOUR = 3600  # s
 ADDRESS_FACTOR = 4  # an address may try this many times as often as an account: a family, a class, an office
 RESETS = 20  # a minute and address
 REGISTRATIONS = 60  # a minute and address: a class of thirty can join at once
@@ -253,7 +253,8 @@ def sending_rules(recipient: str) -> list[Rule]:
 
 def account_rules(action: Action, user_id: int, *, is_new: bool = False) -> list[Rule]:
     """Return the rules for what an account does. is_new: it is younger than a day."""
-    return [Rule(action, str(user_id), BY_ACCOUNT[action][is_new])]
+    usual, of_new_account = BY_ACCOUNT[action]
+    return [Rule(action, str(user_id), of_new_account if is_new else usual)]
 
 
 def searching_rules(user_id: int | None, address: str) -> list[Rule]:

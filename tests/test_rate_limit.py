@@ -14,14 +14,13 @@ from sqlalchemy import update
 from werkzeug.test import TestResponse
 
 from app import redis_client
-from app.config import Config, parse_redis_url
+from app.config import DAY, Config, parse_redis_url
 from app.extensions import db
 from app.models import User
 from app.models.accounts import hasher
 from app.models.writes import write
 from app.rate_limit import (
     BY_ACCOUNT,
-    DAY,
     DEVICE_LIFETIME,
     MOST_DEVICES,
     WINDOW,
@@ -178,7 +177,7 @@ def test_a_thousand_attempts_at_once_let_exactly_the_allowed_number_through(
 
 ATTEMPTS = """
 import sys, types, app.rate_limit as it
-from app.config import Config, parse_redis_url
+from app.config import DAY, Config, parse_redis_url
 from app.redis_client import Store
 limiter = it.RateLimiter(Store(Config(parse_redis_url(sys.argv[1]), "", "")), 5)
 moments = iter([float(sys.argv[2])] * 125 + [float(sys.argv[2]) + 1] * 125)
