@@ -358,7 +358,7 @@ class Store:
             self._prefix = prefix if HASH_TAG.match(prefix) else "{pipit}:" + prefix
             options = _options(self.config) | {"username": address.username, "password": address.password}
             self.primary = ClusterPrimary((address.host, address.port), key_slot(self._prefix.encode()), options)
-            return UNKNOWN_RUN_ID
+            return UNKNOWN_RUN_ID  # the caller connects again, to the owner of the keys
         if IS_REPLICA.search(info):
             self.primary.distrust()
             raise ElsewhereError("the server is a replica")

@@ -296,7 +296,7 @@ class EarlyResponses:
                 return None
         not_empty = {marker: pieces[marker] for marker in page.split.markers if pieces[marker].html}
         filling = remembered.filling(not_empty) or Filling(not_empty)
-        stamps: Stamps = frozenset().union(*(piece.stamps for piece in pieces.values()))
+        stamps = frozenset().union(*(piece.stamps for piece in pieces.values()))
         self._remember(sid, remembered, name, Filled(etag, filling, stamps), pieces)
         return filling
 

@@ -1,7 +1,7 @@
 """Exports: all that is one person's own, as a ZIP. docs/your-data.md describes its files.
 
-Each list is written PER_FILE rows at a time, to a file of JSON and to a page of HTML. So exporting or
-importing a prolific member's posts takes no more memory than anyone else's.
+Each list is written PER_FILE rows at a time, to a file of JSON and to a page of HTML. So exporting or importing
+a prolific member's posts takes no more memory than anyone else's.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What a part of a URL may be."""
+"""What a part of a URL's path may be, and the ids in its query."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ class TagConverter(BaseConverter):
     """A hashtag, in any spelling, without a NUL, which PostgreSQL rejects in any text."""
 
     regex = "[^/\0]+"
-    part_isolating = True
+    part_isolating = True  # Werkzeug guesses that it is not, from the slash in the regex
 
 
 def before() -> int | None:
