@@ -103,7 +103,7 @@ def parse_redis_url(url: str) -> RedisAddress:
     if named != hosts:
         raise InvalidSettingError("names no host")
     if any(re.search(r"[\s,]", host) for host, _ in named):
-        raise InvalidSettingError("has a host that can't be one: only with Sentinel, several may stand between commas")
+        raise InvalidSettingError("has a space or a comma in a host (commas go between hosts, only with Sentinel)")
     path, sentinels = each[0].path.strip("/"), None
     if has_sentinels:
         if "@" in (each[0].password or ""):
