@@ -136,7 +136,7 @@ def measure_town(
     if "builds" in parts:
         findings.builds = building.builds(settled, cores, scratch, findings.rounds)
     if "publishing" in parts:
-        findings.processes = publishing.with_processes(settled, cores, scratch, f"{redis}/6")
+        findings.processes = publishing.with_processes(settled, scratch, f"{redis}/6")
         findings.followers = publishing.with_followers(settled, cores, scratch, f"{redis}/7")
     if "cold" in parts:
         findings.cold = cold.cold(settled, cores, scratch)

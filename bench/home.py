@@ -1,7 +1,9 @@
 """What /home costs when somebody whom its reader follows has posted each time: now, at an earlier commit, in Express.
 
-After each post the reader asks for /home, and only that is timed. The post is published by another process, on the core
-of the load, except in Express, whose tutorials publish in the web process.
+After each post the reader asks for /home, and then once more from another device; only that is timed. The first request
+has the web process load and render the post. After that it has the post's HTML, for the second device as for any other
+follower. The post is published by another process, on the core of the load, except in Express, whose tutorials publish
+in the web process.
 """
 
 import statistics
@@ -25,11 +27,12 @@ TODAY = "d10452f"  # the commit that the target speaks of: /home is built for ea
 ROUNDS, EACH = 10, 20  # posts
 KEPT = 800  # ids of a timeline in Express
 EXPRESS, NOW, BEFORE = "Express", "Pipit", f"Pipit at {TODAY}"
+AGAIN = ", for another reader"
 
 
 @dataclass(frozen=True)
 class Looks:
-    """What the reader's looks at /home took, in ms, and the server's CPU time for each."""
+    """What looks at /home took, in ms, and the server's CPU time for each."""
 
     p50_ms: float
     cpu_ms: float
@@ -41,26 +44,30 @@ class Reader:
 
     port: int
     process: int  # that serves
-    cookie: str
+    cookies: list[str]  # of each device
     publish: Callable[[str], None]
 
-    def looks(self, first: int) -> Looks:
-        """Look at /home after each of EACH posts."""
-        taken, cpu = [], 0.0
+    def looks(self, first: int) -> list[Looks]:
+        """Look at /home from each device after each of EACH posts; return what that took by device."""
+        taken: list[list[float]] = [[] for _ in self.cookies]
+        cpu = [0.0 for _ in self.cookies]
         with wire.Client(self.port) as client:
             for number in range(first, first + EACH):
                 self.publish(f"Number {number}: the ferry is early, says @p2. See https://example.org/{number} #ferry")
-                spent, began = cpu_seconds(self.process), time.perf_counter()
-                answer = client.get("/home", {"Cookie": self.cookie})
-                taken.append(time.perf_counter() - began)
-                cpu += cpu_seconds(self.process) - spent
-                if f"Number {number}:" not in answer.text:
-                    raise RuntimeError(f"/home lacks a post that was published before: {answer.status}")
-        return Looks(statistics.median(taken) * 1000, cpu / EACH * 1000)
+                for device, cookie in enumerate(self.cookies):
+                    spent, began = cpu_seconds(self.process), time.perf_counter()
+                    answer = client.get("/home", {"Cookie": cookie})
+                    taken[device].append(time.perf_counter() - began)
+                    cpu[device] += cpu_seconds(self.process) - spent
+                    if f"Number {number}:" not in answer.text:
+                        raise RuntimeError(f"/home lacks a post that was published before: {answer.status}")
+        return [
+            Looks(statistics.median(each) * 1000, spent / EACH * 1000) for each, spent in zip(taken, cpu, strict=True)
+        ]
 
 
 def posted_each_time(town: Settings, cores: Cores, scratch: Path, redis_url: str) -> dict[str, list[Looks]]:
-    """Return what was found, by server, for each of ROUNDS interleaved rounds."""
+    """Return what was found, by server and whose look it was, for each of ROUNDS interleaved rounds."""
     found: dict[str, list[Looks]] = {}
     before = earlier(TODAY, scratch)
     with ExitStack() as stack:
@@ -72,13 +79,14 @@ def posted_each_time(town: Settings, cores: Cores, scratch: Path, redis_url: str
         readers[EXPRESS] = stack.enter_context(_reader_on_express(town, cores, scratch, f"{redis_url}/5"))
         for number in range(ROUNDS):
             for name, reader in readers.items():
-                found.setdefault(name, []).append(reader.looks(number * EACH))
+                for whose, looks in zip(("", AGAIN), reader.looks(number * EACH), strict=True):
+                    found.setdefault(name + whose, []).append(looks)
     return found
 
 
 @contextmanager
 def _reader_on_pipit(town: Settings, folder: Path, cores: Cores, scratch: Path) -> Iterator[Reader]:
-    (cookie,) = town.cookies([READER])
+    cookies = town.cookies([READER, READER])
     server = replace(gunicorn(None, town.environ), folder=folder)
     own = scratch / f"home-{folder.name}"
     own.mkdir()
@@ -96,7 +104,7 @@ def _reader_on_pipit(town: Settings, folder: Path, cores: Cores, scratch: Path) 
             if answers.readline() != "published\n":
                 raise RuntimeError("a post was not published")
 
-        yield Reader(pipit.port, pipit.worker, cookie, publish)
+        yield Reader(pipit.port, pipit.worker, cookies, publish)
 
 
 @contextmanager
@@ -104,7 +112,7 @@ def _reader_on_express(town: Settings, cores: Cores, scratch: Path, redis_url: s
     own = scratch / "home-express"
     own.mkdir()
     with running(_express(town, redis_url), cores.server, own) as express:
-        reader, author = (_logged_in_to_express(express.port, name) for name in (f"p{READER}", f"p{FOLLOWED}"))
+        *readers, author = (_logged_in_to_express(express.port, f"p{person}") for person in (READER, READER, FOLLOWED))
 
         def publish(body: str) -> None:
             with wire.Client(express.port) as client:
@@ -112,7 +120,7 @@ def _reader_on_express(town: Settings, cores: Cores, scratch: Path, redis_url: s
             if answer.status != 302:
                 raise RuntimeError(f"a post was not published: {answer.status}")
 
-        yield Reader(express.port, express.process.pid, reader, publish)
+        yield Reader(express.port, express.process.pid, readers, publish)
 
 
 def express_contender(town: Settings, cores: Cores, scratch: Path, redis_url: str) -> Contender:

@@ -93,15 +93,17 @@ def node(environ: dict[str, str]) -> Server:
 
 
 @contextmanager
-def running(server: Server, core: int, scratch: Path) -> Iterator[Running]:
-    """Start a server on a core, and wait for its first answer to GET /. What it logs goes to a file."""
+def running(server: Server, core: int | None, scratch: Path) -> Iterator[Running]:
+    """Start a server on a core, and wait for its first answer to GET /. What it logs goes to a file.
+
+    core: None for any core.
+    """
     port = free_port()
     environ = clean_environ() | {"WEB_CONCURRENCY": "1", **server.environ, "PORT": str(port)}
     with (scratch / "server.log").open("wb") as log:
         began = time.perf_counter()
-        process = subprocess.Popen(
-            pinned(core, *server.command), cwd=server.folder, env=environ, stdout=log, stderr=log
-        )
+        command = server.command if core is None else pinned(core, *server.command)
+        process = subprocess.Popen(command, cwd=server.folder, env=environ, stdout=log, stderr=log)
         try:
             yield Running(process, port, _first_answer(process, port, scratch / "server.log") - began)
         finally:

@@ -2,6 +2,7 @@
 
 A browser publishes: what is timed is its POST /posts, from the form to the redirect. The web processes have nothing
 else to do. Before each post every reader asks for the pages that it changes, so that all processes hold copies of them.
+Many processes run on any core that is idle, as they would on a real machine, not on the one core of a single process.
 """
 
 import re
@@ -39,12 +40,12 @@ class Publishing:
     tracked: float  # keys of which Redis would tell, one for each process and key (median)
 
 
-def with_processes(town: Settings, cores: Cores, scratch: Path, redis_url: str) -> dict[int, Publishing]:
+def with_processes(town: Settings, scratch: Path, redis_url: str) -> dict[int, Publishing]:
     """Publish with each of PROCESSES."""
     copy = town.copied(scratch, redis_url)
     found = {}
     for author, processes in enumerate(PROCESSES, start=AUTHORS):
-        with _site(copy, cores, scratch, processes) as port:
+        with _site(copy, None, scratch, processes) as port:
             found[processes] = _published(copy, port, author, readers=CONNECTIONS * processes)
     return found
 
@@ -56,7 +57,7 @@ def with_followers(town: Settings, cores: Cores, scratch: Path, redis_url: str) 
     people = range(SIZE.people + 1, SIZE.people + 1 + max(FOLLOWERS))
     looks = load.sequence_file(scratch / "homes.txt", [("/home", cookie) for cookie in copy.cookies(people)])
     found = {}
-    with _site(copy, cores, scratch, 1) as port:
+    with _site(copy, cores.server, scratch, 1) as port:
         load.run_through(cores.load, port, looks, len(people))
         for author, followers in enumerate(FOLLOWERS, start=AUTHORS):
             found[followers] = _published(copy, port, author, readers=CONNECTIONS)
@@ -81,10 +82,10 @@ def _give_followers(town: Settings) -> None:
 
 
 @contextmanager
-def _site(town: Settings, cores: Cores, scratch: Path, processes: int) -> Iterator[int]:
+def _site(town: Settings, core: int | None, scratch: Path, processes: int) -> Iterator[int]:
     """Run Pipit with that many processes; give its port once all of them have asked Redis for news."""
     server = gunicorn(None, town.environ | {"WEB_CONCURRENCY": str(processes)})
-    with running(server, cores.server, scratch) as pipit, Redis.from_url(town.environ["REDIS_URL"]) as redis:
+    with running(server, core, scratch) as pipit, Redis.from_url(town.environ["REDIS_URL"]) as redis:
         wait_until(lambda: redis.info("clients")["tracking_clients"] >= processes, "the processes to start", 90)
         yield pipit.port
 

@@ -211,5 +211,6 @@ class CurrentStamps(KnownStamps):
 
     def value(self, name: str) -> str:
         """Return what a stamp holds."""
-        self.before_reading([name])
+        if name not in self.known:
+            self.before_reading([name])
         return super().value(name)
