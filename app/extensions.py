@@ -115,10 +115,15 @@ def has_tables() -> bool:
         tables = Base.metadata.sorted_tables
         db.session.execute(select(*(exists(select(table).where(false())) for table in tables)))
     except (ProgrammingError, OperationalError) as error:
-        if not MISSING.search(str(error.orig)):
+        if not lacks_tables(error):
             raise
         return False
     return True
+
+
+def lacks_tables(error: Exception) -> bool:
+    """Return whether the database refused a statement because a table or column is missing."""
+    return MISSING.search(str(getattr(error, "orig", ""))) is not None
 
 
 def is_compared(_schema_item: object, name: str | None, *_kind: object) -> bool:

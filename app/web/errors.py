@@ -2,11 +2,11 @@
 
 from flask import Flask, Response, current_app, make_response, render_template, request, url_for
 from flask_wtf.csrf import CSRFError
-from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError
+from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed, SecurityError
 
-from app.extensions import sql_reason
+from app.extensions import lacks_tables, sql_reason
 from app.models import BlockedError
 from app.models.pagination import parse_id
 from app.redis_client import StoreUnavailableError
@@ -51,6 +51,7 @@ def init_errors(app: Flask) -> None:
     app.register_error_handler(StoreUnavailableError, _redis_unavailable)
     for error in (OperationalError, InterfaceError, DisconnectionError, PoolTimeoutError):
         app.register_error_handler(error, _sql_unavailable)
+    app.register_error_handler(ProgrammingError, _statement_refused)
 
 
 def _unknown_host(_error: SecurityError) -> Response:
@@ -120,8 +121,15 @@ def _redis_unavailable(error: StoreUnavailableError) -> Response:
 
 
 def _sql_unavailable(error: Exception) -> Response:
-    current_app.logger.error("503: the database can't be used (%s)", sql_reason(error))
+    state = "lacks a table or column; run `flask db upgrade`" if lacks_tables(error) else "can't be used"
+    current_app.logger.error("503: the database %s (%s)", state, sql_reason(error))
     return _unavailable("{} can't use its database.")
+
+
+def _statement_refused(error: ProgrammingError) -> Response:
+    if not lacks_tables(error):  # a bug: a 500, and a traceback in the log
+        raise error
+    return _sql_unavailable(error)
 
 
 def _unavailable(cause: str) -> Response:

@@ -91,18 +91,31 @@ def test_a_redis_that_answers_and_takes_no_writes_is_not_ready(
 def test_a_database_without_the_tables_of_this_code_is_not_ready(
     app: Flask, visitor: Visitor, change: str, undo: str, state: str
 ) -> None:
-    def run(statement: str) -> None:
-        with app.app_context(), db.engine.connect() as connection:
-            connection.execute(text(statement))
-            connection.commit()
-
-    run(change)
+    run(app, change)
     try:
         answer = visitor.get("/readyz")
     finally:
-        run(undo)
+        run(app, undo)
     assert (answer.status_code, answer.text) == (200 if state == "ok" else 503, f"sql {state}\nredis ok\n")
     assert visitor.get("/readyz").status_code == 200
+
+
+def test_without_the_tables_of_this_code_a_page_is_a_503_and_the_log_says_what_to_do(
+    app: Flask, visitor: Visitor, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(app, "ALTER TABLE posts RENAME id TO number")
+    try:
+        answer = visitor.get("/")
+    finally:
+        run(app, "ALTER TABLE posts RENAME number TO id")
+    assert answer.status_code == 503
+    assert "can&#39;t use its database" in answer.text
+    assert "the database lacks a table or column; run `flask db upgrade`" in caplog.text
+
+
+def run(app: Flask, statement: str) -> None:
+    with app.app_context(), db.engine.begin() as connection:
+        connection.execute(text(statement))
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
