@@ -171,7 +171,7 @@ def reset_password(token: str) -> ResponseReturnValue:
     user = User.with_reset_token(token, current_app.config["SECRET_KEY"]) or abort(410, DEAD_LINK)
     if not form.validate_on_submit():
         page = render_template("accounts/reset.html", form=form, user=user, token=token)
-        return page, 422 if form.is_submitted() else 200, {"Cache-Control": "no-store"}
+        return page, form.status, {"Cache-Control": "no-store"}
     if not user.change_password(form.new_password.data):
         abort(410, DEAD_LINK)
     if signed_in():

@@ -54,7 +54,7 @@ def invitations() -> ResponseReturnValue:
             return redirect(url_for("joining.invitations"))
     links = [(invitation, _url(invitation)) for invitation in Invitation.open_of(viewer().id)]
     page = render_template("joining/invitations.html", form=form, invitations=links)
-    return page, 422 if form.is_submitted() else 200
+    return page, form.status
 
 
 @bp.post("/settings/invitations/<id:invitation_id>/revoke")

@@ -100,7 +100,7 @@ def _report(user: User, path: str, own: str, post_id: int = ABOUT_PERSON) -> Res
     if not form.validate_on_submit():
         html = html_by_id(Post.listed([post_id])) if post_id else {}
         page = render_template("moderation/report.html", form=form, user=user, path=path, post=html.get(post_id))
-        return page, 422 if form.is_submitted() else 200
+        return page, form.status
     Report.send(viewer(), user, form.reason.data, post_id)
     flash(THANKS)
     return redirect(path)
@@ -154,7 +154,7 @@ def person(moderator: Moderator, name: str) -> ResponseReturnValue:
     about = {"post": post, "post_id": post_id, "cases": cases, "html": shown, "lines": log_lines(user_id=user.id).items}
     is_pinned = post is not None and post.id in [pinned.id for pinned in PinnedPost.all()]
     page = render_template("moderation/person.html", form=form, user=user, is_pinned=is_pinned, **about)
-    return page, 422 if form.is_submitted() else 200
+    return page, form.status
 
 
 def _choices(moderator: Moderator, user: User, post: Post | None, *, is_reported: bool) -> dict[str, str]:
@@ -213,7 +213,7 @@ def edit_page(moderator: Moderator, name: str) -> ResponseReturnValue:
     form = SitePageForm(data={"body": SitePage.text_of(name)})
     if not form.validate_on_submit():
         page = render_template("moderation/edit_page.html", form=form, title=TITLES[name])
-        return page, 422 if form.is_submitted() else 200
+        return page, form.status
     moderator.edit_page(name, form.body.data or "")
     note_write()
     flash("Saved.")

@@ -96,7 +96,7 @@ def settings() -> ResponseReturnValue:
     user = viewer()
     form = ProfileForm(obj=user)
     if not form.validate_on_submit():
-        return render_template("people/settings.html", form=form), 422 if form.is_submitted() else 200
+        return render_template("people/settings.html", form=form), form.status
     user.describe(form.display_name.data, form.about.data, form.link.data)
     note_write()
     flash("Saved.")

@@ -40,7 +40,7 @@ def settings() -> ResponseReturnValue:
         count_if_possible(account_rules("picture", current_session()["user_id"]))
     form = PictureForm()  # nothing has been read from SQL yet: a connection need not wait while the picture is decoded
     if not form.validate_on_submit():
-        return _page(form), 422 if form.is_submitted() else 200
+        return _page(form), form.status
     Picture.give(viewer(), form.webp)
     note_write()
     flash("Saved. Everyone sees your new picture within two minutes.")

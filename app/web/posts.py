@@ -220,7 +220,7 @@ def edit(post_id: int) -> ResponseReturnValue:
         if not post.is_editable:
             abort(403, TOO_LATE)
         page = render_template("posts/edit.html", form=form, post=post, path=path, length=LENGTH)
-        return page, 422 if form.is_submitted() else 200
+        return page, form.status
     count_action("post")
     if not viewer().edit(post, form.text):
         abort(403, TOO_LATE)

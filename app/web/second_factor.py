@@ -84,7 +84,7 @@ def turn_on() -> ResponseReturnValue:
         form.code.errors.append(WRONG_FIRST_CODE)
     uri = app_uri(secret, user.name, current_app.config["SITE_NAME"])
     page = render_template("second_factor/turn_on.html", form=form, uri=uri, qr=_qr(uri), secret=in_fours(secret))
-    return page, 422 if form.is_submitted() else 200, NO_STORE
+    return page, form.status, NO_STORE
 
 
 @bp.route("/settings/account/two-factor/recovery-codes", methods=["GET", "POST"])

@@ -24,6 +24,11 @@ class Form(FlaskForm):
             """Return the submitted fields, as text by name; None unless the request is a POST."""
             return request.form if request.method == "POST" else None
 
+    @property
+    def status(self) -> int:
+        """Return the status of a page that shows this form: 422 if what was sent was refused."""
+        return 422 if self.is_submitted() else 200
+
 
 class UploadForm(Form):
     """A form with files. A file can't pass for a field of text, nor a text for a file."""
