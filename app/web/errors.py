@@ -2,7 +2,7 @@
 
 from flask import Flask, Response, current_app, make_response, render_template, request, url_for
 from flask_wtf.csrf import CSRFError
-from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed, SecurityError
 
@@ -16,6 +16,7 @@ from app.web.membership import is_for_members
 from app.web.viewer import LoginNeededError, came_from, local_path, signed_in
 
 RETRY_AFTER = 5  # s; a restarted store is back by then
+SQL_OUTAGES = (OperationalError, InterfaceError, DisconnectionError, PoolTimeoutError)
 UNITS = (("second", 1, 60), ("minute", 60, 60), ("hour", 3600, 24))  # each with its seconds, and how many are said
 
 TITLES = {
@@ -49,9 +50,7 @@ def init_errors(app: Flask) -> None:
     app.register_error_handler(BlockedError, _blocked)
     app.register_error_handler(TooManyAttemptsError, _too_many_attempts)
     app.register_error_handler(StoreUnavailableError, _redis_unavailable)
-    for error in (OperationalError, InterfaceError, DisconnectionError, PoolTimeoutError):
-        app.register_error_handler(error, _sql_unavailable)
-    app.register_error_handler(ProgrammingError, _statement_refused)
+    app.register_error_handler(SQLAlchemyError, sql_failed)
 
 
 def _unknown_host(_error: SecurityError) -> Response:
@@ -120,16 +119,14 @@ def _redis_unavailable(error: StoreUnavailableError) -> Response:
     return _unavailable("{} can't use its Redis server, which remembers who is logged in.")
 
 
-def _sql_unavailable(error: Exception) -> Response:
-    state = "lacks a table or column; run `flask db upgrade`" if lacks_tables(error) else "can't be used"
+def sql_failed(error: SQLAlchemyError) -> Response:
+    """Return what visitors get while the database can't be used. Raises the error if that is not the cause."""
+    is_unmigrated = lacks_tables(error)
+    if not is_unmigrated and not isinstance(error, SQL_OUTAGES):
+        raise error
+    state = "lacks a table or column; run `flask db upgrade`" if is_unmigrated else "can't be used"
     current_app.logger.error("503: the database %s (%s)", state, sql_reason(error))
     return _unavailable("{} can't use its database.")
-
-
-def _statement_refused(error: ProgrammingError) -> Response:
-    if not lacks_tables(error):  # a bug: a 500, and a traceback in the log
-        raise error
-    return _sql_unavailable(error)
 
 
 def _unavailable(cause: str) -> Response:

@@ -18,7 +18,7 @@ have holes itself.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
 from typing import Any, Protocol, cast
 
@@ -194,6 +194,11 @@ class _StampsForOnce:
 def visitor() -> Reader:
     """Return the visitor whose request is at hand."""
     return Reader(signed_in(), generate_csrf, _StampsForOnce(), _messages)
+
+
+def stranger() -> Reader:
+    """Return the visitor whose request is at hand as somebody who isn't signed in."""
+    return replace(visitor(), viewer=None)
 
 
 def _messages() -> Sequence[tuple[str, str]]:

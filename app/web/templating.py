@@ -9,6 +9,7 @@ from functools import lru_cache
 from flask import Flask, Response, before_render_template
 from jinja2 import Environment, pass_environment
 from markupsafe import Markup, escape
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.config import Config
 from app.extensions import release_connection
@@ -17,8 +18,8 @@ from app.front.hidden_people import without_hidden_people
 from app.models.pagination import shown_count
 from app.models.post_text import Piece, in_brief, tag_key
 from app.models.posts import ShownPost
-from app.web.errors import cant_see
-from app.web.holes import Holes, visitor
+from app.web.errors import cant_see, sql_failed
+from app.web.holes import Holes, stranger, visitor
 from app.web.post_html import PostHTML
 
 REMEMBERED_URLS = 1_000  # some 0.2 MB; building one takes ten microseconds, and a list of people has fifty
@@ -139,7 +140,13 @@ def init_templates(app: Flask, assets: Assets) -> None:
     def fill_holes(response: Response) -> Response:
         """Fill the holes of a page that does not come from the cache."""
         if response.mimetype == "text/html" and "Cache-Status" not in response.headers:
-            page = holes.fill_all(response.get_data(as_text=True), visitor())
+            html = response.get_data(as_text=True)
+            try:
+                page = holes.fill_all(html, visitor())
+            except SQLAlchemyError as error:
+                if response.status_code < 500:
+                    return fill_holes(sql_failed(error))
+                page = holes.fill_all(html, stranger())  # an error page must not need SQL
             shown = without_hidden_people(page.encode())
             if shown is None:
                 return fill_holes(cant_see())

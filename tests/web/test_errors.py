@@ -8,7 +8,8 @@ from typing import NoReturn
 import pytest
 from flask import Flask, abort
 from redis import Redis
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy import Engine
+from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from app.config import parse_redis_url
@@ -163,6 +164,40 @@ def test_without_sql_a_page_says_so_and_the_log_holds_no_password(
     assert "can&#39;t use its database" in answer.text
     assert "hunter2" not in answer.text + caplog.text
     assert "the database can't be used" in caplog.text
+
+
+@pytest.mark.parametrize("path", ["/", "/?before=5", "/settings/profile", "/settings/sessions", "/nothing-here"])
+def test_without_sql_members_get_the_same_page_when_nothing_about_them_is_cached(
+    ada: Visitor, redis: Redis, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    for key in redis.scan_iter("page:*"):
+        redis.delete(key)
+
+    def broken(_engine: Engine) -> NoReturn:
+        raise OperationalError("SELECT", None, Exception("gone"))
+
+    monkeypatch.setattr(Engine, "raw_connection", broken)
+    answer = ada.get(path)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert "If you were logged in, you still are" in answer.text
+    assert "<!--[" not in answer.text
+
+
+def test_a_bug_in_a_hole_is_a_500_that_is_a_whole_page(
+    app: Flask, ada: Visitor, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in redis.scan_iter("page:*"):
+        redis.delete(key)
+
+    def broken(_engine: Engine) -> NoReturn:
+        raise ProgrammingError("SELECT", None, Exception("syntax error"))
+
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+    monkeypatch.setattr(Engine, "raw_connection", broken)
+    answer = ada.get("/settings/sessions")
+    assert answer.status_code == 500
+    assert "The error has been logged" in answer.text
+    assert "<!--[" not in answer.text
 
 
 def test_without_sql_a_cached_page_is_still_served(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
