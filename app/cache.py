@@ -341,7 +341,7 @@ class PageCache:
             with suppress(StoreUnavailableError):  # settling logs it
                 self.fade(counted_on)
 
-    def may_lack(self, wrote: float, counted: float = 0) -> bool:
+    def may_lack(self, wrote: float, counted: float) -> bool:
         """Return whether a cached page, or a copy of one, may lack what its reader wrote (s since the epoch).
 
         counted: when the reader last changed a count.
@@ -629,7 +629,7 @@ def current_cache() -> PageCache:
 
 
 def _batches(names: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Yield names in portions that Redis works through in some ten milliseconds, so that it never times out."""
+    """Yield names in portions that Redis works through in about ten milliseconds, so that it never times out."""
     for start in range(0, len(names), BATCH):
         yield names[start : start + BATCH]
 

@@ -406,6 +406,8 @@ class Config:
             dotenv = {} if skip else dotenv_values(DOTENV, interpolate=False)
         except OSError as error:
             raise ConfigError([f"{DOTENV} can't be read: {error.strerror}"]) from None
+        except UnicodeDecodeError:
+            raise ConfigError([f"{DOTENV} can't be read: save it as UTF-8"]) from None
         return cls.from_environ({name: value or "" for name, value in dotenv.items()} | os.environ)
 
     @classmethod
@@ -438,9 +440,13 @@ class Config:
             complaints = [*_mail_complaints(values, on_heroku), *_follower_complaints(values)]
         if complaints:
             raise ConfigError(complaints)
-        if values["database_url"] == sqlite or not values["secret_key"]:
-            instance.mkdir(exist_ok=True)
-        values["secret_key"] = values["secret_key"] or load_or_create_secret_key(instance)
+        try:
+            if values["database_url"] == sqlite or not values["secret_key"]:
+                instance.mkdir(exist_ok=True)
+            values["secret_key"] = values["secret_key"] or load_or_create_secret_key(instance)
+        except OSError as error:
+            remedy = "make it writable, or set DATABASE_URL and SECRET_KEY"
+            raise ConfigError([f"{instance} can't be written: {error.strerror}; {remedy}"]) from None
         runs_commands = environ.get("FLASK_RUN_FROM_CLI") == "true"  # set by the flask command itself
         about: dict[str, Any] = {"on_heroku": on_heroku, "memory": _memory(environ), "runs_commands": runs_commands}
         return cls(**values, **about, mail_folder=instance / "mail")

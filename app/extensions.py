@@ -13,7 +13,8 @@ from flask_sqlalchemy import SQLAlchemy
 from flask_wtf.csrf import CSRFProtect
 from sqlalchemy import Connection as SQLConnection
 from sqlalchemy import DateTime, Dialect, MetaData, TypeDecorator, event, exists, false, select
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import DeclarativeBase
 
 from app import costs
@@ -21,6 +22,7 @@ from app.config import Config
 
 CREDENTIALS = re.compile(r"(password\s*=\s*|://)[^\s@]+", re.IGNORECASE)
 MISSING = re.compile(r"no such (?:table|column)|(?:relation|column) \S+ does not exist")  # SQLite, PostgreSQL
+OUTAGES = (OperationalError, InterfaceError, DisconnectionError, PoolTimeoutError)
 SEARCH_INDEX = "post_search"
 FOLLOWER = "follower"  # the name of its engine
 FOLLOWER_TIMEOUT = 2  # s to connect, or for its machine to take what it is sent; then the primary is asked
@@ -115,15 +117,17 @@ def has_tables() -> bool:
         tables = Base.metadata.sorted_tables
         db.session.execute(select(*(exists(select(table).where(false())) for table in tables)))
     except (ProgrammingError, OperationalError) as error:
-        if not lacks_tables(error):
+        if not MISSING.search(str(error.orig)):
             raise
         return False
     return True
 
 
-def lacks_tables(error: Exception) -> bool:
-    """Return whether the database refused a statement because a table or column is missing."""
-    return MISSING.search(str(getattr(error, "orig", ""))) is not None
+def sql_outage(error: Exception) -> str | None:
+    """Return why the database can't be used, as the end of a sentence; None if the error has another cause, a bug."""
+    if MISSING.search(str(getattr(error, "orig", ""))):
+        return f"lacks a table or column: run `flask db upgrade` ({sql_reason(error)})"
+    return f"can't be used ({sql_reason(error)})" if isinstance(error, OUTAGES) else None
 
 
 def is_compared(_schema_item: object, name: str | None, *_kind: object) -> bool:

@@ -54,7 +54,7 @@ MAILS_FROM = 120  # mails an hour and client address: four classes of thirty can
 WRONG_CODES = 100
 LONGEST_NAME = 300  # characters; more is neither a name nor an e-mail address, even with spaces around it
 MOST_DEVICES = 10  # known browsers of an account; the one that logged in longest ago is forgotten
-DEVICE_LIFETIME = 365 * 24 * 3600  # s a browser is remembered without a login
+DEVICE_LIFETIME = 365 * DAY  # s a browser is remembered without a login
 
 # Count an attempt under every rule, unless one of them refuses it. Returns each rule's count, the attempt included.
 # KEYS counters. ARGV a limit and a lifetime (s) for each of them.
@@ -125,7 +125,8 @@ class RateLimiter:
     def hit(self, rules: Sequence[Rule]) -> Window:
         """Count one attempt under every rule, in one round trip; under none, if one of them refuses it.
 
-        Returns the strictest window: the one exceeded, else the one with the fewest attempts left.
+        Returns the strictest window: the one exceeded, else the one with the fewest attempts left; of equals, the one
+        that lasts longest.
         Raises StoreUnavailableError if Redis does not answer: the caller decides what that means.
         """
         now = time.time()
@@ -137,7 +138,7 @@ class RateLimiter:
             Window(rule, count, rule.window - int(now) % rule.window, keys)
             for rule, count in zip(rules, attempts, strict=True)
         ]
-        return min(windows, key=lambda window: (not window.exceeded, window.remaining))
+        return min(windows, key=lambda window: (not window.exceeded, window.remaining, -window.resets_in))
 
     def give_back(self, window: Window) -> None:
         """Take back a counted attempt whose password was right: only wrong passwords are guesses.
@@ -149,7 +150,7 @@ class RateLimiter:
                 pipe.eval(GIVE_BACK, 1, key)
             pipe.execute()
 
-    def login_rules(self, account: str, address: str, device: str | None = None) -> list[Rule]:
+    def login_rules(self, account: str, address: str, device: str | None) -> list[Rule]:
         """Return the rules for a login: the account's and the address's, or those of a device known to the account.
 
         device: what the browser was given by remember_device(). Raises StoreUnavailableError.
@@ -168,9 +169,7 @@ class RateLimiter:
         """Return the rules for entering the password once more; only a signed-in user can."""
         return [Rule("password", str(user_id), self.login_max_attempts)]
 
-    def second_factor_rules(
-        self, user_id: int, password_version: int, account: str, device: str | None = None
-    ) -> list[Rule]:
+    def second_factor_rules(self, user_id: int, password_version: int, account: str, device: str | None) -> list[Rule]:
         """Return the rules for a code that is entered after the right password.
 
         A device known to the account is counted apart, as in login_rules(). For all others, a new password starts a new
@@ -185,7 +184,7 @@ class RateLimiter:
             Rule("second-factor-day", who, WRONG_CODES, window=DAY),
         ]
 
-    def remember_device(self, account: str, instead_of: str | None = None) -> str:
+    def remember_device(self, account: str, instead_of: str | None) -> str:
         """Return a nonce that identifies a browser after its login; the nonce is not secret.
 
         instead_of: the browser's earlier nonce, which is forgotten. Raises StoreUnavailableError.
@@ -260,7 +259,7 @@ def account_rules(action: Action, user_id: int, *, is_new: bool = False) -> list
 def searching_rules(user_id: int | None, address: str) -> list[Rule]:
     """Return the rules for searching, of an account or, for a stranger, of an address."""
     if user_id is None:
-        return [Rule("search-from", address_label(address), 4 * SEARCHES)]
+        return [Rule("search-from", address_label(address), ADDRESS_FACTOR * SEARCHES)]
     return [Rule("search", str(user_id), SEARCHES)]
 
 

@@ -117,6 +117,11 @@ class CountingPipeline(Pipeline):
         costs.current().redis += len(self.command_stack)
         return super().execute(raise_on_error)
 
+    def immediate_execute_command(self, *args: Any, **options: Any) -> Any:
+        """Send a command that is not queued, as after WATCH, and return its result."""
+        costs.current().redis += 1
+        return super().immediate_execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
 
 class CountingRedis(Redis):
     """A client that counts its commands in the current request's statistics."""

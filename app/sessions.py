@@ -54,7 +54,7 @@ MOST_SESSIONS = 50  # of one user: more devices than anybody has, and 25 kB of R
 MOST_FLASHES = 10  # messages that wait to be shown; older ones are dropped
 LAST_MOMENT = 253_402_300_799  # s since the epoch: the end of the year 9999, the latest a datetime can be
 COOKIES = ("session", "__Host-session", "visitor", "__Host-visitor")
-SAMPLE = 2_000  # keys that count() looks at; of a server with more, the sessions are estimated to within some percent
+SAMPLE = 2_000  # keys that count() looks at; if the server has more, it estimates, to within a few percent
 FLASHES = "_flashes"  # the session key under which Flask keeps flash messages
 ANONYMOUS_LIFETIME = 3600  # s an anonymous visitor's cookie lasts: long enough to fill in a form
 
@@ -270,7 +270,8 @@ class PipitSessionInterface(RedisSessionInterface):
             try:
                 value = redis.getex(store_id, ex=self.lifetime)
             except ResponseError:
-                # A server older than Redis 6.2, such as Redis To Go's, has no GETEX. A replica can read, but not renew.
+                # A server older than Redis 6.2, such as Redis To Go's, has no GETEX. One that refuses writes because it
+                # has lost its replicas can still read.
                 with redis.pipeline(transaction=False) as pipe:
                     pipe.get(store_id)
                     pipe.expire(store_id, self.lifetime)
@@ -377,7 +378,8 @@ class PipitSessionInterface(RedisSessionInterface):
         prefix = self._get_store_id("")
         with self.store.commands() as redis:
             for key in cast(Iterator[bytes], redis.scan_iter(match=glob_escape(prefix) + "*", count=500)):
-                data = self.decode(cast(bytes | None, redis.get(key)))
+                (value,) = cast(list[bytes | None], redis.mget([key]))  # MGET takes a key of another type for none
+                data = self.decode(value)
                 if data:
                     yield _active(key.decode().removeprefix(prefix), data)
 
@@ -387,11 +389,12 @@ class PipitSessionInterface(RedisSessionInterface):
         SCAN goes through the keys in the order of their hashes, so that the first ones are a fair sample of all.
         Raises StoreUnavailableError.
         """
+        prefix = self._get_store_id("").encode()
         with self.store.commands() as redis, redis.pipeline(transaction=False) as pipe:
             pipe.scan(count=SAMPLE)
             pipe.dbsize()
             (cursor, keys), size = pipe.execute()
-        found = sum(key.startswith(self.key_prefix.encode()) for key in keys)
+        found = sum(key.startswith(prefix) for key in keys)
         return (round(found * size / max(1, len(keys))), False) if cursor else (found, True)
 
     def end_one(self, user_id: int, handle: str) -> ActiveSession | None:

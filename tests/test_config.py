@@ -595,6 +595,19 @@ def test_an_empty_variable_in_the_environment_wins_too(dotenv: Path, monkeypatch
     assert Config.load().site_name == "Pipit"
 
 
+def test_a_dotenv_in_another_encoding_is_a_complaint(dotenv: Path) -> None:
+    dotenv.write_bytes("SITE_NAME=Café\n".encode("latin-1"))
+    with pytest.raises(ConfigError) as caught:
+        Config.load()
+    assert caught.value.complaints == [f"{dotenv} can't be read: save it as UTF-8"]
+
+
+def test_a_folder_that_can_not_be_written_is_a_complaint(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    [complaint] = complaints({}, tmp_path / "file" / "instance")
+    assert complaint.endswith("can't be written: Not a directory; make it writable, or set DATABASE_URL and SECRET_KEY")
+
+
 def test_dotenv_may_be_left_out_or_missing(dotenv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLASK_SKIP_DOTENV", "1")
     assert Config.load().site_name == "Pipit"

@@ -107,6 +107,24 @@ def test_a_mail_comes_with_all_that_a_mailbox_needs_and_leaves_nothing_behind(si
     assert unsent(site) == []
 
 
+def test_a_mail_that_can_not_be_written_is_tried_less_and_less_often_and_then_fails(
+    site: Flask, server: MailServer
+) -> None:
+    forget(site)
+    with site.app_context():
+        db.session.execute(update(Mail).values(kind="of-a-newer-version"))
+        db.session.commit()
+    work_off(site)
+    (mail,) = unsent(site)
+    assert mail.error.startswith("it can't be written: ")
+    assert mail.due_at > datetime.now(UTC) + timedelta(seconds=50)
+    let_time_pass(site, timedelta(days=3), since_written=True)
+    work_off(site)
+    (mail,) = unsent(site)
+    assert mail.failed_at
+    assert server.accepted == []
+
+
 def test_starttls_is_used_where_it_is_offered(
     make_site: MakeSite, certified: ssl.SSLContext, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,6 +112,14 @@ def test_of_several_rules_the_one_exceeded_speaks(any_limiter: RateLimiter, cloc
     assert any_limiter.hit([wide]).attempts == 2
 
 
+def test_of_two_rules_that_refuse_the_one_that_lasts_longer_speaks(
+    any_limiter: RateLimiter, clock: Callable[[float], None]
+) -> None:
+    minute, day = Rule("code", "ada", 1), Rule("code-day", "ada", 1, window=DAY)
+    any_limiter.hit([minute, day])
+    assert any_limiter.hit([minute, day]).rule == day
+
+
 def test_what_one_rule_refuses_leaves_no_trace_under_another(limiter: RateLimiter, redis: Redis) -> None:
     narrow = Rule("address", "here", 1)
     limiter.hit([narrow])
@@ -125,7 +133,7 @@ def test_what_one_rule_refuses_leaves_no_trace_under_another(limiter: RateLimite
 def test_one_round_trip_counts_under_all_rules_and_every_key_expires(limiter: RateLimiter, redis: Redis) -> None:
     limiter.hit([RULE])
     with commands_sent(redis) as sent:
-        limiter.hit(limiter.login_rules("ada", "192.0.2.1"))
+        limiter.hit(limiter.login_rules("ada", "192.0.2.1", None))
     assert [command.split()[0] for command in sent] == ["EVAL"]
     assert len(redis.keys("limit:*")) == 3
     assert all(0 < redis.ttl(key) <= RULE.lifetime for key in redis.keys("limit:*"))

@@ -440,8 +440,11 @@ def test_a_replica_is_not_believed_and_signs_nobody_out(make_app: Callable[..., 
 
 
 def test_two_apps_share_a_server_by_their_prefixes(make_app: Callable[..., Flask], redis: Redis) -> None:
-    Visitor(make_app(redis_prefix="one:").test_client()).register("ada")
+    app = make_app(redis_prefix="one:")
+    Visitor(app.test_client()).register("ada")
     assert all(str(key).startswith("one:") for key in redis.keys("*"))
+    with app.test_request_context():
+        assert current_interface().count() == (1, True)
 
 
 @pytest.mark.server
@@ -456,8 +459,9 @@ def test_without_redis_nobody_is_taken_for_signed_out(
 
 
 class TestCommandLine:
-    def test_it_lists_counts_and_revokes(self, app: Flask, ada: Visitor, bob: Visitor) -> None:
+    def test_it_lists_counts_and_revokes(self, app: Flask, ada: Visitor, bob: Visitor, redis: Redis) -> None:
         run = app.test_cli_runner().invoke
+        redis.hset("session:of-another-program", "a", "b")
         assert run(args=["sessions", "count"]).output == "2 sessions of 2 users\n"
         listed = run(args=["sessions", "list"]).output
         assert "ada" in listed

@@ -7,9 +7,8 @@ import json
 from datetime import UTC, datetime
 
 import click
-from flask.cli import AppGroup
 
-from app.cli.sessions import AS_JSON
+from app.cli.common import AS_JSON, Group
 from app.mail import Letter, MailError, current_mailer
 from app.models.mail import GIVE_UP, KEPT, Mail
 
@@ -19,7 +18,7 @@ If you can read it, they work. Links in mails lead to {url}.
 """
 
 
-@click.group(cls=AppGroup)
+@click.group(cls=Group)
 def mail() -> None:
     """See mails that wait or have failed, send them again, and try the settings."""
 

@@ -2,13 +2,13 @@
 
 import click
 
-from app.cli.sessions import REASON, RedisGroup
+from app.cli.common import REASON, Group
 from app.models import Post
 from app.models.moderation import COMMAND_LINE
 from app.models.search import index_older_posts
 
 
-@click.group(cls=RedisGroup)
+@click.group(cls=Group)
 def post() -> None:
     """Remove posts, and index them."""
 

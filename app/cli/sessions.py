@@ -2,31 +2,14 @@
 
 import json
 from collections import Counter
-from typing import Any
 
 import click
-from flask.cli import AppGroup, ScriptInfo
 
-from app.models import User
-from app.redis_client import Store, StoreUnavailableError
+from app.cli.common import AS_JSON, Group, user_named
 from app.sessions import ActiveSession, current_interface
 
-REASON = click.option("--reason", default="", help="Why; it is kept in the log, and the person concerned reads it.")
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, an object a line, for scripts.")
 
-
-class RedisGroup(AppGroup):
-    """Commands that need Redis: if Redis can't be used, they end with one line that says why."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except StoreUnavailableError as error:
-            store: Store = ctx.ensure_object(ScriptInfo).load_app().extensions["store"]
-            raise click.ClickException(f"Redis can't be used: {store.explain(error)}") from None
-
-
-@click.group(cls=RedisGroup)
+@click.group(cls=Group)
 def sessions() -> None:
     """See who is logged in, and end sessions."""
 
@@ -60,14 +43,6 @@ def revoke(name: str, handle: str | None) -> None:
         click.echo(f"Ended the session {handle} of {user.name}.")
     else:
         raise click.ClickException(f"{user.name} has no session {handle}. `flask sessions list --user {user.name}`")
-
-
-def user_named(name: str) -> User:
-    """Return the user with that name, with or without an @; end the command with a message if there is none."""
-    user = User.named(name.removeprefix("@"))
-    if user is None:
-        raise click.ClickException(f"There is no user named {name!r}. `flask user list` shows who there is.")
-    return user
 
 
 def _count(number: int, what: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import click
 from flask import current_app
 
-from app.cli.sessions import AS_JSON, REASON, RedisGroup, user_named
+from app.cli.common import AS_JSON, REASON, Group, user_named
 from app.config import Config
 from app.models import Applicant, NameTakenError, Picture, SecondFactor, User
 from app.models.accounts import NAME_LENGTH, NAME_PATTERN, RESET_LIFETIME, Counts
@@ -22,7 +22,7 @@ SITE = click.option(
 )
 
 
-@click.group(cls=RedisGroup)
+@click.group(cls=Group)
 def user() -> None:
     """See, make, suspend and delete accounts, let people in, make moderators, and help those who can't log in."""
 
@@ -112,7 +112,10 @@ def show(name: str, as_json: bool) -> None:
 @click.option("--days", type=click.IntRange(1, 3650), help="For so many days; else for good.")
 @REASON
 def suspend(name: str, days: int | None, reason: str) -> None:
-    """Log NAME out everywhere. Until the time is over they can log in only to read why. Their posts stay."""
+    """Log NAME out everywhere. Their posts stay.
+
+    Until the time is over they can log in only to read why, to export their data and to delete the account.
+    """
     person = user_named(name)
     click.echo(COMMAND_LINE.suspend(person, reason, days))
     click.echo(f"@{person.name} is logged out everywhere. Undo: flask user reinstate {person.name}")
@@ -136,7 +139,7 @@ def promote(name: str) -> None:
 @user.command()
 @click.argument("name")
 def demote(name: str) -> None:
-    """Let NAME be a moderator no longer."""
+    """Make NAME an ordinary member again."""
     click.echo(COMMAND_LINE.demote(user_named(name)))
 
 

@@ -1,5 +1,6 @@
 """`flask worker`: background work in a process of its own, for a site that has much of it."""
 
+import _thread
 import signal
 
 import click
@@ -15,6 +16,8 @@ def worker() -> None:
     """Do background work, such as sending mail, until stopped; the web processes leave it to this process."""
     background = current_background()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_signal: background.stop())
+        # stop() takes locks that this thread may hold right now, so another thread calls it. Thread.start() takes one,
+        # too.
+        signal.signal(number, lambda *_signal: _thread.start_new_thread(background.stop, ()))
     current_app.logger.info("the worker has started")
     background.run_worker()

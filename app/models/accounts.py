@@ -339,8 +339,10 @@ class User(Base):
     def suspend(self, days: int | None = None, reason: str = "", also: Also = NOTHING_ELSE) -> None:
         """Suspend this account, for good if no days are given. Its posts stay.
 
-        Its sessions end at once, everywhere. Who logs in to it can only read why, and until when. Suspending it again
-        ends its sessions again, and the new time counts. Raises StoreUnavailableError.
+        Its sessions end at once, everywhere. Its owner can log in again, read why and until when, export their data
+        and delete the account. Suspending it again ends its sessions again, and the new time counts.
+
+        Raises StoreUnavailableError.
         """
         with self._locking_out(), write(*also.changes):
             self.suspended_at = now = datetime.now(UTC)

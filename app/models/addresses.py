@@ -10,11 +10,12 @@ from hmac import compare_digest
 from itsdangerous import BadData, URLSafeTimedSerializer
 from sqlalchemy.exc import IntegrityError
 
+from app.config import DAY
 from app.models.accounts import EmailTakenError, User
 from app.models.mail import CHANGED, CONFIRM, RESET, Mail
 from app.models.writes import write
 
-CONFIRM_LIFETIME = 24 * 3600  # s a link to confirm an address is good for
+CONFIRM_LIFETIME = DAY  # s a link to confirm an address is good for
 
 
 def forget_password(address: str) -> None:

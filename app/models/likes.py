@@ -2,7 +2,7 @@
 
 What somebody likes is marked on every page they read, so it must cost a page nothing: the ids are held by a stamp
 (app/cache.py), which the front reads with the session. It holds those of the MOST_HELD newest posts that they like, and
-says how far back that is. Of an older post, SQL knows.
+says how far back that is. For an older post, SQL has to be asked.
 """
 
 import secrets

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Self
 
 from sqlalchemy import ForeignKey, String, delete, func, select, text, true, update
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.background import wake_after_commit
@@ -45,7 +46,7 @@ class Mail(Base):
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     kind: Mapped[str] = mapped_column(String(20))
     recipient: Mapped[str] = mapped_column(String(RECIPIENT_LENGTH))
-    # Whom the mail is about. Of a forgotten password, only the address that somebody typed is known.
+    # Whom the mail is about. For a forgotten password, only the typed address is known.
     user_id: Mapped[int | None] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=lambda: datetime.now(UTC))
     # When to try next; of a mail that has failed, when to delete it.
@@ -113,9 +114,8 @@ class Mail(Base):
         return claimed
 
     def _send(self, compose: Compose) -> bool:
-        letter = compose(self)
-        db.session.rollback()  # gives the connection back: the mail server may take a minute
         try:
+            letter = self._written(compose)
             if letter:
                 current_mailer().deliver(letter)
         except MailError as error:
@@ -125,6 +125,18 @@ class Mail(Base):
         if letter:
             log.info("mail %d (%s) was sent at attempt %d", self.id, self.kind, self.attempts)
         return True
+
+    def _written(self, compose: Compose) -> Letter | None:
+        """Return what the mail says, or None if it need not be sent any more. Raises MailError."""
+        try:
+            return compose(self)
+        except SQLAlchemyError:
+            raise
+        except Exception as error:  # of an unknown kind, after a rollback, or in a template
+            log.exception("mail %d (%s) can't be written", self.id, self.kind)
+            raise MailError("deferred", f"it can't be written: {type(error).__name__}") from None
+        finally:
+            db.session.rollback()  # gives the connection back: the mail server may take a minute
 
     def _note(self, error: MailError) -> None:
         """Store why an attempt failed, and when to try again, unless another process has claimed the mail since."""

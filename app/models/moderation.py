@@ -44,7 +44,7 @@ from app.models.pins import MOST_PINNED, PinnedPost
 from app.models.post_text import in_brief
 from app.models.posts import Post
 from app.models.site_pages import SitePage
-from app.models.writes import LATEST_PAGE, SITE_PAGE, Also, notifications_of, write
+from app.models.writes import LATEST_PAGE, SITE_PAGE, Also, notifications_of, rows_changed, write
 
 PER_PAGE = 50  # lines of the log
 CASES = 20  # on a page
@@ -124,7 +124,7 @@ class Report(Base):
 
     @classmethod
     def send(cls, reporter: User, user: User, reason: str, post_id: int = ABOUT_PERSON) -> None:
-        """Report a user, or a post of theirs. Who reports it again gives another reason, and opens the report again.
+        """Report a user, or a post of theirs. Reporting it again replaces the reason and reopens the report.
 
         Raises ValueError for oneself, StoreUnavailableError.
         """
@@ -219,10 +219,11 @@ class Moderator:
         return said
 
     def reinstate(self, user: User, reason: str) -> str:
-        """End a suspension before its time; nothing is logged if there is none."""
+        """End a suspension before its time. Raises NotAllowedError if there is none."""
         self._check(user)
         also, said = self._decision(REINSTATE, user, reason)
-        user.reinstate(also)
+        if not user.reinstate(also):
+            raise NotAllowedError(f"@{user.name} isn't suspended.")
         return said
 
     def remove(self, user: User, reason: str) -> str:
@@ -233,11 +234,11 @@ class Moderator:
         return said
 
     def promote(self, user: User) -> str:
-        """Make somebody a moderator. Only the command line does."""
+        """Make somebody a moderator. Only the command line can."""
         return self._change_role(PROMOTE, user, insert(ModeratorRole).values(user_id=user.id))
 
     def demote(self, user: User) -> str:
-        """Have a moderator be one no longer. Only the command line does."""
+        """Take the moderator's role away from somebody. Only the command line can."""
         return self._change_role(DEMOTE, user, delete(ModeratorRole).where(ModeratorRole.user_id == user.id))
 
     def pin(self, post: Post) -> str:
@@ -247,20 +248,21 @@ class Moderator:
             raise NotAllowedError("A reply to somebody else can't be pinned: few would know what it is about.")
         if post.id not in pinned and len(pinned) >= MOST_PINNED:
             raise NotAllowedError(f"There are {MOST_PINNED} pinned posts already. Unpin one first.")
-        with write(LATEST_PAGE()):
-            db.session.merge(PinnedPost(post_id=post.id))
-            self.log(PIN, post.author_id, post.id)
+        if post.id not in pinned:
+            with write(LATEST_PAGE()):
+                db.session.merge(PinnedPost(post_id=post.id))  # another moderator may have pinned it since
+                self.log(PIN, post.author_id, post.id)
         return sentence(PIN, post.author, post.id)
 
     def unpin(self, post: Post) -> str:
         """Unpin a post from above everyone's latest ones."""
         with write(LATEST_PAGE(), removal=True):
-            db.session.execute(delete(PinnedPost).where(PinnedPost.post_id == post.id))
-            self.log(UNPIN, post.author_id, post.id)
+            if rows_changed(delete(PinnedPost).where(PinnedPost.post_id == post.id)):
+                self.log(UNPIN, post.author_id, post.id)
         return sentence(UNPIN, post.author, post.id)
 
     def edit_page(self, name: str, body: str) -> None:
-        """Give a page of the site's own another text."""
+        """Replace the text of one of the site's own pages."""
         with write(SITE_PAGE(name), removal=True):
             SitePage.store(name, body)
             self.log(EDIT_PAGE, None, reason=name)
@@ -329,10 +331,12 @@ class Moderator:
         db.session.execute(update(Report).where(*about).values(**decided))
 
     def _change_role(self, action: str, user: User, change: Executable) -> str:
-        if is_moderator(user.id) == (action == DEMOTE):
-            with write(notifications_of(user.id)):
-                db.session.execute(change)
-                self.log(action, user.id)
+        is_one = is_moderator(user.id)
+        if is_one != (action == DEMOTE):
+            raise NotAllowedError(f"@{user.name} {'is a moderator already' if is_one else 'is no moderator'}.")
+        with write(notifications_of(user.id)):
+            db.session.execute(change)
+            self.log(action, user.id)
         return sentence(action, user)
 
 

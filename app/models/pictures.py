@@ -83,7 +83,7 @@ class Picture(Base):
 
     @classmethod
     def _change(cls, user: User, digest: str) -> None:
-        """Note another digest, and delete the picture; the caller commits. Of two at once, the second waits."""
+        """Note another digest, and delete the picture; the caller commits. If two run at once, the second waits."""
         db.session.execute(update(User).where(User.id == user.id).values(picture=digest))
         db.session.execute(delete(cls).where(cls.user_id == user.id))
 

@@ -371,8 +371,8 @@ def _timeline() -> Subquery:
 
     Only the most recent authors can be on the page, and only with their newest posts. So this query reads one index
     entry for each person followed, however many posts exist. "author IN (...)" would read every post of busy authors,
-    or scan all posts until it found those of quiet ones. Of the replies it reads those that are newer than the oldest
-    post on the page.
+    or scan all posts until it found those of quiet ones. It reads only the replies that are newer than the oldest post
+    on the page.
     """
     followed = select(Follow.followed_id.label("id")).where(Follow.follower_id == USER_ID)
     authors = followed.union_all(select(USER_ID.label("id"))).subquery()

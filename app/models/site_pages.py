@@ -1,4 +1,4 @@
-"""Pages of the site's own: about, rules and privacy. There is a good text for each until moderators write another."""
+"""The site's own pages: about, rules and privacy. Each comes with a text, which moderators can replace."""
 
 from datetime import UTC, datetime
 from functools import cache

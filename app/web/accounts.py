@@ -78,7 +78,7 @@ def register_with(invitation: Invitation | None = None) -> ResponseReturnValue:
 def login() -> ResponseReturnValue:
     """Check name and password; the rate limit is checked before any password is hashed.
 
-    Who is suspended may only read why.
+    A suspended person may only read why.
     """
     if signed_in():
         return redirect(url_for("posts.home"))

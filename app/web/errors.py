@@ -2,11 +2,10 @@
 
 from flask import Flask, Response, current_app, make_response, render_template, request, url_for
 from flask_wtf.csrf import CSRFError
-from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed, SecurityError
 
-from app.extensions import lacks_tables, sql_reason
+from app.extensions import sql_outage
 from app.models import BlockedError
 from app.models.pagination import parse_id
 from app.redis_client import StoreUnavailableError
@@ -16,7 +15,6 @@ from app.web.membership import is_for_members
 from app.web.viewer import LoginNeededError, came_from, local_path, signed_in
 
 RETRY_AFTER = 5  # s; a restarted store is back by then
-SQL_OUTAGES = (OperationalError, InterfaceError, DisconnectionError, PoolTimeoutError)
 UNITS = (("second", 1, 60), ("minute", 60, 60), ("hour", 3600, 24))  # each with its seconds, and how many are said
 
 TITLES = {
@@ -121,11 +119,10 @@ def _redis_unavailable(error: StoreUnavailableError) -> Response:
 
 def sql_failed(error: SQLAlchemyError) -> Response:
     """Return what visitors get while the database can't be used. Raises the error if that is not the cause."""
-    is_unmigrated = lacks_tables(error)
-    if not is_unmigrated and not isinstance(error, SQL_OUTAGES):
+    outage = sql_outage(error)
+    if outage is None:
         raise error
-    state = "lacks a table or column; run `flask db upgrade`" if is_unmigrated else "can't be used"
-    current_app.logger.error("503: the database %s (%s)", state, sql_reason(error))
+    current_app.logger.error("503: the database %s", outage)
     return _unavailable("{} can't use its database.")
 
 

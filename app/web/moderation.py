@@ -202,7 +202,7 @@ def log(_moderator: Moderator) -> ResponseReturnValue:
 @bp.get("/moderation/pages")
 @moderator_required
 def pages(_moderator: Moderator) -> ResponseReturnValue:
-    """Show which pages of the site's own there are."""
+    """Show which pages the site has of its own."""
     return render_template("moderation/pages.html", titles=TITLES)
 
 

@@ -4,6 +4,7 @@ from flask import Blueprint, Response, abort, flash, redirect, render_template, 
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import RequestEntityTooLarge
 
+from app.config import DAY
 from app.front.bridge import MAX_CONTENT_LENGTH
 from app.models.pictures import LARGEST, Picture
 from app.rate_limit import account_rules
@@ -15,7 +16,7 @@ from app.web.viewer import login_required, note_write, signed_in, viewer
 
 bp = Blueprint("pictures", __name__)
 
-FOR_EVER = 365 * 24 * 3600  # s; the name is that of the content, so another picture has another name
+FOR_EVER = 365 * DAY  # s; the name is that of the content, so another picture has another name
 
 
 @bp.get("/pictures/<digest>.webp")

@@ -1,4 +1,4 @@
-"""Pages of the site's own: about, rules and privacy. Every page links to them, and the form to join shows the rules."""
+"""The site's own pages: about, rules and privacy. Every page links to them, and the form to join shows the rules."""
 
 import re
 from collections.abc import Callable
@@ -27,7 +27,7 @@ BLANK_LINES = re.compile(r"\n\s*\n")
 @open_to_strangers
 @cached(SITE_PAGE)
 def page(name: str) -> ResponseReturnValue:
-    """Show a page of the site's own."""
+    """Show one of the site's own pages."""
     return render_template("site_pages/page.html", name=name, title=TITLES[name], text=text_of(name))
 
 

@@ -1,4 +1,4 @@
-"""Suspension: who is suspended can log in, read why and until when, and do nothing else.
+"""Suspension: a suspended person can log in, read why and until when, export their data, and delete their account.
 
 The session says that its user is suspended (app/sessions.py), so no request asks SQL for it. The front hands each
 request of such a session to Flask, where it has to get past let_only_read_why().
@@ -14,7 +14,7 @@ bp = Blueprint("suspension", __name__)
 
 # What such a session may ask for beside static files.
 TAKE_LEAVE = {"leaving.delete", "transfers.exporting", "transfers.export", "transfers.download", "recent_login.confirm"}
-OPEN = {"suspension.suspended", "accounts.logout", *TAKE_LEAVE, "static"}
+OPEN = {"suspension.suspended", "accounts.logout", *TAKE_LEAVE}
 OPEN_BLUEPRINTS = {"site_pages", "health", "well_known"}
 
 

@@ -110,7 +110,7 @@ def test_without_the_tables_of_this_code_a_page_is_a_503_and_the_log_says_what_t
         run(app, "ALTER TABLE posts RENAME number TO id")
     assert answer.status_code == 503
     assert "can&#39;t use its database" in answer.text
-    assert "the database lacks a table or column; run `flask db upgrade`" in caplog.text
+    assert "the database lacks a table or column: run `flask db upgrade`" in caplog.text
 
 
 def run(app: Flask, statement: str) -> None:

@@ -69,6 +69,8 @@ def test_moderators_pin_three_posts_above_the_latest_ones(
         answer = moderator.post(f"/moderation/posts/{number}/pin", form_on=path)
         assert (answer.status_code, answer.location) == (302, path)
         assert pinned(visitor.get("/").text)[0] == f"number {number}"
+    moderator.post("/moderation/posts/2/pin", form_on="/moderation/people/ada?post=1")
+    assert moderator.get("/moderation/log").text.count("pinned post 2") == 1
     page = visitor.get("/").text
     assert pinned(page) == ["number 2", "number 3", "number 1"]
     assert shown(page) == ["number 2", "number 3", "number 1", "number 5", "number 4"]
@@ -77,7 +79,9 @@ def test_moderators_pin_three_posts_above_the_latest_ones(
     assert "There are 3 pinned posts already." in moderator.get(refused.location or "").text
     answer = moderator.post("/moderation/posts/6/pin", form_on="/moderation/people/ada?post=4")
     assert "A reply to somebody else can" in moderator.get(answer.location or "").text
-    moderator.post("/moderation/posts/3/unpin", form_on="/moderation/people/ada?post=3")
+    for _ in range(2):
+        moderator.post("/moderation/posts/3/unpin", form_on="/moderation/people/ada?post=3")
+    assert moderator.get("/moderation/log").text.count("unpinned post 3") == 1
     ada.post("/posts/1/delete", form_on="/@ada/1")
     assert pinned(visitor.get("/").text) == ["number 2"]
 

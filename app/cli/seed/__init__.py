@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import click
 from flask.cli import with_appcontext
 
+from app.cli.common import Command
 from app.cli.seed.town import Town, wendbridge
 from app.config import is_heroku
 from app.extensions import db
@@ -22,7 +23,7 @@ PASSWORD = "pipit on the fence"  # noqa: S105  # everyone's, which is why this r
 PICTURED = 3  # every third person has a picture
 
 
-@click.command()
+@click.command(cls=Command)
 @with_appcontext
 def seed() -> None:
     """Fill Pipit with a small town: a hundred people, a thousand posts over months, likes, and who follows whom."""

@@ -1,4 +1,4 @@
-"""Forms about moderation: a report, a moderator's decision, a page of the site's own."""
+"""Forms about moderation: a report, a moderator's decision, one of the site's own pages."""
 
 from wtforms import RadioField, TextAreaField
 from wtforms.validators import DataRequired, InputRequired, Length
@@ -44,7 +44,7 @@ class DecisionForm(Form):
 
 
 class SitePageForm(Form):
-    """The text of a page of the site's own."""
+    """The text of one of the site's own pages."""
 
     body = TextAreaField(
         "Text",
