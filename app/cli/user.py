@@ -14,7 +14,8 @@ from app.cli.common import AS_JSON, REASON, Group, user_named
 from app.config import Config
 from app.models import Applicant, NameTakenError, Picture, SecondFactor, User
 from app.models.accounts import NAME_LENGTH, NAME_PATTERN, RESET_LIFETIME, Counts
-from app.models.moderation import COMMAND_LINE, is_moderator, log_lines
+from app.models.moderation import COMMAND_LINE, log_lines
+from app.models.moderators import is_moderator
 from app.sessions import current_interface
 
 SITE = click.option(

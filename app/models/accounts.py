@@ -147,10 +147,10 @@ class User(Base):
         user.join(before=invitation.use if invitation else None)
         return user
 
-    def join(self, *, before: Callable[[], None] | None = None) -> None:
+    def join(self, *, before: Callable[[], None] | None = None, mail: str = CONFIRM) -> None:
         """Store an account that has just been made. Raises NameTakenError, EmailTakenError, and what `before` raises.
 
-        before: has to succeed first, in the same transaction.
+        before: has to succeed first, in the same transaction. mail: the kind of mail to the address they gave.
         """
         name = self.name
         if FormerName.has(name):
@@ -162,7 +162,7 @@ class User(Base):
                 db.session.add(self)
                 if self.new_email:
                     db.session.flush()  # the user has an id now
-                    Mail.write_to(self.new_email, CONFIRM, self.id)
+                    Mail.write_to(self.new_email, mail, self.id)
         except IntegrityError:
             if User.named(name):
                 raise NameTakenError from None

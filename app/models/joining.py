@@ -5,6 +5,7 @@ nobody can mention or follow them.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Self
 
@@ -28,8 +29,11 @@ from sqlalchemy.orm import Mapped, joinedload, mapped_column, relationship
 from app.extensions import Base, UTCDateTime, db
 from app.models import accounts
 from app.models.accounts import EMAIL_LENGTH, NAME_LENGTH, NAME_PATTERN, NameTakenError, User
+from app.models.mail import LET_IN
+from app.models.moderators import news_of_moderators
 from app.models.pagination import Id
 from app.models.writes import rows_changed, write
+from app.redis_client import StoreUnavailableError
 
 MOST_OPEN = 10  # invitations of one member that can still be used; more is a list that nobody keeps track of
 WHY_LENGTH = 200  # characters, as a line about oneself
@@ -133,7 +137,7 @@ class Applicant(Base):
 
     @classmethod
     def ask(cls, name: str, email: str, password: str, why: str = "") -> Self:
-        """Ask to join. Raises NameTakenError if somebody else who waits has that name.
+        """Ask to join; moderators are told. Raises NameTakenError if somebody else who waits has that name.
 
         The caller has to check the accounts.
         """
@@ -144,6 +148,7 @@ class Applicant(Base):
                 db.session.add(applicant)
         except IntegrityError:
             raise NameTakenError from None
+        cls._tell_moderators()
         return applicant
 
     @classmethod
@@ -175,19 +180,28 @@ class Applicant(Base):
     def let_in(self) -> User | None:
         """Make the account; None if another moderator has already let them in, or turned them away.
 
-        If they gave an address, a link to confirm it is sent there. Raises NameTakenError if somebody has the name now.
+        If they gave an address, a mail there tells them, and has a link to confirm it. Raises NameTakenError if
+        somebody has the name now.
         """
         user = self._account()
         try:
-            user.join(before=self._stop_waiting)
+            user.join(before=self._stop_waiting, mail=LET_IN)
         except _NotWaitingError:
             return None
+        self._tell_moderators()
         return user
 
     def turn_away(self) -> None:
         """Forget the request, with all that was asked for. The name is free again."""
         with write():
             db.session.execute(delete(APPLICANT).where(APPLICANT.c.id == self.id))
+        self._tell_moderators()
+
+    @staticmethod
+    def _tell_moderators() -> None:
+        """Have the moderators' menus count again; while Redis is away, nobody sees a menu."""
+        with suppress(StoreUnavailableError), write(*news_of_moderators()):
+            pass
 
     def _account(self) -> User:
         account = User(name=self.name, name_key=self.name_key, password_hash=self.password_hash)

@@ -25,7 +25,7 @@ from app.models.writes import rows_changed, write
 
 log = logging.getLogger(__name__)
 
-RESET, CONFIRM, CHANGED = "reset", "confirm", "changed"  # the kinds of mails
+RESET, CONFIRM, LET_IN, CHANGED = "reset", "confirm", "let-in", "changed"  # the kinds of mails
 NEW_PASSWORD, FACTOR_ON, FACTOR_OFF = "new-password", "factor-on", "factor-off"
 RECIPIENT_LENGTH = 254  # RFC 5321, 4.5.3.1.3
 FIRST_RETRY = timedelta(minutes=1)  # doubled after each attempt, up to

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Self
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     Executable,
     ForeignKey,
     Index,
@@ -38,6 +39,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.extensions import Base, UTCDateTime, db
 from app.models.accounts import REASON_LENGTH, User
 from app.models.follows import Person, person_columns
+from app.models.joining import Applicant
+from app.models.moderators import ModeratorRole, is_moderator, news_of_moderators
 from app.models.notifications import REMOVAL, WARNING, Notification, unread_query
 from app.models.pagination import Id, PagedQuery, Pagination
 from app.models.pins import MOST_PINNED, PinnedPost
@@ -49,7 +52,7 @@ from app.models.writes import LATEST_PAGE, SITE_PAGE, Also, notifications_of, ro
 PER_PAGE = 50  # lines of the log
 CASES = 20  # on a page
 MOST_SHOWN = 10  # reports of a case whose reasons are shown
-MOST_COUNTED = 99  # open reports
+MOST_COUNTED = 99  # open reports, or people who ask to join
 QUOTED = 80  # characters of a removed post that its author is reminded of
 ABOUT_PERSON = 0  # in place of a post's id
 
@@ -92,15 +95,6 @@ class NotAllowedError(Exception):
     """A moderator may not do this; the message says why."""
 
 
-class ModeratorRole(Base):
-    """Somebody may moderate. Only the command line adds or deletes a row."""
-
-    __tablename__ = "moderators"
-
-    user_id: Mapped[int] = mapped_column(Id, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
-    since: Mapped[datetime] = mapped_column(UTCDateTime, default=lambda: datetime.now(UTC))
-
-
 class Report(Base):
     """Somebody tells the moderators of a post, or of a person. Each person has at most one report of each."""
 
@@ -141,7 +135,7 @@ class Report(Base):
     @classmethod
     def count_open(cls) -> int:
         """Return how many reports are open; MOST_COUNTED + 1 stands for any more."""
-        return db.session.execute(select(_open_reports())).scalar_one()
+        return db.session.execute(select(_some(cls.decided_at.is_(None)))).scalar_one()
 
 
 class LogEntry(Base):
@@ -349,24 +343,14 @@ def _only(also: Also) -> None:
         also.run()
 
 
-def is_moderator(user_id: int) -> bool:
-    """Return whether the user with that id is a moderator."""
-    return db.session.get(ModeratorRole, user_id, populate_existing=True) is not None
-
-
-def news_of_moderators() -> set[str]:
-    """Return the stamps that hold how many reports are open; see news_of()."""
-    return {notifications_of(user_id) for user_id in db.session.scalars(select(ModeratorRole.user_id))}
-
-
 def news_of(user_id: int) -> str:
     """Return what the stamp notifications_of() holds, for the bar of every page: three words, with spaces between.
 
-    How many notifications a user has not seen; the digest of their picture, if they have one; for a moderator, the
-    number of open reports.
+    How many notifications a user has not seen; the digest of their picture, if they have one; for a moderator, how
+    many reports are open and how many people ask to join.
     """
-    unread, picture, open_reports = db.session.execute(_news(), {"user_id": user_id}).one()
-    return f"{unread} {picture or ''} {'' if open_reports is None else open_reports}"
+    unread, picture, undecided = db.session.execute(_news(), {"user_id": user_id}).one()
+    return f"{unread} {picture or ''} {'' if undecided is None else undecided}"
 
 
 def sentence(action: str, user: User, post_id: int | None = None, days: int | None = None) -> str:
@@ -488,11 +472,13 @@ def _news() -> Select[Any]:
     may = exists().where(ModeratorRole.user_id == bindparam("user_id", type_=BigInteger))
     people = User.__table__.c
     picture = select(people.picture).where(people.id == bindparam("user_id", type_=BigInteger)).scalar_subquery()
-    return select(unread_query().scalar_subquery(), picture, case((may, _open_reports()), else_=null()))
+    undecided = _some(Report.decided_at.is_(None)) + _some(Applicant.id.is_not(None))
+    return select(unread_query().scalar_subquery(), picture, case((may, undecided), else_=null()))
 
 
-def _open_reports() -> ScalarSelect[int]:
-    some = select(literal(1)).where(Report.decided_at.is_(None)).limit(MOST_COUNTED + 1).subquery()
+def _some(which: ColumnElement[bool]) -> ScalarSelect[int]:
+    """Return a subquery that counts rows, up to MOST_COUNTED + 1."""
+    some = select(literal(1)).where(which).limit(MOST_COUNTED + 1).subquery()
     return select(func.count()).select_from(some).scalar_subquery()
 
 

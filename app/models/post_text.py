@@ -81,8 +81,7 @@ class PostText:
     @property
     def tags(self) -> list[str]:
         """Return the hashtags in it, as they are looked up, each once."""
-        found = (tag_key(piece.target) for piece in pieces(self.body) if piece.kind == "tag")
-        return list(dict.fromkeys(tag for tag in found if len(tag) <= TAG_LENGTH))
+        return list(dict.fromkeys(tag_key(piece.target) for piece in pieces(self.body) if piece.kind == "tag"))
 
     @property
     def mentions(self) -> set[str]:
@@ -160,8 +159,12 @@ def _names_and_tags(body: str, start: int, stop: int) -> Iterator[Piece]:
     for match in NAME_OR_TAG.finditer(body, start, stop):
         if match.start() > end:
             yield Piece("text", body[end : match.start()])
-        kind: Literal["mention", "tag"] = "mention" if match["mention"] else "tag"
-        yield Piece(kind, match[0], match[kind])
+        if match["mention"]:
+            yield Piece("mention", match[0], match["mention"])
+        elif len(tag_key(match["tag"])) <= TAG_LENGTH:
+            yield Piece("tag", match[0], match["tag"])
+        else:
+            yield Piece("text", match[0])
         end = match.end()
     if end < stop:
         yield Piece("text", body[end:stop])

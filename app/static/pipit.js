@@ -112,7 +112,8 @@ function keepDraft(form) {
   };
 
   const draft = readDraft(name);
-  if (cameBack) save();
+  // What was typed before this script had loaded is newer than the draft.
+  if (cameBack || text.value.trim() !== before.trim()) save();
   else if (draft) offer(draft);
   text.addEventListener("input", () => save());
   let isKept = false;
@@ -225,7 +226,7 @@ for (const share of navigator.share || navigator.clipboard ? document.querySelec
   share.hidden = false;
 }
 
-// A like is sent without leaving the page. If that doesn't work, the browser sends it, and shows what is wrong.
+// A like is sent without leaving the page. If the server refuses it, the browser sends it again, and shows what is wrong.
 document.addEventListener("submit", async (event) => {
   const { target: form, submitter: button } = event;
   const isMember = form.id === "act" && form.method === "post";
@@ -234,17 +235,23 @@ document.addEventListener("submit", async (event) => {
   if (button.ariaBusy) return;
   button.ariaBusy = "true";
   const number = button.closest(".posts:not(.context) > .post")?.querySelector(".post-likes"); // there, none is shown
+  button.parentElement.querySelector("output")?.remove();
   const answer = await fetch(button.formAction, {
     method: "POST",
     body: new URLSearchParams(new FormData(form)),
     headers: { "X-Requested-With": "script" },
     redirect: "manual",
   }).catch(() => null);
-  if (answer?.type !== "opaqueredirect") {
+  button.ariaBusy = null;
+  if (!answer) { // without a connection, the browser would only replace this page with one of its own
+    const notice = document.createElement("output");
+    notice.textContent = "That didn\u2019t work. Are you online?";
+    return button.parentElement.append(notice);
+  }
+  if (answer.type !== "opaqueredirect") {
     button.classList.add("failed");
     return form.requestSubmit(button);
   }
-  button.ariaBusy = null;
   const wasLiked = button.matches(".mine");
   const other = wasLiked ? button.nextElementSibling : button.cloneNode(true);
   if (wasLiked) {
@@ -354,7 +361,8 @@ async function appendNext(link) {
   document.body.append(spoken); // ahead of what it says, or it would not be said
   const page = await load(link.href);
   const pager = link.closest(".pager");
-  const list = pager.previousElementSibling;
+  const above = pager.previousElementSibling;
+  const list = above.matches(".only-hidden") ? above.previousElementSibling : above;
   const found = page.querySelector(`main [class="${list.className}"]`).children;
   const items = [...found].filter((item) => !item.id || !document.getElementById(item.id));
   for (const item of items) addresses.set(item, link.pathname + link.search);

@@ -1,5 +1,7 @@
 """Error pages: what happened, in plain words, and what to do about it."""
 
+from urllib.parse import urlencode
+
 from flask import Flask, Response, current_app, make_response, render_template, request, url_for
 from flask_wtf.csrf import CSRFError
 from sqlalchemy.exc import SQLAlchemyError
@@ -15,6 +17,7 @@ from app.web.membership import is_for_members
 from app.web.viewer import LoginNeededError, came_from, local_path, signed_in
 
 RETRY_AFTER = 5  # s; a restarted store is back by then
+WRITTEN = ("body", "reason", "about", "why")  # the fields for more than a word: nobody should have to write it twice
 UNITS = (("second", 1, 60), ("minute", 60, 60), ("hour", 3600, 24))  # each with its seconds, and how many are said
 
 TITLES = {
@@ -82,7 +85,7 @@ def _form_out_of_date(_error: CSRFError) -> Response:
 
 
 def _login_needed(_error: LoginNeededError) -> Response:
-    title = "Log in to do this" if _sent("body") is None else "Log in to send this"
+    title = "Log in to send this" if _written() else "Log in to do this"
     text = "You aren't logged in here any more."
     return _page(403, title, text, login_needed=True, form=came_from())
 
@@ -93,7 +96,7 @@ def _blocked(_error: BlockedError) -> Response:
 
 def cant_see() -> Response:
     """Return what somebody gets in place of a page about a person whom they can't see."""
-    text = "It is about somebody whom you've blocked, or who has blocked you. Your settings show whom you've blocked."
+    text = "You've blocked this person, or they've blocked you. Your settings list the people you've blocked."
     return _page(403, "You can't see this page", text)
 
 
@@ -135,11 +138,11 @@ def _unavailable(cause: str) -> Response:
 
 
 def _page(code: int, title: str, text: str, *, login_needed: bool = False, form: str | None = None) -> Response:
-    """Return an error page; it keeps a post that was being written, so that nobody has to write it twice.
+    """Return an error page; it shows what was written in a form, so that nobody has to write it twice.
 
     form: where to go back to.
     """
-    kept = _sent("body")
+    kept = _written()
     if kept and (login_needed or code != 403):  # else it would be refused again
         form = _form_here() or _form_of_post()
     about = {"code": code, "title": title, "text": text, "login_needed": login_needed}
@@ -161,13 +164,21 @@ def _form_here() -> str | None:
     """Return the address of the form that was sent, which remembers where its sender wants to go; None if unknown."""
     if request.method == "GET":
         return request.full_path.rstrip("?")
-    if not request.endpoint or not request.url_rule or "GET" not in (request.url_rule.methods or ()):
+    if not request.url_rule or "GET" not in (request.url_rule.methods or ()):
         return None
-    return url_for(request.endpoint, **(request.view_args or {}), next=local_path(_sent("next")))
+    destination = local_path(_sent("next"))
+    if not destination:
+        return request.full_path.rstrip("?")
+    return f"{request.path}?{urlencode({'next': destination}, safe='/@')}"
+
+
+def _written() -> str | None:
+    """Return what somebody wrote in a form; None if nothing, or it can't be read."""
+    return next((text for text in map(_sent, WRITTEN) if text), None)
 
 
 def _sent(field: str) -> str | None:
-    """Return what was sent in a form's field, such as a post's text; None if nothing was, or it can't be read."""
+    """Return what was sent in a form's field; None if nothing was, or it can't be read."""
     try:
         return request.form.get(field)
     except HTTPException:  # too large; on the way to a 404, this is the first attempt to read the form

@@ -10,7 +10,7 @@ from app.web.forms.joining import InvitationForm
 from app.web.limits import count_action
 from app.web.membership import open_to_strangers, site_config
 from app.web.moderation import moderator_required
-from app.web.viewer import login_required, signed_in, viewer
+from app.web.viewer import login_required, note_write, signed_in, viewer
 
 bp = Blueprint("joining", __name__)
 
@@ -93,6 +93,7 @@ def let_in(_moderator: Moderator, applicant_id: int) -> ResponseReturnValue:
         flash("There is an account with that name by now. You can only turn this request away.")
     else:
         flash(f"@{user.name} is a member now." if user else GONE)
+    note_write()
     return redirect(url_for("joining.waiting"))
 
 
@@ -103,5 +104,6 @@ def turn_away(_moderator: Moderator, applicant_id: int) -> ResponseReturnValue:
     applicant = Applicant.with_id(applicant_id)
     if applicant:
         applicant.turn_away()
+    note_write()
     flash(f"@{applicant.name}'s request is deleted." if applicant else GONE)
     return redirect(url_for("joining.waiting"))

@@ -21,5 +21,5 @@ def delete() -> ResponseReturnValue:
         return render_template("leaving/delete.html", form=form), 422
     viewer().delete_account()
     sign_out()
-    flash("Your account and everything in it has been deleted.")
+    flash("Your account and everything in it have been deleted.")
     return redirect(url_for("posts.latest"))

@@ -9,7 +9,7 @@ from app.mail import Letter, current_mailer
 from app.models import User
 from app.models.accounts import RESET_LIFETIME
 from app.models.addresses import CONFIRM_LIFETIME, confirm_token
-from app.models.mail import CHANGED, CONFIRM, FACTOR_OFF, FACTOR_ON, NEW_PASSWORD, RESET, Mail
+from app.models.mail import CHANGED, CONFIRM, FACTOR_OFF, FACTOR_ON, LET_IN, NEW_PASSWORD, RESET, Mail
 from app.rate_limit import current_limiter, sending_rules
 from app.redis_client import StoreUnavailableError
 
@@ -41,9 +41,9 @@ def reset(mail: Mail) -> Letter | None:
     return letter(mail, "reset", name=user.name, link=link, minutes=RESET_LIFETIME // 60)
 
 
-@writes(CONFIRM)
+@writes(CONFIRM, LET_IN)
 def confirm(mail: Mail) -> Letter | None:
-    """Write to an address that somebody says is theirs; if it belongs to another account, tell its owner instead."""
+    """Write to an address that a member says is theirs; if it belongs to another account, tell its owner instead."""
     user = mail.user_id and User.with_id(mail.user_id)
     if not user or user.new_email != mail.recipient or _floods(mail):
         return None
@@ -51,7 +51,8 @@ def confirm(mail: Mail) -> Letter | None:
     if owner and owner.id != user.id:
         return letter(mail, "taken", name=owner.name, link=current_mailer().link("/forgot"))
     link = current_mailer().link(f"/confirm/{confirm_token(user, current_app.config['SECRET_KEY'])}")
-    return letter(mail, "confirm", name=user.name, link=link, hours=CONFIRM_LIFETIME // 3600)
+    login = current_mailer().link("/login")
+    return letter(mail, mail.kind, name=user.name, link=link, hours=CONFIRM_LIFETIME // 3600, login=login)
 
 
 @writes(CHANGED)

@@ -11,7 +11,7 @@ from typing import Any
 from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from app.models import Moderator, PinnedPost, Post, Report, SitePage, User
+from app.models import Applicant, Moderator, PinnedPost, Post, Report, SitePage, User
 from app.models.moderation import (
     ABOUT_PERSON,
     CHOICES,
@@ -25,7 +25,6 @@ from app.models.moderation import (
 )
 from app.models.site_pages import TITLES
 from app.models.writes import notifications_of
-from app.redis_client import StoreUnavailableError
 from app.sessions import current_session
 from app.web.converters import before, id_in_query
 from app.web.forms.moderation import DecisionForm, ReportForm, SitePageForm
@@ -33,7 +32,7 @@ from app.web.holes import fills_from
 from app.web.limits import count_action
 from app.web.people import person_named
 from app.web.post_html import html_by_id
-from app.web.viewer import login_required, note_write, signed_in, viewer
+from app.web.viewer import login_required, note_write, viewer
 
 bp = Blueprint("moderation", __name__)
 
@@ -42,22 +41,20 @@ THANKS = "Thanks, the moderators will look at it."
 
 
 def moderator_required(view: View) -> View:
-    """Call a view with the Moderator who asks, before its other arguments; everyone else gets a 404."""
+    """Call a view with the Moderator who asks, before its other arguments; another member gets a 404."""
 
+    @login_required
     @wraps(view)
     def wrapped(**arguments: Any) -> ResponseReturnValue:
-        if current_session().unavailable:
-            raise StoreUnavailableError("the session can't be read")
-        person = signed_in()
-        moderator = Moderator.with_id(person.id) if person else None
+        moderator = Moderator.with_id(current_session()["user_id"])
         return view(moderator or abort(404), **arguments)
 
     return wrapped
 
 
 @fills_from("moderation", notifications_of)
-def open_reports(held: str) -> dict[str, str] | None:
-    """Return how many reports are open, for a moderator's menu; None for everyone else."""
+def undecided(held: str) -> dict[str, str] | None:
+    """Return how much waits for a decision, for a moderator's menu; None for everyone else."""
     count = held.split(" ")[2]
     if not count:
         return None
@@ -116,7 +113,8 @@ def reports(_moderator: Moderator) -> ResponseReturnValue:
     after = id_in_query("after")
     cases, newer = open_cases(after)
     html = html_by_id(Post.listed([case.post_id for case in cases if case.post_id]))
-    return render_template("moderation/reports.html", cases=cases, newer=newer, html=html, after=after)
+    about = {"cases": cases, "newer": newer, "html": html, "after": after, "waiting": Applicant.count()}
+    return render_template("moderation/reports.html", **about)
 
 
 @bp.get("/moderation/people")

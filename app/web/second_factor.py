@@ -19,7 +19,7 @@ bp = Blueprint("second_factor", __name__)
 
 NO_STORE = {"Cache-Control": "no-store"}  # for pages with a secret
 WRONG_CODE = "That code isn't right, or was used already. Enter the one that your app shows now."
-WRONG_FIRST_CODE = "That code isn't right. Enter the one that the app shows now. Is the clock of your phone right?"
+WRONG_FIRST_CODE = "That code isn't right. Enter the one that the app shows now. Is your phone's clock right?"
 WRONG_RECOVERY_CODE = "That code isn't right, or was used already."
 LAST_CODE_USED = "You've used your last recovery code. Make new ones in your settings."
 NEW_SECRET = "new_factor"  # noqa: S105  # the name of a key in the session

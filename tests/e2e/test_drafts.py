@@ -68,6 +68,23 @@ def test_a_draft_survives_leaving_the_page_and_a_reload(site: Pipit, visit: Visi
     assert sorted(field(person).input_value().split(", ")) == ["and the other half", "half a thought"]
 
 
+def test_what_is_typed_before_the_script_has_loaded_is_newer_than_the_draft(site: Pipit, visit: Visits) -> None:
+    person = visit(site)
+    person.register("quick")
+    field(person).fill("An old draft")
+    held: list[Route] = []
+    person.page.route("**/*.js", lambda route: held.append(route))
+    person.page.goto(person.page.url, wait_until="commit")
+    field(person).fill("Typed before the script came")
+    for route in held:
+        route.continue_()
+    person.page.wait_for_load_state()
+    expect(field(person)).to_have_value("Typed before the script came")
+    person.page.unroute("**/*.js")
+    person.page.reload()
+    expect(field(person)).to_have_value("Typed before the script came")
+
+
 def test_a_published_draft_is_gone(site: Pipit, visit: Visits) -> None:
     person = visit(site)
     person.register("done")

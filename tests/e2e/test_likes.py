@@ -46,6 +46,24 @@ def test_a_like_is_sent_in_place_by_keyboard_and_is_there_after_a_reload(site: P
     expect(post.locator(".post-likes")).to_have_text("")
 
 
+def test_without_a_connection_a_heart_says_so_and_the_page_stays(site: Pipit, visit: Visits) -> None:
+    person = visit(site)
+    person.register("on_a_train")
+    person.publish("Tunnel")
+    person.open("/@on_a_train")
+    page = person.page
+    page.route("**/like", lambda route: route.abort("aborted"))
+    page.evaluate("console.error = () => {}")
+    page.get_by_role("button", name="Like").click()
+    expect(page.locator(".post output")).to_have_text("That didn’t work. Are you online?")
+    expect(page).to_have_url(re.compile("/@on_a_train$"))
+    page.unroute("**/like")
+    with page.expect_response("**/like"):
+        page.get_by_role("button", name="Like").click()
+    expect(page.get_by_role("button", name="Unlike")).to_be_visible()
+    expect(page.locator(".post output")).to_have_count(0)
+
+
 def test_a_like_works_without_scripts_and_leads_back_to_the_post(site: Pipit, visit: Visits) -> None:
     person = visit(site, java_script_enabled=False)
     person.register("plain_likes")

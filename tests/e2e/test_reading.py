@@ -256,3 +256,34 @@ def looks_of(person: Visit) -> list[str]:
 
     person.page.on("request", note)
     return looks
+
+
+def test_a_list_that_muting_has_emptied_says_so(site: Pipit, visit: Visits) -> None:
+    author, reader = visit(site), visit(site)
+    author.register("chatty")
+    author.publish("one two three")
+    reader.register("prefers_quiet")
+    reader.open("/@chatty")
+    reader.page.get_by_role("button", name="Follow").click()
+    reader.open("/home")
+    note = reader.page.get_by_text("Everything here is by people you've muted or blocked.")
+    expect(note).to_be_hidden()
+    reader.open("/@chatty")
+    reader.page.get_by_text("Mute or block").click()
+    reader.page.get_by_role("button", name="Mute").click()
+    for path in ("/home", "/search?q=from%3Achatty", "/search?q=%40chatty"):
+        reader.open(path)
+        expect(note).to_be_visible()
+
+
+def test_no_post_takes_more_than_its_place(site: Pipit, visit: Visits) -> None:
+    person = visit(site)
+    person.register("shouts")
+    person.publish("a" + "\u0301" * 2_700)
+    person.publish("top" + "\n" * 250 + "bottom")
+    person.open("/@shouts")
+    body = person.page.locator(".post-body")
+    assert all(body.nth(number).evaluate("(post) => post.clientHeight") < 1_000 for number in range(2))
+    assert body.nth(1).evaluate("(post) => getComputedStyle(post).overflowY") == "hidden"
+    person.page.locator(".post-time").first.click()
+    assert person.page.locator(".posts.single .post-body").evaluate("(post) => post.clientHeight") > 5_000

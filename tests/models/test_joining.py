@@ -140,7 +140,7 @@ def test_whoever_asks_is_nobody_until_they_are_let_in(context: None) -> None:
     user = User.named("eve")
     assert user
     assert (user.name, user.email, user.new_email) == ("Eve", None, "eve@example.org")
-    assert [(mail.kind, mail.recipient) for mail in Mail.unsent()] == [("confirm", "eve@example.org")]
+    assert [(mail.kind, mail.recipient) for mail in Mail.unsent()] == [("let-in", "eve@example.org")]
 
 
 @pytest.mark.parametrize("login", ["", "@", "nobody", "eve\0", "x" * 300, "nobody@example.org"])

@@ -5,7 +5,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.models import post_text
-from app.models.post_text import LENGTH, LENGTH_CODE_POINTS, PostText, PostTextError, count_characters, pieces, tag_key
+from app.models.post_text import (
+    LENGTH,
+    LENGTH_CODE_POINTS,
+    TAG_LENGTH,
+    PostText,
+    PostTextError,
+    count_characters,
+    pieces,
+    tag_key,
+)
 
 FAMILY = "👨‍👩‍👧‍👦"  # one character, seven code points
 repeatable = settings(deadline=None, derandomize=True, max_examples=300)
@@ -318,6 +327,11 @@ def test_a_long_text_is_refused_before_its_characters_are_all_counted(
     with pytest.raises(PostTextError):
         PostText.parse(text)
     assert max(counted) <= LENGTH_CODE_POINTS
+
+
+def test_a_hashtag_that_is_too_long_to_be_looked_up_is_no_link() -> None:
+    assert [piece.kind for piece in pieces("#" + "a" * TAG_LENGTH)] == ["tag"]
+    assert [piece.kind for piece in pieces("#" + "a" * (TAG_LENGTH + 1))] == ["text"]
 
 
 def test_a_text_that_is_far_too_long_is_told_so() -> None:

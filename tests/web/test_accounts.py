@@ -342,6 +342,19 @@ def test_changing_the_password_ends_all_other_sessions_and_renews_this_one(
     assert visitor.log_in("ada", "another good one").status_code == 302
 
 
+@pytest.mark.parametrize("password", ["password", "Password1!", "1234567890", "qwertyuiop", "aaaaaaaaaa", "abababab"])
+def test_what_attackers_try_first_is_no_password(ada: Visitor, visitor: Visitor, password: str) -> None:
+    said = "This password is one of the first that people try. Choose another one."
+    changed = ada.post("/settings/password", current_password=PASSWORD, new_password=password)
+    assert error_at(changed.text, "new_password") == said
+    registered = visitor.post("/register", username="eve", password=password)
+    assert error_at(registered.text, "password") == said
+
+
+def test_another_password_is_not_the_same_one(ada: Visitor) -> None:
+    assert change(ada, PASSWORD, PASSWORD) == "422 That is the password you have. Choose another one."
+
+
 def test_changing_the_password_needs_a_login(visitor: Visitor) -> None:
     answer = visitor.get("/settings/password")
     assert (answer.status_code, answer.headers["Location"]) == (302, "/login?next=/settings/password")

@@ -273,6 +273,24 @@ def test_a_moderator_lets_somebody_in(moderated: Flask) -> None:
     assert "already decided" in ada.get("/moderation/joining").text
 
 
+def test_moderators_see_on_every_page_that_somebody_asks(moderated: Flask) -> None:
+    ada = member_of(moderated)
+
+    def menu() -> list[str]:
+        return re.findall(r'/moderation">Moderation(?: <span class="badge">(\d+)<)?', ada.get("/").text)
+
+    assert menu() == ["1"]
+    ask_to_join(moderated, "mallory")
+    assert menu() == ["2"]
+    assert '<a href="/moderation/joining">2 people are asking to join</a>' in ada.get("/moderation").text
+    ada.post("/moderation/joining/1/let-in", form_on="/moderation/joining")
+    assert menu() == ["1"]
+    assert "1 person is asking to join" in ada.get("/moderation").text
+    ada.post("/moderation/joining/2/turn-away", form_on="/moderation/joining")
+    assert menu() == [""]
+    assert "person is asking" not in ada.get("/moderation").text
+
+
 def test_a_moderator_turns_somebody_away(moderated: Flask) -> None:
     ada = member_of(moderated)
     ada.post("/moderation/joining/1/turn-away", form_on="/moderation/joining")
@@ -288,10 +306,10 @@ def test_nobody_else_has_such_a_page(moderated: Flask) -> None:
     for path in ("/moderation/joining", "/moderation/joining/1/let-in", "/moderation/joining/1/turn-away"):
         if path == "/moderation/joining":
             assert bob.get(path).status_code == 404
-            assert stranger.get(path).status_code == 404
+            assert stranger.get(path).location == f"/login?next={path}"
         else:
             assert bob.post(path, form_on="/home").status_code == 404
-            assert stranger.post(path, form_on="/login").status_code == 404
+            assert stranger.post(path, form_on="/login").status_code == 403
     with moderated.app_context():
         assert Applicant.count() == 1
 

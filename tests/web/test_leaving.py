@@ -40,7 +40,7 @@ def test_whoever_left_is_gone_everywhere_and_at_once(ada: Visitor, bob: Visitor,
     for path in paths:
         visitor.get(path)
     assert leave(ada) == 302
-    assert "Your account and everything in it has been deleted." in ada.get("/").text
+    assert "Your account and everything in it have been deleted." in ada.get("/").text
     for path in paths:
         page = visitor.get(path).text
         assert "sencha?" not in page, path

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from urllib.parse import quote
 
 import pytest
 from click.testing import Result
@@ -63,7 +64,8 @@ def open_reports(moderator: Visitor, path: str = "/") -> str | None:
 
 def test_only_the_command_line_makes_moderators(run: Callable[..., Result], ada: Visitor, visitor: Visitor) -> None:
     for path in PAGES:
-        assert ada.get(path).status_code == visitor.get(path).status_code == 404
+        assert ada.get(path).status_code == 404
+        assert visitor.get(path).location == f"/login?next={path}"
     assert "no moderator" in run("doctor").output
     assert run("user", "promote", "ada").output == "Made @ada a moderator.\n"
     for path in PAGES:
@@ -101,6 +103,33 @@ def test_a_person_is_reported_on_their_page(ada: Visitor, bob: Visitor, moderato
     report(bob, "/@ada", "Pretends to be me.")
     assert "Pretends to be me." in moderator.get("/moderation").text
     assert unread(ada) == ""
+
+
+def test_nobody_is_asked_to_report_themselves(ada: Visitor, visitor: Visitor) -> None:
+    assert 'href="/@ada/report"' in visitor.get("/@ada").text
+    assert 'href="/@ada/report"' not in ada.get("/@ada").text
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/@ada/report", {"reason": "An hour's work"}),
+        ("/moderation/people/ada?post=1", {"choice": "warn", "reason": "An hour's work"}),
+        ("/settings/profile", {"about": "An hour's work"}),
+    ],
+)
+def test_what_was_written_before_the_session_ended_is_kept(
+    ada: Visitor, moderator: Visitor, redis: Redis, path: str, fields: dict[str, str]
+) -> None:
+    ada.publish("hello")
+    token = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', moderator.get(path).text)
+    assert token
+    redis.delete(f"session:{moderator.session_id()}")
+    answer = moderator.client.post(path, data={"csrf_token": token[1], **fields})
+    assert answer.status_code == 403
+    assert "Log in to send this" in answer.text
+    assert f'href="/login?next={quote(path, safe="/@?")}"' in answer.text
+    assert ">An hour&#39;s work</textarea>" in answer.text
 
 
 def test_a_report_needs_a_reason_and_keeps_what_was_typed(ada: Visitor, bob: Visitor) -> None:
@@ -335,7 +364,7 @@ def test_moderators_cannot_act_on_each_other_or_themselves(
     assert run("user", "suspend", "mod", "--days", "3", "--reason", "Abuse.").output.startswith(
         "Suspended @mod for 3 days."
     )
-    assert moderator.get("/moderation").status_code == 404
+    assert moderator.get("/moderation").location == "/login?next=/moderation"
     assert log(app)[0] == "The command line suspended @mod for 3 days: Abuse."
 
 

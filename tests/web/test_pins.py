@@ -90,5 +90,5 @@ def test_moderators_pin_three_posts_above_the_latest_ones(
 def test_only_moderators_do(ada: Visitor, bob: Visitor, visitor: Visitor, verb: str) -> None:
     ada.publish("look at me")
     assert ada.post(f"/moderation/posts/1/{verb}", form_on="/home").status_code == 404
-    assert visitor.post(f"/moderation/posts/1/{verb}", form_on="/login").status_code == 404
+    assert visitor.post(f"/moderation/posts/1/{verb}", form_on="/login").status_code == 403
     assert pinned(visitor.get("/").text) == []

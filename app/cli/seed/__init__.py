@@ -11,7 +11,7 @@ from app.config import is_heroku
 from app.extensions import db
 from app.models import Block, Follow, Like, Notification, Picture, PinnedPost, Post, PostTag, Report, User
 from app.models.accounts import hasher
-from app.models.moderation import ModeratorRole
+from app.models.moderators import ModeratorRole
 from app.models.notifications import LIKE, REPLY
 from app.models.pictures import digest_of
 from app.models.post_text import PostText, search_key

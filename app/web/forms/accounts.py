@@ -13,6 +13,17 @@ from app.web.forms.addresses import email_field
 
 # Names that would look like the site's own accounts.
 RESERVED_NAMES = {"admin", "administrator", "moderator", "pipit", "root", "support"}
+# Alone, or with digits or a mark after them, these are the most common passwords that are long enough.
+COMMON_WORDS = frozenset(
+    """
+    password passwort passw0rd p@ssw0rd p@ssword iloveyou sunshine princess football baseball superman starwars welcome
+    qwerty qwertyuiop qwertz azerty asdf asdfgh asdfghjkl zxcvbnm 1q2w3e4r 1q2w3e4r5t 1qaz2wsx q1w2e3r4 qazwsx qazwsxedc
+    abc abcd abcdef abcdefgh letmein trustno monkey dragon master shadow michael jennifer jordan charlie liverpool
+    chelsea arsenal computer internet whatever secret changeme default admin administrator pipit
+    """.split()  # noqa: SIM905  # a list would take fifty lines
+)
+ROWS_OF_KEYS = "01234567890123456789 98765432109876543210 qwertyuiopasdfghjklzxcvbnm abcdefghijklmnopqrstuvwxyz"
+DIFFERENT = 3  # characters that a password has at least: not 11111111 nor abababab
 EMAIL_USES = "Never shown to anyone. You can log in with it, and choose a new password if you forget yours."
 NAME_TAKEN = "“{}” is taken. Choose another name."
 
@@ -23,7 +34,7 @@ def without_at(text: str | None) -> str:
 
 
 def new_password_field(label: str) -> PasswordField:
-    """Return the field for a password that is being chosen."""
+    """Return the field for a password that is being chosen; it refuses common ones (NIST SP 800-63B-4, 3.1.1.2)."""
     return PasswordField(
         label,
         description=f"At least {PASSWORD_MIN} characters. A few random words are easy to remember and hard to guess.",
@@ -31,9 +42,17 @@ def new_password_field(label: str) -> PasswordField:
             InputRequired("Choose a password."),
             Length(min=PASSWORD_MIN, message=f"Use at least {PASSWORD_MIN} characters."),
             Length(max=PASSWORD_MAX, message=f"Use at most {PASSWORD_MAX} characters."),
+            _is_uncommon,
         ],
         render_kw={"autocomplete": "new-password", "minlength": PASSWORD_MIN},
     )
+
+
+def _is_uncommon(_form: Form, field: Field) -> None:
+    """Refuse what attackers try first. Raises ValidationError."""
+    password = field.data.casefold()
+    if password.rstrip("0123456789!.?") in COMMON_WORDS or len(set(password)) < DIFFERENT or password in ROWS_OF_KEYS:
+        raise ValidationError("This password is one of the first that people try. Choose another one.")
 
 
 class RegisterForm(Form):
@@ -110,6 +129,11 @@ class PasswordForm(Form):
 
     current_password = password_field("Current password", missing="Enter your current password.")
     new_password = new_password_field("New password")
+
+    def validate_new_password(self, field: Field) -> None:
+        """Refuse the password that the account has."""
+        if field.data == self.current_password.data:
+            raise ValidationError("That is the password you have. Choose another one.")
 
 
 class DeleteForm(Form):

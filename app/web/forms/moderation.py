@@ -38,7 +38,7 @@ class DecisionForm(Form):
     choice = RadioField("What do you want to do?", validators=[InputRequired("Choose what to do.")])
     reason = _reason_field(
         "Reason",
-        "It is kept in the log. Whoever is warned or suspended reads it, and so does the author of a removed post.",
+        "It is kept in the log. The person you warn or suspend sees it, and so does the author of a removed post.",
         "Give a reason.",
     )
 
