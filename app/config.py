@@ -205,9 +205,9 @@ def parse_database_url(url: str) -> str:
                 "password)"
             )
         return f"postgresql+psycopg://{rest}"
-    if scheme == "sqlite" and rest.startswith("/"):
+    if scheme == "sqlite" and rest.startswith("/") and rest.strip("/") not in ("", ":memory:"):
         return url
-    raise InvalidSettingError("must begin with postgres:// or sqlite:///")
+    raise InvalidSettingError("must begin with postgres:// or sqlite:///, and name a database or its file")
 
 
 def parse_read_url(url: str) -> str:

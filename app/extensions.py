@@ -102,9 +102,9 @@ def sql_reason(error: Exception) -> str:
     cause = getattr(error, "orig", None) or error
     lines = str(cause).strip().splitlines() or [""]
     line = CREDENTIALS.sub(r"\1…", lines[0])
-    for password in (engine.url.password for engine in db.engines.values()):
-        if password and any(secret in line for secret in (password, quote(password), quote(password, safe=""))):
-            line = ""
+    for password in filter(None, (engine.url.password for engine in db.engines.values())):
+        for secret in (quote(password, safe=""), quote(password), password):
+            line = line.replace(secret, "…")
     return f"{type(cause).__name__}: {line[:200]}"
 
 

@@ -32,7 +32,7 @@ WINDOW = 60  # s; a clock minute, so that "try again at 20:49" is true for every
 HOUR = 3600  # s
 ADDRESS_FACTOR = 4  # an address may try this many times as often as an account: a family, a class, an office
 RESETS = 20  # a minute and address
-REGISTRATIONS = 60  # a minute and address: a class of thirty can join at once
+REGISTRATIONS = 60  # a minute and address, or an hour if a moderator decides: a class of thirty can join at once
 Action = Literal["sign-in", "post", "follow", "like", "report", "invite", "picture", "import"]
 # How often an account may do that in a minute; and while it is younger than a day: often enough for whoever finds their
 # way around, not for a spammer who has just joined and is not reported yet.
@@ -43,7 +43,7 @@ BY_ACCOUNT: dict[Action, tuple[int, int]] = {
     "like": (120, 30),  # likes, given and taken back
     "report": (10, 5),
     "invite": (20, 20),  # whoever makes a link, and revokes it, could go on for ever
-    "picture": (10, 10),  # uploads; each keeps the processor busy for a second
+    "picture": (5, 5),  # uploads; one is made small at a time, and may take five seconds
     "import": (5, 5),  # uploads; each is unpacked once, and kept until it is imported
 }
 SEARCHES = 30  # a minute and account; four times as many from an address, for strangers: a class may share one
@@ -222,9 +222,11 @@ class RateLimiter:
         return self.store.key(f"limit:{rule.what}:{rule.who}:{int(now) // rule.window}")
 
 
-def registration_rules(address: str) -> list[Rule]:
-    """Return the rules for making an account."""
-    return [Rule("register-from", address_label(address), REGISTRATIONS)]
+def registration_rules(address: str, *, asks: bool) -> list[Rule]:
+    """Return the rules for making an account. asks: a moderator decides, who can't read a thousand requests."""
+    origin = address_label(address)
+    rules = [Rule("register-from", origin, REGISTRATIONS)]
+    return [*rules, Rule("ask-from", origin, REGISTRATIONS, HOUR)] if asks else rules
 
 
 def reset_rules(address: str) -> list[Rule]:

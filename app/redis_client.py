@@ -93,6 +93,7 @@ TROUBLES = {  # by a part of describe()'s text
     ),
     "MovedError": UNKNOWN_CLUSTER,
     "ClusterCrossSlotError": UNKNOWN_CLUSTER,
+    "DB index is out of range": Trouble("has no such database", "the number at the end of REDIS_URL is too high"),
     "SELECT is not allowed": Trouble("is a cluster", "a cluster has only one database: REDIS_URL must end in /0"),
     "AuthenticationError": Trouble("refuses the password", "the user or password in REDIS_URL is wrong or missing"),
     "NoPermissionError": Trouble("refuses this user", "the user in REDIS_URL needs +@all ~* &* (docs/deploy.md)"),

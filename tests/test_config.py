@@ -205,6 +205,8 @@ def test_a_database_url_names_its_driver(url: str, as_sqlalchemy_wants_it: str) 
         ("mysql://u:p@h/n", "postgres:// or sqlite:///"),
         ("postgres", "postgres:// or sqlite:///"),
         ("sqlite://", "postgres:// or sqlite:///"),
+        ("sqlite:///", "name a database or its file"),
+        ("sqlite:///:memory:", "name a database or its file"),
         ("pipit.db", "postgres:// or sqlite:///"),
         ("postgres://u:p@h", "a database"),
         ("postgres://u:p@/n", "must name a host"),

@@ -22,6 +22,7 @@ from app.models.writes import write
 from app.rate_limit import (
     BY_ACCOUNT,
     DEVICE_LIFETIME,
+    HOUR,
     MOST_DEVICES,
     WINDOW,
     Action,
@@ -435,11 +436,22 @@ def test_the_right_password_is_not_counted_as_a_guess(
 
 
 def test_joining_is_limited_by_address(visitor: Visitor, redis: Redis, clock: Callable[[float], None]) -> None:
-    rule = registration_rules("127.0.0.1")[0]
+    (rule,) = registration_rules("127.0.0.1", asks=False)
     redis.set(f"limit:{rule.what}:{rule.who}:{MINUTE // 60}", rule.limit - 1)
     assert visitor.register("one").status_code == 302
     visitor.log_out()
     assert visitor.register("two").status_code == 429
+
+
+def test_asking_to_join_is_limited_by_the_hour(
+    make_app: Callable[..., Flask], redis: Redis, clock: Callable[[float], None]
+) -> None:
+    visitor = Visitor(make_app(registration="asked").test_client())
+    _, rule = registration_rules("127.0.0.1", asks=True)
+    redis.set(f"limit:{rule.what}:{rule.who}:{MINUTE // HOUR}", rule.limit - 1)
+    assert visitor.post("/register", username="one", password=PASSWORD).status_code == 302
+    clock(MINUTE + 60)
+    assert visitor.post("/register", username="two", password=PASSWORD).status_code == 429
 
 
 @pytest.mark.server

@@ -8,9 +8,9 @@ from app.config import Config
 FIRST_PAUSE = 1.0  # s; a Redis that starts beside Pipit takes less
 LONGEST_PAUSE = 16.0  # s; each request for /readyz is a line in the log
 
-REMEDIES = {
-    "redis": "`flask local redis` starts one on this machine; REDIS_URL names another.",
-    "sql": "`flask db upgrade` makes the tables; DATABASE_URL names the database.",
+REMEDIES = {  # by what /readyz says
+    "redis fails": "`flask local redis` starts one on this machine; REDIS_URL names another.",
+    "sql is not migrated": "`flask db upgrade` makes the tables.",
 }
 
 
@@ -21,8 +21,8 @@ def announce(config: Config, port: int) -> None:
     while missing := _missing(config, port):
         if pause > FIRST_PAUSE:
             for name in missing.keys() - told:
-                text = f"{config.site_name} is not ready: {missing[name]}. {REMEDIES.get(name, '')}"
-                print(text.strip(), flush=True)
+                remedy = REMEDIES.get(missing[name], "The log says why.")
+                print(f"{config.site_name} is not ready: {missing[name]}. {remedy}", flush=True)
             told |= missing.keys()
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)

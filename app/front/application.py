@@ -97,8 +97,11 @@ class Front:
                 response = None
             if response is not None:
                 return response
-        if visit.is_upload and self._early is not None and not await self._early.is_signed_in(visit):
-            return await self._bridge.answer_without_body(visit)
+        if visit.is_upload and self._early is not None:
+            member = await self._early.member(visit)
+            if member is None:
+                return await self._bridge.answer_without_body(visit)
+            visit.member = member
         return await self._bridge.answer(visit, receive)
 
     def _visit(self, scope: Scope) -> Visit:

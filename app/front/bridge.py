@@ -14,6 +14,7 @@ import io
 import logging
 import sys
 import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 MAX_CONTENT_LENGTH = 64 * 1024  # bytes of a body; a post of 280 family emoji is some 7,000
 MOST_UPLOADS = 20  # at once in one process; each takes some 0.3 MB of memory, and a file
+MOST_UPLOADS_EACH = 2  # of them by one member
 MOST_WAITING = 500  # requests that wait for a thread; more could not be answered before the router gives up
 RETRY_AFTER = b"5"  # s
 IN_MEMORY = 1_000_000  # bytes; a longer answer goes to a temporary file
@@ -52,6 +54,7 @@ class Visit:
     address: str  # the visitor's
     request: costs.RequestStats
     largest_body: int = MAX_CONTENT_LENGTH  # bytes that the view takes
+    member: int = 0  # the id of whoever sends an upload; 0 if unknown
 
     @property
     def is_upload(self) -> bool:
@@ -89,7 +92,7 @@ class Bridge:
         self._loop = asyncio.get_running_loop()
         self._most = threads + MOST_WAITING
         self._under_way = 0
-        self._uploads = 0  # that are received, or answered
+        self._uploads = Counter[int]()  # that are received, or answered, by the member
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"flask-{number}", daemon=True) for number in range(threads)
@@ -101,16 +104,19 @@ class Bridge:
         """Return the application's response. Raises DisconnectedError if the request never becomes complete."""
         if not visit.is_upload:
             return await self._answer(visit, *await _read(visit, receive))
-        if self._uploads >= MOST_UPLOADS:
+        if visit.member and self._uploads[visit.member] >= MOST_UPLOADS_EACH:
+            text = b"You are uploading something already. Try again when that is done.\n"
+            return plain_text(429, text, (b"retry-after", RETRY_AFTER))
+        if self._uploads.total() >= MOST_UPLOADS:
             log.warning("%d uploads are under way already: 503", MOST_UPLOADS)
             text = b"Too many people are uploading something right now. Try again in a moment.\n"
             return plain_text(503, text, (b"retry-after", RETRY_AFTER))
-        self._uploads += 1
+        self._uploads[visit.member] += 1
         try:
             with TemporaryFile() as file:
                 return await self._answer(visit, file, await _receive_into(file, receive))
         finally:
-            self._uploads -= 1
+            self._uploads -= Counter([visit.member])  # which forgets whoever has none left
 
     async def answer_without_body(self, visit: Visit) -> Response:
         """Return the application's response to a request whose body nobody will read, as if it had none."""

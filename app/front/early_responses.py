@@ -175,23 +175,26 @@ class EarlyResponses:
             page = found.responses
         return _to_anonymous(page, headers, request)
 
-    async def is_signed_in(self, visit: Visit) -> bool:
-        """Return whether a request comes with a session of somebody who is signed in; True if Redis can't say.
+    async def member(self, visit: Visit) -> int | None:
+        """Return the id of the member whose session a request comes with, None if nobody's; 0 if Redis can't say.
 
         Flask reads the session again once it has the whole request: by then the session may have ended.
         """
         cookies = parse_cookie(visit.headers.get(b"cookie", b"").decode("latin-1"))
         sid = self._sessions.session_id(cookies, secure=visit.scheme == "https")
         connection = self._local_cache.link.connection
-        if sid is None or connection is None:
-            return sid is not None
+        if sid is None:
+            return None
+        if connection is None:
+            return 0
         reply: asyncio.Future[Any] = self._loop.create_future()
         connection.ask(reply.set_result, *self._sessions.read_command(sid))
         visit.request.redis += 1
         value = await reply
         if isinstance(value, Exception):
-            return True
-        return self._sessions.decode(value) is not None
+            return 0
+        session = self._sessions.decode(value)
+        return session["user_id"] if session else None
 
     async def _answer_with_session(
         self,

@@ -287,9 +287,10 @@ class User(Base):
     def reset_token(self, secret_key: str) -> str:
         """Return a token with which a new password can be set once, within RESET_LIFETIME.
 
-        The token is bound to the password that it replaces, so the secret key alone is not enough to forge one.
+        The token is bound to the password that it replaces, so the secret key alone is not enough to forge one; and to
+        the e-mail address that the account has now, for the link may have been sent there.
         """
-        return _reset_signer(secret_key).dumps([self.id, self.password_fingerprint])
+        return _reset_signer(secret_key).dumps([self.id, self._reset_fingerprint])
 
     @classmethod
     def with_reset_token(cls, token: str, secret_key: str) -> Self | None:
@@ -299,12 +300,16 @@ class User(Base):
         except BadData:
             return None
         user = cls.with_id(user_id)
-        return user if user and compare_digest(user.password_fingerprint, fingerprint) else None
+        return user if user and compare_digest(user._reset_fingerprint, fingerprint) else None
 
     @property
     def password_fingerprint(self) -> str:
         """Return a value that changes with the password and its version, and reveals neither."""
         return hashlib.sha256(f"{self.password_version}:{self.password_hash}".encode()).hexdigest()[:32]
+
+    @property
+    def _reset_fingerprint(self) -> str:
+        return hashlib.sha256(f"{self.password_fingerprint} {self.email or ''}".encode()).hexdigest()[:32]
 
     def _store_hash(self, password: str, version: int, *, next_version: int | None = None) -> bool:
         """Store a password's hash, unless the password is no longer of this version; return whether it was stored."""

@@ -9,6 +9,7 @@ Nothing is done twice: posts.sent_as is unique, and says of an imported post who
 
 import hashlib
 import json
+import re
 import struct
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from io import SEEK_END
 from typing import IO, Any, Self
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from app.extensions import db
 from app.models.accounts import User
@@ -30,7 +31,8 @@ from app.models.posts import ELSEWHERE, Post, PostTag
 from app.models.transfers import IMPORT, LostClaimError, Transfer, TransferError
 from app.models.writes import write
 
-MOST_POSTS = 100_000
+MOST_POSTS = 100_000  # in a file, and in an account
+MOST_VALUES = 100 * PER_FILE  # in the JSON of a file of posts; a post has a dozen
 LARGEST_MANIFEST = 256 * 2**10  # bytes; one with fifty devices has some 10 kB
 LARGEST_LIST = 4 * 2**20  # bytes of one file of posts; PER_FILE of the longest that there can be have 2.3 MB
 LARGEST_WHOLE = 200 * 2**20  # bytes that are unpacked in all; 100,000 usual posts have 50 MB
@@ -39,7 +41,9 @@ DIRECTORY_END, ZIP64_END = b"PK\x05\x06", b"PK\x06\x07"  # what the last 22 byte
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FIRST_ID = -(2**52)  # a post of EPOCH; JavaScript knows all integers up to 2**53, and an id of 0 would be of 2112
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+NEIGHBOURS = 100  # ids that are read at once to find a free one
 LISTS = "posts", "likes", "following", "hidden"  # of which an export must say how long they are
+STRING = re.compile(rb'"(?s:[^"\\]|\\.)*+\\?(?:"|\Z)')  # of JSON, or what is left of one; in linear time
 BEGINNING = 80  # characters of a text, in a report
 MOST_REPORTED = 100  # posts that a report names
 
@@ -47,6 +51,7 @@ BROKEN = "That isn't a ZIP file, or it is damaged or incomplete."
 NOT_OURS = "That isn't an export from Pipit. Choose the ZIP file that you downloaded in the settings of an account."
 NEWER = "That export was made by another version of Pipit, which this site can't read."
 TOO_MUCH = f"There is too much in that file. An import can have up to {MOST_POSTS:,} posts."
+FULL = f"You have {MOST_POSTS:,} imported posts already, and nobody can have more."
 ODD = "It isn't written as in an export from Pipit."
 NO_DATE = "Its date is in the future, or can't be true."
 
@@ -184,8 +189,8 @@ class Record:
             return cls(
                 id=_number(post["id"], -LARGEST_ID),
                 text=post["text"],
-                created_at=_moment(post["created_at"]),
-                edited_at=_moment(post["edited_at"]) if post["edited_at"] else None,
+                created_at=(created_at := _moment(post["created_at"])),
+                edited_at=_since(created_at, post["edited_at"]),
                 answered_id=_number(reply_to["id"], -LARGEST_ID) if reply_to and reply_to["id"] else None,
                 is_to_others=bool(reply_to) and reply_to["author"] != owner,
             )
@@ -209,6 +214,7 @@ class _Importer:
             "others": others,
         } | transfer.outcome
         self._done = 0
+        self._room = MOST_POSTS - _imported_by(self._user_id)  # for new posts
         self._ids: dict[int, int] = {}  # here, by those in the export
 
     def take(self, posts: Sequence[Any]) -> None:
@@ -229,9 +235,12 @@ class _Importer:
                 self._leave_out(post, str(said))
             elif (key := self._key(record)) in known or key in fit:
                 self._report["already"] += 1
+            elif len(fit) >= self._room:
+                self._leave_out(post, FULL)
             else:
                 fit[key] = record, said
         new = self._made(fit)
+        self._room -= len(new)
         self._report["imported"] += len(new)
         above = [post.reply_to_id for post in new if post.reply_to_id]
         lists = set[str]().union(*(post.lists(user.name) for post in new))
@@ -304,13 +313,30 @@ def _fit(record: Record | None) -> PostText | str:
 def _free_ids(records: Collection[Record]) -> list[int]:
     """Return an id for each of these posts: the first one from its date on, by the microsecond, that is free."""
     ids = [FIRST_ID + (record.created_at - EPOCH) // timedelta(microseconds=1) for record in records]
+    taken = set(db.session.scalars(select(Post.id).where(Post.id.in_(ids))))  # somebody else may import the same
+    last = FIRST_ID
+    for index in sorted(range(len(ids)), key=ids.__getitem__):
+        if ids[index] in taken or ids[index] <= last:
+            ids[index] = _next_free_id(max(ids[index], last + 1))
+        last = ids[index]
+    return ids
+
+
+def _next_free_id(post_id: int) -> int:
+    """Return the first id from this one on that no post has."""
     while True:
-        given = set(db.session.scalars(select(Post.id).where(Post.id.in_(ids))))  # somebody else may import the same
-        if not given and len(set(ids)) == len(ids):
-            return ids
-        for index, post_id in enumerate(ids):
-            ids[index] += post_id in given
-            given.add(post_id)
+        taken = db.session.scalars(select(Post.id).where(Post.id >= post_id).order_by(Post.id).limit(NEIGHBOURS)).all()
+        for other in taken:
+            if other != post_id:
+                return post_id
+            post_id += 1
+        if len(taken) < NEIGHBOURS:
+            return post_id
+
+
+def _imported_by(user_id: int) -> int:
+    """Return how many posts an account has imported."""
+    return db.session.scalar(select(func.count()).select_from(Post).where(Post.author_id == user_id, Post.id < 0)) or 0
 
 
 def _check_directory(file: IO[bytes]) -> None:
@@ -325,6 +351,9 @@ def _check_directory(file: IO[bytes]) -> None:
 
 
 def _parsed(content: bytes) -> Any:
+    """Return what JSON says. Raises ImportFileError, also if it has more values than an export: each takes memory."""
+    if sum(map(STRING.sub(b"", content).count, (b"{", b"[", b","))) > MOST_VALUES:
+        raise ImportFileError(NOT_OURS)
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -344,3 +373,9 @@ def _moment(text: str) -> datetime:
     if moment.tzinfo is None:
         raise ValueError
     return moment.astimezone(UTC)
+
+
+def _since(created_at: datetime, text: str | None) -> datetime | None:
+    """Return when a post of that date was edited; None if it was not, or its date can't be true."""
+    moment = _moment(text) if text else None
+    return moment if moment and created_at <= moment <= datetime.now(UTC) else None

@@ -165,9 +165,9 @@ class Applicant(Base):
         return db.session.get(cls, applicant_id)
 
     @classmethod
-    def waiting(cls, limit: int | None = None) -> Sequence[Self]:
-        """Return those who wait to be let in, the longest first."""
-        return db.session.scalars(select(cls).order_by(cls.id).limit(limit)).all()
+    def waiting(cls, limit: int | None = None, after: int = 0) -> Sequence[Self]:
+        """Return those who wait to be let in, the longest first. after: whose ids are above this one."""
+        return db.session.scalars(select(cls).where(cls.id > after).order_by(cls.id).limit(limit)).all()
 
     @classmethod
     def count(cls) -> int:

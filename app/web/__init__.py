@@ -38,7 +38,7 @@ from app.web import (
     uploads,
     well_known,
 )
-from app.web.converters import IdConverter, TagConverter
+from app.web.converters import DigestConverter, IdConverter, TagConverter
 from app.web.viewer import signed_in
 
 
@@ -52,7 +52,7 @@ def init_web(app: Flask, config: Config, assets: Assets) -> None:
         WTF_CSRF_SSL_STRICT=False,  # the token and the __Host- cookie decide; some people's browsers send no Referer
         SITE_NAME=config.site_name,
     )
-    app.url_map.converters |= {"id": IdConverter, "tag": TagConverter}
+    app.url_map.converters |= {"id": IdConverter, "tag": TagConverter, "digest": DigestConverter}
     own = accounts, recent_login, second_factor, addresses, people, pictures, blocks, notifications, transfers, leaving
     kept = joining, moderation, status, suspension, site_pages
     for module in (posts, *own, *kept, search, feeds, health, well_known):

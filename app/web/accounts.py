@@ -48,7 +48,7 @@ def register_with(invitation: Invitation | None = None) -> ResponseReturnValue:
     if request.method != "POST":
         form.next.data = local_path(request.args.get("next"))
         return page()
-    count_attempt(registration_rules(request.remote_addr or ""))
+    count_attempt(registration_rules(request.remote_addr or "", asks=asks))
     if form.validate():
         address: str = form.email.data if form.email else ""
         if address:
@@ -89,11 +89,13 @@ def login() -> ResponseReturnValue:
     attempt = count_attempt(rules_for_this_browser(form.username.data or ""))
     if not form.validate():
         return render_template("accounts/login.html", form=form), 422
+    applicant = Applicant.named(form.username.data)
+    if applicant and not User.named(applicant.name):  # one hash is checked, as in any other case
+        waits = applicant.has_password(form.password.data)
+        return _refuse_login(form, WAITING if waits else WRONG_PASSWORD)
     user = User.authenticate(form.username.data, form.password.data)
     if user is None:
-        applicant = Applicant.named(form.username.data)
-        waits = applicant and applicant.has_password(form.password.data)
-        return _refuse_login(form, WAITING if waits else WRONG_PASSWORD)
+        return _refuse_login(form, WRONG_PASSWORD)
     count_attempt(account_rules("sign-in", user.id))
     current_limiter().give_back(attempt)
     return after_password(user, form.next.data) or _refuse_login(form, WRONG_PASSWORD)

@@ -5,6 +5,7 @@ from typing import Any
 from flask import abort, request
 from werkzeug.routing import BaseConverter, IntegerConverter, Map
 
+from app.models.accounts import DIGEST_LENGTH
 from app.models.pagination import LARGEST_ID, parse_id
 
 
@@ -22,6 +23,12 @@ class TagConverter(BaseConverter):
 
     regex = "[^/\0]+"
     part_isolating = True  # Werkzeug guesses that it is not, from the slash in the regex
+
+
+class DigestConverter(BaseConverter):
+    """The digest that a picture is named after."""
+
+    regex = f"[0-9a-f]{{{DIGEST_LENGTH}}}"
 
 
 def before() -> int | None:

@@ -6,6 +6,7 @@ from flask.typing import ResponseReturnValue
 from app.models import Applicant, Invitation, Moderator, NameTakenError
 from app.models.joining import MOST_OPEN, SHOWN, InvitationEndedError, TooManyInvitationsError
 from app.web.accounts import register_with
+from app.web.converters import id_in_query
 from app.web.forms.joining import InvitationForm
 from app.web.limits import count_action
 from app.web.membership import open_to_strangers, site_config
@@ -79,7 +80,11 @@ def _url(invitation: Invitation) -> str:
 @moderator_required
 def waiting(_moderator: Moderator) -> ResponseReturnValue:
     """Show who asks to join, the longest wait first."""
-    return render_template("joining/waiting.html", applicants=Applicant.waiting(SHOWN), number=Applicant.count())
+    after = id_in_query("after")
+    applicants = Applicant.waiting(SHOWN, after or 0)
+    newer = applicants[-1].id if len(applicants) == SHOWN else None
+    about = {"applicants": applicants, "number": Applicant.count(), "after": after, "newer": newer}
+    return render_template("joining/waiting.html", **about)
 
 
 @bp.post("/moderation/joining/<id:applicant_id>/let-in")

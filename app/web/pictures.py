@@ -19,7 +19,7 @@ bp = Blueprint("pictures", __name__)
 FOR_EVER = 365 * DAY  # s; the name is that of the content, so another picture has another name
 
 
-@bp.get("/pictures/<digest>.webp")
+@bp.get("/pictures/<digest:digest>.webp")
 def show(digest: str) -> ResponseReturnValue:
     """Serve a picture that somebody has."""
     response = Response(Picture.with_digest(digest) or abort(404), mimetype="image/webp")

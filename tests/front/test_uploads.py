@@ -82,7 +82,7 @@ def test_an_upload_reaches_its_view_whole_and_not_before_its_end(front: FrontSer
         client.send(BODY[-1:])
         answer = client.finish().last
     assert (answer.status, answer.body.decode()) == (200, DIGEST)
-    assert front.front._bridge._uploads == 0
+    assert not front.front._bridge._uploads
 
 
 def test_after_an_upload_the_connection_serves_on(front: FrontServer, cookie: str) -> None:
@@ -146,7 +146,7 @@ def test_an_upload_that_comes_to_a_halt_is_let_go(
         client.send(head(len(BODY), cookie) + BODY[: protocol.LEAST_RECEIVED - 1])
         assert client.finish().last.status == 408
     assert front.to_flask == 0
-    wait_until(lambda: front.front._bridge._uploads == 0, "its place to be free")
+    wait_until(lambda: not front.front._bridge._uploads, "its place to be free")
     assert any("path=/upload status=408" in line for line in log.lines())
 
 
@@ -174,18 +174,19 @@ def test_an_upload_that_is_cut_off_reaches_no_view_and_frees_its_place(
     with raw.Connection(front.port) as client:
         client.send(head(len(BODY), cookie) + BODY[:-1])
         wait_until(lambda: received(front) == len(BODY) - 1, "all but a byte")
-    wait_until(lambda: front.front._bridge._uploads == 0, "its place to be free")
+    wait_until(lambda: not front.front._bridge._uploads, "its place to be free")
     assert front.to_flask == 0
     assert any("path=/upload status=499" in line for line in log.lines())
 
 
 @pytest.fixture
-def halves(front: FrontServer, cookie: str) -> Iterator[list[raw.Connection]]:
-    """Give as many unfinished uploads as there may be."""
+def halves(front: FrontServer, cookie: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[raw.Connection]]:
+    """Give as many unfinished uploads as there may be, all by one member."""
+    monkeypatch.setattr(bridge, "MOST_UPLOADS_EACH", bridge.MOST_UPLOADS + 1)
     clients = [raw.Connection(front.port) for _ in range(bridge.MOST_UPLOADS)]
     for client in clients:
         client.send(head(len(BODY), cookie, "Connection: close") + BODY[:-1])
-    wait_until(lambda: front.front._bridge._uploads == len(clients), "all of them")
+    wait_until(lambda: front.front._bridge._uploads.total() == len(clients), "all of them")
     yield clients
     for client in clients:
         client.socket.close()
@@ -203,6 +204,21 @@ def test_so_many_uploads_may_come_in_at_once_and_others_are_served_beside_them(
         client.send(BODY[-1:])
         assert client.finish().last.body.decode() == DIGEST
     assert front.ask("/upload", cookie, "Content-Type: image/png", method="POST", body=BODY).text == DIGEST
+
+
+def test_a_member_uploads_two_things_at_once_and_leaves_room_for_others(
+    front: FrontServer, cookie: str, bob: Visitor
+) -> None:
+    clients = [raw.Connection(front.port) for _ in range(bridge.MOST_UPLOADS_EACH)]
+    for client in clients:
+        client.send(head(len(BODY), cookie) + BODY[:-1])
+    wait_until(lambda: front.front._bridge._uploads.total() == len(clients), "all of them")
+    assert raw.talk(front.port, head(len(BODY), cookie)).last.status == 429
+    bobs = f"Cookie: session={bob.session_id()}"
+    assert front.ask("/upload", bobs, "Content-Type: image/png", method="POST", body=BODY).text == DIGEST
+    for client in clients:
+        client.socket.close()
+    wait_until(lambda: not front.front._bridge._uploads, "their places to be free")
 
 
 def test_without_a_front_the_same_bodies_are_read(app: Flask, ada: Visitor) -> None:

@@ -175,6 +175,15 @@ def test_the_system_ends_what_takes_too_much(
         made_small(encoded(Image.new("RGB", (4000, 4000)), "WEBP", method=0))
 
 
+def test_a_jpeg_with_a_scan_that_is_repeated_is_refused_unread() -> None:
+    jpeg = encoded(upright().convert("RGB"), "JPEG", progressive=True)
+    assert made_small(jpeg)
+    scan = jpeg[jpeg.rindex(pictures.SCAN) : -2]
+    with pytest.raises(PictureError) as error:
+        made_small(jpeg[:-2] + scan * pictures.MOST_SCANS + jpeg[-2:])
+    assert str(error.value) == pictures.TOO_MUCH_WORK
+
+
 def test_a_program_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program = tmp_path / "shrink_picture.py"
     program.write_text("import signal\nsignal.pause()")

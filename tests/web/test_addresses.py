@@ -66,6 +66,16 @@ def test_who_lost_the_password_is_back_with_three_forms(ada: Visitor, visitor: V
     assert not ada.is_signed_in()
 
 
+def test_a_link_that_was_sent_to_an_earlier_address_opens_nothing(
+    ada: Visitor, visitor: Visitor, mailbox: Mailbox
+) -> None:
+    visitor.post("/forgot", email=ADDRESS)
+    (mail,) = mailbox.fetch()
+    assert visitor.get(mail.path).status_code == 200
+    mailbox.confirm(ada, "ada@new.example.org")
+    assert visitor.get(mail.path).status_code == 410
+
+
 def test_the_answer_is_the_same_for_a_known_and_an_unknown_address(
     app: Flask, ada: Visitor, new_visitor: Callable[..., Visitor], mailbox: Mailbox
 ) -> None:

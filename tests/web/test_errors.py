@@ -3,16 +3,19 @@
 import re
 import sqlite3
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import NoReturn
+from urllib.parse import quote
 
 import pytest
 from flask import Flask, abort
 from redis import Redis
-from sqlalchemy import Engine
+from sqlalchemy import Engine, make_url
 from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from app.config import parse_redis_url
+from app.extensions import db, sql_reason
 from app.front.bridge import MAX_CONTENT_LENGTH
 from app.front.security import HEADERS
 from app.models import Post
@@ -141,6 +144,20 @@ def test_the_log_has_the_reason_in_the_drivers_first_line(
     assert logged in caplog.text
     for secret in ("hunter2", "more", "what ada wrote"):
         assert secret not in caplog.text
+
+
+@pytest.mark.parametrize("password", ["hunter2", "pipit", "o", "p@ss/word"])
+def test_a_reason_is_legible_whatever_the_password_and_does_not_hold_it(
+    app: Flask, monkeypatch: pytest.MonkeyPatch, password: str
+) -> None:
+    url = make_url("postgresql+psycopg://pipit@host/pipit").set(password=password)
+    error = Exception(f"FATAL: refused {password}, {quote(password)}")
+    with app.app_context(), monkeypatch.context() as patch:
+        patch.setitem(db._app_engines[app], None, SimpleNamespace(url=url))
+        reason = sql_reason(OperationalError("SELECT", None, error)).removeprefix("Exception: ")
+    assert password not in reason
+    assert quote(password) not in reason
+    assert "FATAL: refused" in reason
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,8 @@ def test_a_picture_is_served_for_ever_and_under_its_own_name(ada: Visitor, visit
     assert answer.headers["ETag"].strip('"') in picture
     again = visitor.get(picture, headers={"If-None-Match": answer.headers["ETag"]})
     assert (again.status_code, again.data) == (304, b"")
-    assert visitor.get("/pictures/unknown.webp").status_code == 404
+    for name in ("unknown", "0" * 32, "%00"):
+        assert visitor.get(f"/pictures/{name}.webp").status_code == 404
 
 
 def test_a_picture_renews_nobodys_cookie(redis: Redis, ada: Visitor) -> None:

@@ -16,6 +16,7 @@ from sqlalchemy import select
 
 from app.extensions import db
 from app.models import Picture, Post, User, exports, imports
+from app.models.exports import PER_FILE
 from app.models.imports import BROKEN, NEWER, NOT_OURS, TOO_MUCH
 from app.models.moderation import Report
 from app.models.post_text import PostText
@@ -34,6 +35,7 @@ from app.models.transfers import (
 from app.rate_limit import BY_ACCOUNT
 from app.web import recent_login
 from tests.conftest import Visitor, csrf_token, id_of
+from tests.counting import statements_run
 
 Work = Callable[[], None]
 
@@ -169,6 +171,52 @@ def test_the_same_export_imported_again_adds_nothing(app: Flask, ada: Visitor, b
     work()
     assert "2 posts were here already." in bob.get("/settings/import").text
     assert len(ids_of(app, "bob")) == 2
+
+
+def test_posts_of_the_same_moment_are_imported_quickly_and_keep_their_order(
+    app: Flask, ada: Visitor, bob: Visitor, work: Work
+) -> None:
+    same = {"created_at": "2020-01-01T00:00:00Z", "edited_at": None, "reply_to": None}
+    posts = [{"id": number, "text": f"post {number}", **same} for number in range(1, 2 * PER_FILE + 1)]
+    content = archive(
+        lists={"posts": (2 * PER_FILE, 2)}, posts=[posts[:PER_FILE], posts[PER_FILE:]], account={"name": "x"}
+    )
+    for visitor in (ada, bob):
+        upload(visitor, content)
+        with statements_run(app) as statements:
+            work()
+        assert len(statements) < 3_000
+    assert len(set(ids_of(app, "ada") + ids_of(app, "bob"))) == 4 * PER_FILE
+    assert [body for body, _ in shown(bob, "/@bob")][:2] == [f"post {2 * PER_FILE}", f"post {2 * PER_FILE - 1}"]
+
+
+def test_an_account_is_full_in_the_end_and_the_report_says_so(
+    ada: Visitor, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imports, "MOST_POSTS", PER_FILE)
+    about = {"edited_at": None, "reply_to": None}
+    posts = [
+        {"id": number, "text": f"post {number}", "created_at": f"2020-01-01T00:{number // 60:02}:{number % 60:02}Z"}
+        | about
+        for number in range(PER_FILE + 1)
+    ]
+    for some in (posts[:PER_FILE], posts[PER_FILE:]):
+        upload(ada, archive(lists={"posts": (len(some), 1)}, posts=[some]))
+        work()
+    page = ada.get("/settings/import").text
+    assert "1 post was left out:" in page
+    assert imports.FULL in page
+
+
+def test_an_edit_in_the_future_did_not_happen(ada: Visitor, work: Work) -> None:
+    post = {"id": 1, "text": "hello", "created_at": "2020-01-01T00:00:00Z", "reply_to": None}
+    edits = ("9998-12-31T00:00:00Z", "2019-01-01T00:00:00Z", "2020-01-02T00:00:00Z")
+    posts = [post | {"id": number, "text": f"{number}", "edited_at": edit} for number, edit in enumerate(edits, 1)]
+    upload(ada, archive(lists={"posts": (3, 1)}, posts=[posts]))
+    work()
+    feed = ada.get("/@ada/feed.atom").text
+    assert "9998" not in feed
+    assert "2020-01-02T00:00:00+00:00" in feed
 
 
 def test_two_people_import_the_same_export(
@@ -565,7 +613,7 @@ def test_a_file_that_is_no_export_is_refused_beside_the_field(
     assert rows(app) == (0, 0)
 
 
-@pytest.mark.parametrize("posts", [["posts"] * 201, {"a": 1}, "x"])
+@pytest.mark.parametrize("posts", [["posts"] * 201, {"a": 1}, "x", [[[]] * 20_000], [{"x": [1] * 20_000}]])
 def test_an_export_that_turns_out_to_be_none_fails_with_a_reason(ada: Visitor, work: Work, posts: Any) -> None:
     assert upload(ada, archive(lists={"posts": (1, 1)}, posts=[posts]))[0] == 302
     work()
