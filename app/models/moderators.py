@@ -1,4 +1,4 @@
-"""Who moderates, and where it is kept what waits for them."""
+"""Who moderates, and the stamps that hold how much waits for them."""
 
 from datetime import UTC, datetime
 
