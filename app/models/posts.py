@@ -379,23 +379,24 @@ def _timeline() -> Subquery:
     is_earlier_post = OTHER.id < BEFORE, OTHER.addressee_id.is_(None)
     newest = select(func.max(OTHER.id)).where(OTHER.author_id == authors.c.id, *is_earlier_post).scalar_subquery()
     dated = select(authors.c.id, newest.label("newest")).subquery()
-    recent = select(dated.c.id).where(dated.c.newest.is_not(None)).order_by(dated.c.newest.desc()).limit(PER_PAGE + 1)
-    authors_on_page = recent.subquery()
-    last_of_page = (
+    recent = select(dated.c.id).order_by(dated.c.newest.desc().nulls_last()).limit(PER_PAGE + 1).cte("recent_authors")
+    last_of_author = (
         select(OTHER.id)
-        .where(OTHER.author_id == authors_on_page.c.id, *is_earlier_post)
+        .where(OTHER.author_id == recent.c.id, *is_earlier_post)
         .order_by(OTHER.id.desc())
         .offset(PER_PAGE)
         .limit(1)
         .scalar_subquery()
     )
-    is_on_page = POST.id >= func.coalesce(last_of_page, -LARGEST_ID), POST.id < BEFORE
-    posts = select(POST.id).join(authors_on_page, authors_on_page.c.id == POST.author_id)
+    posts = select(POST.id).join(recent, recent.c.id == POST.author_id)
+    posts = posts.where(POST.id >= func.coalesce(last_of_author, -LARGEST_ID), POST.id < BEFORE)
+    # The sum keeps SQLite from reading all posts, the newest first, until it has found enough of these authors.
+    page = posts.where(POST.addressee_id.is_(None)).order_by((POST.id + 0).desc()).limit(PER_PAGE + 1).cte("page")
+    last_of_page = select(page.c.id).order_by(page.c.id.desc()).offset(PER_PAGE).limit(1).scalar_subquery()
     replies = select(POST.id).join(authors, authors.c.id == POST.author_id)
-    both = posts.where(*is_on_page, POST.addressee_id.is_(None)).union_all(
-        replies.where(*is_on_page, POST.addressee_id.is_not(None), ADDRESSEE_IS_OF_INTEREST)
-    )
-    return both.subquery()
+    replies = replies.where(POST.id >= func.coalesce(last_of_page, -LARGEST_ID), POST.id < BEFORE)
+    replies = replies.where(POST.addressee_id.is_not(None), ADDRESSEE_IS_OF_INTEREST)
+    return select(page.c.id).union_all(replies).subquery()
 
 
 def _recent_timeline() -> tuple[ColumnElement[bool], ...]:
