@@ -76,7 +76,7 @@ class Content(TypedDict, total=False):
     csrf_token: Annotated[str, Meta(min_length=1)]
     wrote: Annotated[float, Meta(ge=0, le=LAST_MOMENT)]  # see note_write() in app/web/viewer.py
     counted: Annotated[float, Meta(ge=0, le=LAST_MOMENT)]  # the same
-    suspended_until: Moment  # until then it can only tell why: see is_suspended()
+    suspended_until: Moment  # until then app/web/suspension.py restricts it
     _flashes: list[tuple[str, str]]
 
 

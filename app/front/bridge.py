@@ -105,7 +105,7 @@ class Bridge:
         if not visit.is_upload:
             return await self._answer(visit, *await _read(visit, receive))
         if visit.member and self._uploads[visit.member] >= MOST_UPLOADS_EACH:
-            text = b"You are uploading something already. Try again when that is done.\n"
+            text = b"You're already uploading something. Try again when that's finished.\n"
             return plain_text(429, text, (b"retry-after", RETRY_AFTER))
         if self._uploads.total() >= MOST_UPLOADS:
             log.warning("%d uploads are under way already: 503", MOST_UPLOADS)

@@ -233,7 +233,7 @@ class User(Base):
     def authenticate(cls, login: str, password: str) -> Self | None:
         """Return the account, if the password is its own, else None; an unknown account takes just as long.
 
-        The account may be suspended: then its session may only tell why. See sign_in() in app/web/viewer.py.
+        The account may be suspended: app/web/suspension.py says what its session may do.
         """
         user = cls.known_as(login)
         if user is None:

@@ -51,7 +51,7 @@ BROKEN = "That isn't a ZIP file, or it is damaged or incomplete."
 NOT_OURS = "That isn't an export from Pipit. Choose the ZIP file that you downloaded in the settings of an account."
 NEWER = "That export was made by another version of Pipit, which this site can't read."
 TOO_MUCH = f"There is too much in that file. An import can have up to {MOST_POSTS:,} posts."
-FULL = f"You have {MOST_POSTS:,} imported posts already, and nobody can have more."
+FULL = f"You already have {MOST_POSTS:,} imported posts, which is the most an account can have."
 ODD = "It isn't written as in an export from Pipit."
 NO_DATE = "Its date is in the future, or can't be true."
 
@@ -355,7 +355,7 @@ def _parsed(content: bytes) -> Any:
     if sum(map(STRING.sub(b"", content).count, (b"{", b"[", b","))) > MOST_VALUES:
         raise ImportFileError(NOT_OURS)
     try:
-        return json.loads(content)
+        return json.loads(content.decode("utf-8-sig"))  # of bytes it would guess the encoding, unlike STRING
     except (ValueError, RecursionError) as error:
         raise ImportFileError(NOT_OURS) from error
 

@@ -327,7 +327,7 @@ class Moderator:
     def _change_role(self, action: str, user: User, change: Executable) -> str:
         is_one = is_moderator(user.id)
         if is_one != (action == DEMOTE):
-            raise NotAllowedError(f"@{user.name} {'is a moderator already' if is_one else 'is no moderator'}.")
+            raise NotAllowedError(f"@{user.name} {'is already' if is_one else 'is not'} a moderator.")
         with write(notifications_of(user.id)):
             db.session.execute(change)
             self.log(action, user.id)

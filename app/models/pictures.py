@@ -5,6 +5,7 @@ What was uploaded is decoded by a program of its own (app/models/shrink_picture.
 
 import hashlib
 import logging
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -23,7 +24,8 @@ from app.models.writes import PEOPLE_PAGE, notifications_of, write
 LARGEST = 8 * 2**20  # bytes of an upload; phones make photos of 2 to 7 MB
 PATIENCE = 10  # s for one picture, waiting for those of other processes included
 QUEUE = 3  # s to wait for one that is being made in this process; more would keep threads from other visitors
-JPEG, SCAN = b"\xff\xd8", b"\xff\xda"  # what a file, and each scan over all of its pixels, begins with
+JPEG = b"\xff\xd8"  # what such a file begins with
+SCAN = re.compile(rb"\xff\xda\0[\x08\x0a\x0c\x0e]")  # how a scan over its pixels begins, and no chance pair of bytes
 MOST_SCANS = 100  # of a JPEG; a progressive one has ten, and each takes as long as the first
 HEIC = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1", b"ftyphevc")  # bytes 4 to 12 of such a file
 
@@ -95,7 +97,7 @@ def made_small(upload: bytes) -> bytes:
 
     Takes PATIENCE + QUEUE s at most, and shrink_picture.MEMORY in another process; nothing of SQL is needed for it.
     """
-    if upload.startswith(JPEG) and upload.count(SCAN) > MOST_SCANS:
+    if upload.startswith(JPEG) and len(SCAN.findall(upload)) > MOST_SCANS:
         raise PictureError(TOO_MUCH_WORK)
     if not _one_at_a_time.acquire(timeout=QUEUE):
         raise PictureError(BUSY)

@@ -236,6 +236,8 @@ document.addEventListener("submit", async (event) => {
   button.ariaBusy = "true";
   const number = button.closest(".posts:not(.context) > .post")?.querySelector(".post-likes"); // there, none is shown
   button.parentElement.querySelector("output")?.remove();
+  const notice = document.createElement("output");
+  button.parentElement.append(notice); // ahead of what it says, or it would not be said
   const answer = await fetch(button.formAction, {
     method: "POST",
     body: new URLSearchParams(new FormData(form)),
@@ -244,10 +246,10 @@ document.addEventListener("submit", async (event) => {
   }).catch(() => null);
   button.ariaBusy = null;
   if (!answer) { // without a connection, the browser would only replace this page with one of its own
-    const notice = document.createElement("output");
     notice.textContent = "That didn\u2019t work. Are you online?";
-    return button.parentElement.append(notice);
+    return;
   }
+  notice.remove();
   if (answer.type !== "opaqueredirect") {
     button.classList.add("failed");
     return form.requestSubmit(button);

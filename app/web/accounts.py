@@ -78,7 +78,7 @@ def register_with(invitation: Invitation | None = None) -> ResponseReturnValue:
 def login() -> ResponseReturnValue:
     """Check name and password; the rate limit is checked before any password is hashed.
 
-    A suspended person may only read why.
+    A suspended person can log in too, but only for what app/web/suspension.py allows.
     """
     if signed_in():
         return redirect(url_for("posts.home"))

@@ -143,7 +143,7 @@ def _page(code: int, title: str, text: str, *, login_needed: bool = False, form:
     form: where to go back to.
     """
     kept = _written()
-    if kept and (login_needed or code != 403):  # else it would be refused again
+    if kept and (login_needed or code not in (403, 404)):  # else it would be refused again
         form = _form_here() or _form_of_post()
     about = {"code": code, "title": title, "text": text, "login_needed": login_needed}
     response = make_response(render_template("errors/error.html", kept=kept, form=form, **about), code)

@@ -93,7 +93,7 @@ def send_to_login() -> Redirect | None:
 def sign_in(user: User) -> bool:
     """Start a session for this visitor; return False if the account was changed or suspended just before that.
 
-    If it was suspended before, the session says until when, and app/web/suspension.py lets it do no more than tell why.
+    If it was suspended before, the session says until when; app/web/suspension.py says what such a session may do.
 
     user: as it was read when the password was checked. Raises StoreUnavailableError.
     """

@@ -27,8 +27,8 @@ def test_without_tables_a_command_says_what_to_do(app: Flask, command: str) -> N
 @pytest.mark.parametrize(
     ("commands", "said"),
     [
-        (["demote"], "Error: @ada is no moderator.\n"),
-        (["promote", "promote"], "Error: @ada is a moderator already.\n"),
+        (["demote"], "Error: @ada is not a moderator.\n"),
+        (["promote", "promote"], "Error: @ada is already a moderator.\n"),
         (["reinstate"], "Error: @ada isn't suspended.\n"),
     ],
 )

@@ -352,7 +352,7 @@ def test_what_attackers_try_first_is_no_password(ada: Visitor, visitor: Visitor,
 
 
 def test_another_password_is_not_the_same_one(ada: Visitor) -> None:
-    assert change(ada, PASSWORD, PASSWORD) == "422 That is the password you have. Choose another one."
+    assert change(ada, PASSWORD, PASSWORD) == "422 The new password is the same as the current one."
 
 
 def test_changing_the_password_needs_a_login(visitor: Visitor) -> None:

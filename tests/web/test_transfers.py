@@ -621,6 +621,16 @@ def test_an_export_that_turns_out_to_be_none_fails_with_a_reason(ada: Visitor, w
     assert 'type="file"' in ada.get("/settings/import").text
 
 
+def test_an_export_in_another_encoding_is_none(ada: Visitor, work: Work) -> None:
+    file = io.BytesIO(archive(lists={"posts": (1, 1)}))
+    posts = json.dumps({"posts": ["Ģ", *[[]] * 20_000]}, ensure_ascii=False)
+    with ZipFile(file, "a", ZIP_DEFLATED) as content:
+        content.writestr("posts/1.json", posts.encode("utf-16-le"))
+    assert upload(ada, file.getvalue())[0] == 302
+    work()
+    assert NOT_OURS in ada.get("/settings/import").text.replace("&#39;", "'")
+
+
 def test_an_export_that_a_mac_has_packed_again_is_read(ada: Visitor, work: Work) -> None:
     post = {"id": 1, "text": "hello", "created_at": "2020-01-01T00:00:00Z", "edited_at": None, "reply_to": None}
     upload(ada, archive(lists={"posts": (1, 1)}, posts=[[post]], folder="pipit-ada-2026-01-01/"))

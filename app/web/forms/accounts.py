@@ -133,7 +133,7 @@ class PasswordForm(Form):
     def validate_new_password(self, field: Field) -> None:
         """Refuse the password that the account has."""
         if field.data == self.current_password.data:
-            raise ValidationError("That is the password you have. Choose another one.")
+            raise ValidationError("The new password is the same as the current one.")
 
 
 class DeleteForm(Form):
