@@ -14,11 +14,9 @@ from typing import Any, NamedTuple, Self
 
 from sqlalchemy import (
     BigInteger,
-    ColumnElement,
     Executable,
     ForeignKey,
     Index,
-    ScalarSelect,
     Select,
     String,
     Text,
@@ -28,7 +26,6 @@ from sqlalchemy import (
     exists,
     func,
     insert,
-    literal,
     null,
     select,
     update,
@@ -42,7 +39,7 @@ from app.models.follows import Person, person_columns
 from app.models.joining import Applicant
 from app.models.moderators import ModeratorRole, is_moderator, news_of_moderators
 from app.models.notifications import REMOVAL, WARNING, Notification, unread_query
-from app.models.pagination import Id, PagedQuery, Pagination
+from app.models.pagination import Id, PagedQuery, Pagination, counted
 from app.models.pins import MOST_PINNED, PinnedPost
 from app.models.post_text import in_brief
 from app.models.posts import Post
@@ -52,7 +49,7 @@ from app.models.writes import LATEST_PAGE, SITE_PAGE, Also, notifications_of, ro
 PER_PAGE = 50  # lines of the log
 CASES = 20  # on a page
 MOST_SHOWN = 10  # reports of a case whose reasons are shown
-MOST_COUNTED = 99  # open reports, or people who ask to join
+MOST_COUNTED = 99  # open reports and people who ask to join, together; more are shown as "99+"
 QUOTED = 80  # characters of a removed post that its author is reminded of
 ABOUT_PERSON = 0  # in place of a post's id
 
@@ -134,8 +131,8 @@ class Report(Base):
 
     @classmethod
     def count_open(cls) -> int:
-        """Return how many reports are open; MOST_COUNTED + 1 stands for any more."""
-        return db.session.execute(select(_some(cls.decided_at.is_(None)))).scalar_one()
+        """Return how many reports are open, as counted() counts them."""
+        return db.session.execute(select(counted(cls.decided_at.is_(None)))).scalar_one()
 
 
 class LogEntry(Base):
@@ -472,14 +469,8 @@ def _news() -> Select[Any]:
     may = exists().where(ModeratorRole.user_id == bindparam("user_id", type_=BigInteger))
     people = User.__table__.c
     picture = select(people.picture).where(people.id == bindparam("user_id", type_=BigInteger)).scalar_subquery()
-    undecided = _some(Report.decided_at.is_(None)) + _some(Applicant.id.is_not(None))
+    undecided = counted(Report.decided_at.is_(None)) + counted(Applicant.id.is_not(None))
     return select(unread_query().scalar_subquery(), picture, case((may, undecided), else_=null()))
-
-
-def _some(which: ColumnElement[bool]) -> ScalarSelect[int]:
-    """Return a subquery that counts rows, up to MOST_COUNTED + 1."""
-    some = select(literal(1)).where(which).limit(MOST_COUNTED + 1).subquery()
-    return select(func.count()).select_from(some).scalar_subquery()
 
 
 @cache
