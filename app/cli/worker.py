@@ -16,8 +16,7 @@ def worker() -> None:
     """Do background work, such as sending mail, until stopped; the web processes leave it to this process."""
     background = current_background()
     for number in (signal.SIGTERM, signal.SIGINT):
-        # stop() takes locks that this thread may hold right now, so another thread calls it. Thread.start() takes one,
-        # too.
+        # This thread may hold the locks that stop() takes, so another one calls it; Thread.start() would take one, too.
         signal.signal(number, lambda *_signal: _thread.start_new_thread(background.stop, ()))
     current_app.logger.info("the worker has started")
     background.run_worker()

@@ -246,18 +246,6 @@ def test_more_replies_are_appended_and_none_is_shown_twice(site: Pipit, visit: V
     assert shown(author.page)[1:] == [f"Number {number}" for number in range(1, PER_PAGE + 4)]
 
 
-def looks_of(person: Visit) -> list[str]:
-    """Return a list that grows by the URL of each request that the page's script sends."""
-    looks: list[str] = []
-
-    def note(request: Request) -> None:
-        if request.resource_type == "fetch":
-            looks.append(request.url)
-
-    person.page.on("request", note)
-    return looks
-
-
 def test_a_list_that_muting_has_emptied_says_so(site: Pipit, visit: Visits) -> None:
     author, reader = visit(site), visit(site)
     author.register("chatty")
@@ -287,3 +275,15 @@ def test_no_post_takes_more_than_its_place(site: Pipit, visit: Visits) -> None:
     assert body.nth(1).evaluate("(post) => getComputedStyle(post).overflowY") == "hidden"
     person.page.locator(".post-time").first.click()
     assert person.page.locator(".posts.single .post-body").evaluate("(post) => post.clientHeight") > 5_000
+
+
+def looks_of(person: Visit) -> list[str]:
+    """Return a list that grows by the URL of each request that the page's script sends."""
+    looks: list[str] = []
+
+    def note(request: Request) -> None:
+        if request.resource_type == "fetch":
+            looks.append(request.url)
+
+    person.page.on("request", note)
+    return looks
